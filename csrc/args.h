@@ -1,0 +1,74 @@
+// What the launchers hand to the kernels: raw pointers and sizes, no torch types. Both backends take the same.
+#pragma once
+
+#include <cstdint>
+
+namespace fastat {
+
+enum class ElementType : int { f64, f32, f16, bf16 };
+
+// One number for the batch, or one per sample. `values` holds the compute type of the op: double for f64, else float.
+struct PerSample {
+  const void* values;  // null: `number` for every sample
+  int64_t stride;
+  double number;
+};
+
+template <class C>
+inline __attribute__((always_inline))
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+    C
+    at_sample(const PerSample& p, int64_t sample) {
+  return p.values == nullptr ? static_cast<C>(p.number) : static_cast<const C*>(p.values)[sample * p.stride];
+}
+
+// Samples lie one after the other, n elements each, in the same order inside for all tensors.
+struct StepArgs {
+  ElementType type;
+  int norm;  // core/random_start.h's Norm
+  void* adv;
+  const void* grad;  // null: projection only
+  const void* x;
+  int64_t batch, n;
+  PerSample step, eps;
+  double lower, upper;
+  int64_t selected;  // l1: how many coordinates the step moves
+};
+
+struct StartArgs {
+  ElementType type;
+  int norm;
+  void* out;
+  const void* x;
+  int64_t batch, n, channels, spatial;  // channels == 1: row-major, else channels last
+  PerSample eps;
+  const int64_t* seed;
+  const int64_t* sample_ids;  // null: 0, 1, 2, ...
+  int64_t draw;
+  double lower, upper;
+};
+
+struct LossArgs {
+  ElementType type;
+  int kind;  // core/attack_loss.h's LossKind
+  const void* logits;
+  const void* reference;   // kl, else null
+  const int64_t* labels;   // null for kl
+  const int64_t* targets;  // dlr_targeted, else null
+  void* loss;
+  void* grad;
+  int64_t rows, classes;
+};
+
+struct BestArgs {
+  void* best_x;
+  void* best_loss;
+  const void* adv;
+  const void* loss;
+  bool loss_f64;
+  int64_t batch, sample_bytes;
+};
+
+}  // namespace fastat

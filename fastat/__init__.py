@@ -1,0 +1,23 @@
+"""fastat: fast adversarial training for PyTorch."""
+
+from fastat import ops, reference
+from fastat._extension import build_info
+from fastat.attacks import fgsm, pgd
+from fastat.models.normalized import Normalized
+from fastat.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
+
+__all__ = [
+    "Normalized",
+    "attack_loss",
+    "best_",
+    "build_info",
+    "fgsm",
+    "l1_step_",
+    "l2_step_",
+    "linf_step_",
+    "ops",
+    "pgd",
+    "project_",
+    "random_start",
+    "reference",
+]

@@ -1,0 +1,63 @@
+"""The fast gradient sign method and its random-start variants: one gradient step."""
+
+import math
+
+from torch import Tensor
+
+from fastat import ops
+from fastat.attacks.inputs import Normalization, prepare
+from fastat.engine import LossFunction, Model, attacking
+from fastat.threat import Bounds, Norm
+
+
+def fgsm(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor = 8 / 255,
+    step_size: float | Tensor | None = None,
+    *,
+    norm: Norm = "linf",
+    noise: float = 0.0,
+    clip: bool = True,
+    loss: ops.LossKind | LossFunction = "ce",
+    targets: Tensor | None = None,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    normalization: Normalization | None = None,
+    validate: bool = True,
+) -> Tensor:
+    """Adversarial examples by a single gradient step.
+
+    ==================================  =======================================================================
+    ``fgsm(model, x, y, eps)``          FGSM (Goodfellow, Shlens, Szegedy, ICLR 2015)
+    ``noise=1, step_size=1.25 * eps``   RS-FGSM (Wong, Rice, Kolter, "Fast is better than free", ICLR 2020)
+    ``noise=2, clip=False``             N-FGSM (de Jorge et al., "Make some noise", NeurIPS 2022)
+    ==================================  =======================================================================
+
+    Args:
+        eps: radius >= 0, a number or one per sample ``[B]``, in the units of the bounds.
+        step_size: length of the step; None for ``eps``.
+        noise: radius of the uniform random start, as a multiple of ``eps``; 0 starts at ``x``.
+        clip: project the result onto the eps-ball; False leaves only the box.
+
+    Other arguments, result and errors as for :func:`fastat.pgd`.
+    """
+    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be a number >= 0, got {noise!r}")
+    with attacking(model):
+        problem = prepare(
+            model, x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
+            sample_ids=sample_ids, normalization=normalization, validate=validate,
+        )  # fmt: skip
+        if len(x) == 0:
+            return x.detach().clone()
+        if noise > 0:
+            x_adv = problem.with_radius(noise * eps).random_start(ops.seed_tensor(seed, x.device), 0)
+        else:
+            x_adv = problem.x.clamp(problem.lower, problem.upper)
+        grad = problem.objective.gradient(x_adv)[2]
+        reached = problem if clip else problem.with_radius(math.inf)
+        reached.step_(x_adv, grad)
+        return reached.leave(x_adv)

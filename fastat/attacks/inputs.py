@@ -1,0 +1,206 @@
+"""From what a user passes to an attack to what its loop works on, with the checks that name what is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from fastat import ops
+from fastat.engine import LossFunction, Model, Objective, unwrapped
+from fastat.threat import Bounds, Norm, check_bounds, check_norm, check_size
+
+Normalization = tuple[float | Sequence[float], float | Sequence[float]]
+"""(mean, std), each a number or one per channel."""
+
+TOLERANCE = 1e-6
+"""How far outside the bounds an input may lie, as a fraction of their range: rounding, not an error."""
+
+
+_STEPS = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An attack's inputs in pixel space and in the precision of its state (float32, or float64 for float64 data)."""
+
+    objective: Objective
+    x: Tensor
+    norm: Norm
+    eps: float | Tensor
+    step_size: float | Tensor
+    sample_ids: Tensor | None
+    lower: float
+    upper: float
+    mean: Tensor | None
+    std: Tensor | None
+    dtype: torch.dtype
+
+    def take(self, index: Tensor) -> "Problem":
+        """The problem of some of the samples; their random numbers stay theirs."""
+
+        def part(value: float | Tensor) -> float | Tensor:
+            return value[index] if isinstance(value, Tensor) and value.dim() == 1 else value
+
+        return replace(
+            self,
+            objective=self.objective.take(index),
+            x=self.x[index],
+            eps=part(self.eps),
+            step_size=part(self.step_size),
+            sample_ids=index if self.sample_ids is None else self.sample_ids[index],
+        )
+
+    def with_radius(self, eps: float | Tensor) -> "Problem":
+        """The same problem in another ball."""
+        return replace(self, eps=eps)
+
+    def random_start(self, seed: Tensor, draw: int) -> Tensor:
+        """A point drawn uniformly from the ball, clipped to the box."""
+        return ops.random_start(self.x, self.eps, self.norm, seed, self.sample_ids, self.lower, self.upper, draw=draw)
+
+    def step_(self, x_adv: Tensor, grad: Tensor) -> None:
+        """One ascent step with projection, in place."""
+        _STEPS[self.norm](x_adv, grad, self.x, self.step_size, self.eps, self.lower, self.upper)
+
+    def enter(self, x: Tensor) -> Tensor:
+        """A user's input, pixel or normalized, as state."""
+        x = x.detach().to(self.x.dtype)
+        return x if self.mean is None or self.std is None else x * self.std + self.mean
+
+    def leave(self, x_adv: Tensor) -> Tensor:
+        """The result as the user's data are: normalized if they were, in their dtype, inside the ball in that dtype."""
+        if self.mean is not None and self.std is not None:
+            return ((x_adv - self.mean) / self.std).to(self.dtype)
+        if x_adv.dtype == self.dtype:
+            return x_adv
+        return ops.project_(
+            x_adv.to(self.dtype), self.x.to(self.dtype), self.eps, self.norm, self.lower, self.upper
+        )
+
+
+def prepare(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    eps: float | Tensor,
+    step_size: float | Tensor,
+    norm: Norm,
+    *,
+    loss: ops.LossKind | LossFunction,
+    targets: Tensor | None,
+    bounds: Bounds,
+    sample_ids: Tensor | None,
+    normalization: Normalization | None,
+    validate: bool,
+) -> Problem:
+    """Checks the inputs of an attack (TypeError, ValueError) and brings them into one form."""
+    check_norm(norm)
+    lower, upper = check_bounds(bounds)
+    _check_images(x)
+    check_size(eps, "eps", x.shape[0], check_values=validate)
+    check_size(step_size, "step_size", x.shape[0], check_values=validate)
+    _check_loss(loss, targets)
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    pixels = x.detach().to(dtype)
+    mean = std = None
+    if normalization is not None:
+        mean, std = (_channelwise(v, name, pixels) for v, name in zip(normalization, ("mean", "std"), strict=True))
+        pixels = pixels * std + mean
+    if pixels.is_inference():
+        pixels = pixels.clone()
+    labels = {"y": y} if targets is None else {"y": y, "targets": targets}
+    labels = {name: _usable(t, x, name) for name, t in labels.items()}
+    highest = _check_values(pixels, labels, eps, lower, upper, normalization is not None) if validate else -1
+    network = unwrapped(model)
+
+    def forward(state: Tensor) -> Tensor:
+        if mean is not None and std is not None:
+            state = (state - mean) / std
+        return network(state.to(x.dtype))
+
+    reference = None
+    if loss == "kl":
+        with torch.no_grad():
+            reference = forward(pixels)
+    objective = Objective(forward, loss, labels["y"], labels.get("targets"), reference, highest)
+    return Problem(objective, pixels, norm, eps, step_size, sample_ids, lower, upper, mean, std, x.dtype)
+
+
+def _check_images(x: Tensor) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if not x.is_floating_point():
+        hint = "; divide 8-bit images by 255" if x.dtype == torch.uint8 else ""
+        raise TypeError(f"x must be a floating-point tensor, got {x.dtype}{hint}")
+    if x.dim() < 2:
+        raise ValueError(f"x must be a batch [B, ...], got shape {list(x.shape)}")
+
+
+def _check_loss(loss: ops.LossKind | LossFunction, targets: Tensor | None) -> None:
+    if callable(loss):
+        return
+    if loss not in ops.LOSS_KINDS:
+        raise ValueError(f"loss must be a function or one of {', '.join(ops.LOSS_KINDS)}, got {loss!r}")
+    if loss == "dlr_targeted" and targets is None:
+        raise ValueError("loss 'dlr_targeted' needs targets")
+    if loss == "kl" and targets is not None:
+        raise ValueError("loss 'kl' has no targets: it moves the prediction away from that on x")
+
+
+def _channelwise(value: float | Sequence[float], name: str, x: Tensor) -> Tensor:
+    """Mean or standard deviation, in a shape that broadcasts over channels."""
+    t = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+    if t.dim() > 1 or (t.dim() == 1 and t.shape[0] not in (1, x.shape[1])):
+        raise ValueError(f"normalization: {name} must be a number or {x.shape[1]} of them, got shape {list(t.shape)}")
+    if name == "std" and not bool((t > 0).all()):
+        raise ValueError(f"normalization: std must be > 0, got {value}")
+    return t.view(-1, *[1] * (x.dim() - 2)) if t.dim() == 1 else t
+
+
+def _usable(y: Tensor, x: Tensor, name: str) -> Tensor:
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+    if y.shape != (x.shape[0],):
+        raise ValueError(f"{name} must have shape [{x.shape[0]}], got {list(y.shape)}")
+    if y.device != x.device:
+        raise ValueError(f"{name} must be on {x.device}, got {y.device}")
+    y = y.detach().to(torch.int64)
+    return y.clone() if y.is_inference() else y
+
+
+def _check_values(
+    x: Tensor, labels: dict[str, Tensor], eps: float | Tensor, lower: float, upper: float, normalized: bool
+) -> int:
+    """Looks inside the tensors, with one read-back for all of them; returns the highest label."""
+    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
+    if x.numel() == 0 or capturing or torch.compiler.is_compiling():
+        return -1
+    looks = [*x.aminmax(), *(v for t in labels.values() for v in t.aminmax())]
+    if isinstance(eps, Tensor):
+        looks.append(eps.min())
+    lowest, highest, *rest = torch.stack([v.to(torch.float64) for v in looks]).tolist()
+    slack = TOLERANCE * (upper - lower)
+    if not (lowest >= lower - slack and highest <= upper + slack):
+        raise ValueError(_outside_message(lowest, highest, lower, upper, normalized))
+    for i, name in enumerate(labels):
+        if rest[2 * i] < 0:
+            raise ValueError(f"{name} must be >= 0, got {int(rest[2 * i])}")
+    if isinstance(eps, Tensor) and not rest[-1] >= 0:
+        raise ValueError(f"eps must be >= 0, got {rest[-1]}")
+    return int(max(rest[2 * i + 1] for i in range(len(labels))))
+
+
+def _outside_message(lowest: float, highest: float, lower: float, upper: float, normalized: bool) -> str:
+    found = f"x has values in [{lowest:.4g}, {highest:.4g}], outside the bounds ({lower:g}, {upper:g})"
+    if normalized:
+        return f"{found} once normalization is undone: are mean and std those of the data?"
+    if lowest >= 0 and highest > 2 and upper <= 1:
+        return f"{found}: 8-bit images must be divided by 255"
+    if lowest < lower and upper <= 1:
+        return (
+            f"{found}; it looks normalized. Either pass pixels and put the normalization into the model, "
+            "fastat.Normalized(model, mean, std), or pass normalization=(mean, std) to the attack; "
+            "bounds=None attacks without a box"
+        )
+    return f"{found}; pass the bounds of your data, or bounds=None for none"

@@ -1,0 +1,118 @@
+"""What every attack loop needs of a model: frozen parameters, the loss, and its gradient to the input alone."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from fastat import ops
+
+Model = Callable[[Tensor], Tensor]
+"""An ``nn.Module`` or any function from inputs ``[B, ...]`` to logits ``[B, C]``."""
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""``(model output, y) -> loss [B]``."""
+
+
+def unwrapped(model: Model) -> Model:
+    """The module inside a DistributedDataParallel one: an attack runs no parameter backward for DDP to wait for."""
+    inner = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    return inner.module if isinstance(inner, DistributedDataParallel) else model
+
+
+def updates_batch_statistics(model: Model) -> bool:
+    """Whether a forward pass normalizes by the batch and so couples its samples."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    return any(isinstance(m, _BatchNorm) and m.training for m in modules)
+
+
+@contextmanager
+def attacking(model: Model) -> Iterator[None]:
+    """Gradients on, also inside no_grad and inference_mode, and the model's parameters frozen until the end.
+
+    Freezing matters for speed: a compiled model would otherwise compute every parameter's gradient as well.
+    """
+    trainable = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
+    with torch.inference_mode(False), torch.enable_grad():
+        try:
+            for p in trainable:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in trainable:
+                p.requires_grad_(True)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss an attack ascends on its samples, and when it has won.
+
+    With ``targets`` it is the negative loss towards the target (except for dlr_targeted, which holds both labels), and
+    the attack has won a sample when the model predicts its target; without, when it does not predict ``y``.
+    """
+
+    forward: Model
+    loss: ops.LossKind | LossFunction
+    y: Tensor
+    targets: Tensor | None = None
+    reference: Tensor | None = None
+    highest_label: int = -1
+
+    def take(self, index: Tensor) -> "Objective":
+        """The objective of some of the samples."""
+        rest = (None if t is None else t[index] for t in (self.targets, self.reference))
+        return replace(self, y=self.y[index], **dict(zip(("targets", "reference"), rest, strict=True)))
+
+    def won(self, logits: Tensor) -> Tensor:
+        """bool ``[B]``."""
+        predicted = logits.argmax(dim=1)
+        return predicted != self.y if self.targets is None else predicted == self.targets
+
+    def value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(logits, loss [B])`` without a gradient."""
+        with torch.no_grad():
+            logits = self._logits(x)
+            return logits, self._loss(logits)[0]
+
+    def gradient(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(logits, loss [B], gradient of each sample's loss with respect to x)``."""
+        leaf = x.detach().requires_grad_()
+        logits = self._logits(leaf)
+        loss, grad_logits = self._loss(logits)
+        if logits.requires_grad:
+            target, seed = (logits, grad_logits) if grad_logits is not None else (loss.sum(), None)
+            (grad,) = torch.autograd.grad(target, leaf, seed, allow_unused=True)
+            if grad is not None:
+                return logits.detach(), loss.detach(), grad
+        raise ValueError("the model's output has no gradient with respect to x: does it depend on x, without detach()?")
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = self.forward(x)
+        if not callable(self.loss) and not (
+            isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == x.shape[0]
+        ):
+            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
+        if isinstance(logits, Tensor) and logits.dim() == 2 and self.highest_label >= logits.shape[1]:
+            raise ValueError(f"labels must be in [0, {logits.shape[1]}), got {self.highest_label}")
+        return logits
+
+    def _loss(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The loss to ascend and, for the compiled losses, its gradient with respect to the logits."""
+        if callable(self.loss):
+            y, sign = (self.y, 1.0) if self.targets is None else (self.targets, -1.0)
+            loss = self.loss(logits, y)
+            if loss.shape != y.shape:
+                raise ValueError(f"loss(output, y) must return one loss per sample {list(y.shape)}, got {list(loss.shape)}")
+            return sign * loss, None
+        flat = logits.detach()
+        if self.loss == "dlr_targeted":
+            return ops.attack_loss(flat, self.y, self.loss, targets=self.targets)
+        if self.targets is None:
+            return ops.attack_loss(flat, self.y, self.loss, reference=self.reference)
+        loss, grad = ops.attack_loss(flat, self.targets, self.loss)
+        return -loss, -grad

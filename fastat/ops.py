@@ -1,0 +1,441 @@
+"""The compiled ops: one typed wrapper per op, with its fake kernel and autograd formula.
+
+Every op takes CPU and CUDA tensors of dtype float64, float32, float16 or bfloat16, any shape ``[B, ...]`` (``B`` may be
+0) and any strides; it works fastest when all tensors share one dense layout (contiguous or channels last). Radii and
+step sizes are a number or a tensor with one entry per sample. ``lower`` and ``upper`` bound the box; ``None`` means no
+bound. Arithmetic is in float32 (float64 for float64 data), sums in float64. Results in half precision are rounded so
+that they stay inside the ball and the box.
+
+Shapes, dtypes, devices and Python numbers are checked on every call (TypeError, ValueError). Values inside tensors are
+checked on the CPU; on CUDA, where looking would stall the device, a label out of range gives its row a NaN loss and a
+zero gradient. Each op has a twin of the same name and signature in :mod:`fastat.reference`.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from fastat._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
+from fastat.threat import Norm, check_norm, check_size
+
+LossKind = Literal["ce", "margin", "dlr", "dlr_targeted", "kl"]
+LOSS_KINDS: tuple[str, ...] = get_args(LossKind)
+LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "dlr_targeted": 4, "kl": 2}
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_ops = torch.ops.fastat
+
+
+def linf_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    step_size: float | Tensor,
+    eps: float | Tensor,
+    lower: float | None = 0.0,
+    upper: float | None = 1.0,
+) -> Tensor:
+    """One linf ascent step, in place: ``clamp(x + clamp((x_adv + step_size * sign(grad)) - x, -eps, eps), lower, upper)``.
+
+    Every operation is rounded to the data's precision, so the bits are those of that expression in plain PyTorch
+    (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018). One pass: 16 bytes per
+    float32 element. A NaN gradient entry moves nothing.
+
+    Args:
+        x_adv: the iterate, ``[B, ...]``; overwritten.
+        grad: gradient of the loss to ascend, like ``x_adv``.
+        x: the centre of the ball, like ``x_adv``.
+        step_size: >= 0, a number or one per sample ``[B]``.
+        eps: radius >= 0, a number or one per sample ``[B]``.
+        lower, upper: the box.
+
+    Returns:
+        ``x_adv``.
+
+    Raises:
+        TypeError, ValueError: on wrong dtypes, shapes, devices or numbers.
+        RuntimeError: if ``x_adv`` requires grad while grad mode is on, or CUDA tensors meet a build without CUDA code.
+    """
+    return _step_(_ops.linf_step_, x_adv, grad, x, step_size, eps, lower, upper)
+
+
+def l2_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    step_size: float | Tensor,
+    eps: float | Tensor,
+    lower: float | None = 0.0,
+    upper: float | None = 1.0,
+) -> Tensor:
+    """One l2 ascent step, in place: move by ``step_size * grad / ||grad||_2``, scale into the ball, clip to the box.
+
+    The norm is per sample. A gradient that is zero or not finite moves its sample nowhere. Arguments, result and errors
+    as for :func:`linf_step_`.
+    """
+    return _step_(_ops.l2_step_, x_adv, grad, x, step_size, eps, lower, upper)
+
+
+def l1_step_(
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    step_size: float | Tensor,
+    eps: float | Tensor,
+    lower: float | None = 0.0,
+    upper: float | None = 1.0,
+    sparsity: float = 0.05,
+) -> Tensor:
+    """One sparse l1 ascent step, in place, with the exact projection onto ball and box together.
+
+    Of each sample's ``n`` coordinates, the ``max(1, floor(sparsity * n))`` with the largest gradient among those that the
+    box still lets move along it (ties with the last of them included) share a step of l1 length ``step_size``; the result
+    is projected, in the Euclidean sense, onto the intersection of the l1 ball and the box (Croce and Hein, "Mind the
+    box: l1-APGD for sparse adversarial attacks on image classifiers", 2021).
+
+    Args:
+        sparsity: fraction of the coordinates that move, in (0, 1].
+
+    Other arguments, result and errors as for :func:`linf_step_`.
+    """
+    selected = selected_coordinates(sparsity, x_adv)
+    return _step_(_ops.l1_step_, x_adv, grad, x, step_size, eps, lower, upper, selected)
+
+
+def project_(
+    x_adv: Tensor,
+    x: Tensor,
+    eps: float | Tensor,
+    norm: Norm,
+    lower: float | None = 0.0,
+    upper: float | None = 1.0,
+) -> Tensor:
+    """Projects ``x_adv`` onto the eps-ball around ``x`` and the box, in place.
+
+    linf: exact. l2: scaled into the ball, then clipped to the box. l1: the exact Euclidean projection onto both.
+    Arguments, result and errors as for :func:`linf_step_`; ``norm`` is "linf", "l2" or "l1".
+    """
+    order = check_norm(norm)
+    _check_like(x, x_adv, "x")
+    radius, radii = _per_sample(eps, "eps", x_adv)
+    box = _box(lower, upper)
+    return _in_place(x_adv, lambda work: _ops.project_(work, _aligned(x, work), radius, radii, order, *box))
+
+
+def random_start(
+    x: Tensor,
+    eps: float | Tensor,
+    norm: Norm,
+    seed: int | Tensor | None = None,
+    sample_ids: Tensor | None = None,
+    lower: float | None = 0.0,
+    upper: float | None = 1.0,
+    *,
+    draw: int = 0,
+) -> Tensor:
+    """A point drawn uniformly from the eps-ball around each sample (linf: the cube), then clipped to the box.
+
+    The random numbers are a function of (seed, sample id, draw, element) alone (Philox4x32-10, see csrc/core/philox.h):
+    the same sample gets the same start in any batch, order, memory format, process or device (linf: the same bits).
+
+    Args:
+        x: ``[B, ...]``.
+        eps: radius >= 0, a number or one per sample ``[B]``.
+        norm: "linf", "l2" or "l1".
+        seed: an int, an int64 0-d tensor on x's device (a captured graph can then be reseeded), or None to draw one
+            from torch's CPU generator.
+        sample_ids: int64 ``[B]``, for example dataset indices; None for 0 .. B-1.
+        lower, upper: the box.
+        draw: number of the draw for this seed, in [0, 2**32): attacks use the number of the restart.
+
+    Returns:
+        A new tensor like ``x``.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as for :func:`linf_step_`.
+    """
+    order = check_norm(norm)
+    _check_data(x, "x")
+    radius, radii = _per_sample(eps, "eps", x)
+    if not 0 <= draw < 2**32:
+        raise ValueError(f"draw must be in [0, 2**32), got {draw}")
+    if sample_ids is not None:
+        sample_ids = _labels(sample_ids, x, "sample_ids")
+    dense = x.detach() if _row_major_or_channels_last(x) else x.detach().contiguous()
+    start = _ops.random_start(
+        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, draw, *_box(lower, upper)
+    )
+    return start if dense.stride() == x.stride() else torch.empty_like(x.detach()).copy_(start)
+
+
+def attack_loss(
+    logits: Tensor,
+    y: Tensor | None,
+    kind: LossKind = "ce",
+    targets: Tensor | None = None,
+    reference: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Per-sample loss that an attack ascends, and its gradient with respect to the logits, in one pass.
+
+    ======================  =====================================================  ==============================
+    kind                    loss                                                   source
+    ======================  =====================================================  ==============================
+    ``"ce"``                log sum_j exp z_j - z_y                                cross-entropy
+    ``"margin"``            max_{j != y} z_j - z_y                                 Carlini and Wagner 2017
+    ``"dlr"``               (max_{j != y} z_j - z_y) / (z_(1) - z_(3) + 1e-12)     Croce and Hein 2020, eq. 6
+    ``"dlr_targeted"``      (z_t - z_y) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)      Croce and Hein 2020, eq. 7
+    ``"kl"``                KL(softmax(reference) || softmax(z))                   Zhang et al. 2019 (TRADES)
+    ======================  =====================================================  ==============================
+
+    A NaN logit makes its own row's loss and gradient NaN. The loss is differentiable once with respect to ``logits``;
+    the returned gradient is a constant for autograd.
+
+    Args:
+        logits: ``[B, C]``, C >= 2 (dlr: 3, dlr_targeted: 4).
+        y: int64 labels ``[B]`` in [0, C); not used by ``"kl"``, where it may be None.
+        targets: int64 ``[B]``, for ``"dlr_targeted"`` only.
+        reference: logits ``[B, C]``, for ``"kl"`` only; a constant for autograd.
+
+    Returns:
+        ``(loss [B], grad [B, C])``: float32 loss (float64 for float64 logits), gradient in the dtype of the logits.
+
+    Raises:
+        TypeError, ValueError: on wrong dtypes, shapes, labels (CPU), or an argument that ``kind`` does not use.
+    """
+    _check_data(logits, "logits")
+    if kind not in LOSS_KINDS:
+        raise ValueError(f"kind must be one of {', '.join(LOSS_KINDS)}, got {kind!r}")
+    if logits.dim() != 2 or logits.shape[1] < LEAST_CLASSES[kind]:
+        raise ValueError(
+            f"kind {kind!r} needs logits [B, C] with C >= {LEAST_CLASSES[kind]}, got shape {list(logits.shape)}"
+        )
+    for value, name, user in ((targets, "targets", "dlr_targeted"), (reference, "reference", "kl")):
+        if (value is None) == (kind == user):
+            raise ValueError(f"{name} goes with kind {user!r}, and only with it; got kind {kind!r}")
+    if kind == "kl":
+        y = None
+    elif y is None:
+        raise ValueError(f"kind {kind!r} needs labels y, got None")
+    else:
+        y = _class_labels(y, logits, "y")
+    if targets is not None:
+        targets = _class_labels(targets, logits, "targets")
+    if reference is not None:
+        _check_like(reference, logits, "reference")
+        reference = reference.detach().contiguous()
+    return _ops.attack_loss(logits.contiguous(), y, LOSS_KINDS.index(kind), targets, reference)
+
+
+def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> None:
+    """Where ``loss > best_loss``, copies the sample of ``x_adv`` into ``best_x`` and its loss, in place.
+
+    Args:
+        best_x, x_adv: ``[B, ...]``, same shape and dtype.
+        best_loss, loss: ``[B]``, same dtype (float32 or float64). A NaN loss never wins.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as for :func:`linf_step_`.
+    """
+    _check_like(x_adv, best_x, "x_adv")
+    for value, name in ((best_loss, "best_loss"), (loss, "loss")):
+        if value.dtype not in (torch.float32, torch.float64) or value.dtype != best_loss.dtype:
+            raise TypeError(f"{name} must be float32 or float64, like best_loss, got {value.dtype}")
+        if value.shape != (best_x.shape[0],) or value.device != best_x.device:
+            raise ValueError(
+                f"{name} must be [{best_x.shape[0]}] on {best_x.device}, got {list(value.shape)} on {value.device}"
+            )
+    loss = loss.detach().contiguous()
+    _in_place(
+        best_loss,
+        lambda work_loss: _in_place(best_x, lambda work: _ops.best_(work, work_loss, _aligned(x_adv, work), loss)),
+    )
+
+
+def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
+    """A seed as a 0-d int64 tensor on ``device``; None draws one from torch's CPU generator."""
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device.type != device.type:
+            raise ValueError(
+                f"seed must be one int64 on {device}, got {seed.dtype} {list(seed.shape)} on {seed.device}"
+            )
+        return seed
+    if seed is None:
+        return torch.randint(2**63 - 1, (), dtype=torch.int64).to(device)
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be an int, a tensor or None, got {type(seed).__name__}")
+    return torch.full((), (seed + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)
+
+
+def selected_coordinates(sparsity: float, x: Tensor) -> int:
+    """How many coordinates of a sample of ``x`` an l1 step of this sparsity moves."""
+    if not 0 < sparsity <= 1:
+        raise ValueError(f"sparsity must be in (0, 1], got {sparsity}")
+    return max(1, math.floor(sparsity * math.prod(x.shape[1:])))
+
+
+def _step_(
+    op: Callable[..., None],
+    x_adv: Tensor,
+    grad: Tensor,
+    x: Tensor,
+    step_size: float | Tensor,
+    eps: float | Tensor,
+    lower: float | None,
+    upper: float | None,
+    *extra: int,
+) -> Tensor:
+    _check_data(x_adv, "x_adv")
+    _check_like(grad, x_adv, "grad")
+    _check_like(x, x_adv, "x")
+    step, steps = _per_sample(step_size, "step_size", x_adv)
+    radius, radii = _per_sample(eps, "eps", x_adv)
+    box = _box(lower, upper)
+    return _in_place(
+        x_adv, lambda work: op(work, _aligned(grad, work), _aligned(x, work), step, radius, steps, radii, *box, *extra)
+    )
+
+
+def _in_place(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:
+    """Runs ``write`` on ``target``, or on a dense copy that is copied back, so that autograd learns of the change."""
+    if target.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            "an in-place op cannot write a tensor that requires grad while grad mode is on: detach it, or use no_grad"
+        )
+    data = target.detach()
+    if _samples_dense(data):
+        write(data)
+        # The dispatcher does not count writes of ops registered through the stable ABI; a compiler sees the schema.
+        if not torch.compiler.is_compiling():
+            torch.autograd.graph.increment_version(target)
+        return target
+    work = data.contiguous()
+    write(work)
+    with torch.no_grad():
+        target.copy_(work)
+    return target
+
+
+def _check_data(t: Tensor, name: str) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
+    if t.dim() == 0:
+        raise ValueError(f"{name} must have a batch dimension, got a 0-d tensor")
+    if t.device.type == "cuda" and CUDA_BUILD is None:
+        raise RuntimeError(f"{name} is on {t.device}, but {CUDA_MISSING}; {REBUILD_HINT}")
+    if t.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} must be on the CPU or a CUDA device, got {t.device}")
+
+
+def _check_like(t: Tensor, other: Tensor, name: str) -> None:
+    _check_data(t, name)
+    if t.shape != other.shape:
+        raise ValueError(f"{name} must have shape {list(other.shape)}, got {list(t.shape)}")
+    if t.dtype != other.dtype:
+        raise TypeError(f"{name} must have dtype {other.dtype}, got {t.dtype}")
+    if t.device != other.device:
+        raise ValueError(f"{name} must be on {other.device}, got {t.device}")
+
+
+def _per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tensor | None]:
+    """A radius or step size as the ops take it: a number, or one per sample in the compute type."""
+    check_size(value, name, x.shape[0])
+    if not isinstance(value, Tensor):
+        return float(value), None
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on {x.device}, got {value.device}")
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return 0.0, value.detach().to(compute).expand(x.shape[0])
+
+
+def _labels(y: Tensor, data: Tensor, name: str) -> Tensor:
+    """An integer vector with one entry per sample as contiguous int64."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+    if y.shape != (data.shape[0],):
+        raise ValueError(f"{name} must have shape [{data.shape[0]}], got {list(y.shape)}")
+    if y.device != data.device:
+        raise ValueError(f"{name} must be on {data.device}, got {y.device}")
+    return y.to(torch.int64).contiguous()
+
+
+def _class_labels(y: Tensor, logits: Tensor, name: str) -> Tensor:
+    y = _labels(y, logits, name)
+    if y.device.type == "cpu" and len(y) > 0 and not torch.compiler.is_compiling():
+        lowest, highest = y.aminmax()
+        classes = logits.shape[1]
+        if lowest < 0 or highest >= classes:
+            value = (lowest if lowest < 0 else highest).item()
+            raise ValueError(f"{name} must hold classes in [0, {classes}), got {value}")
+    return y
+
+
+def _box(lower: float | None, upper: float | None) -> tuple[float, float]:
+    box = (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
+    if not box[0] <= box[1]:
+        raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")
+    return box
+
+
+def _row_major_or_channels_last(t: Tensor) -> bool:
+    if t.is_contiguous():
+        return True
+    if t.dim() == 4:
+        return t.is_contiguous(memory_format=torch.channels_last)
+    return t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def _samples_dense(t: Tensor) -> bool:
+    """Whether the samples lie one after the other in memory, each dense, in whatever order inside."""
+    if _row_major_or_channels_last(t):
+        return True
+    size = 1
+    for stride, length in sorted((s, n) for s, n in zip(t.stride()[1:], t.shape[1:], strict=True) if n != 1):
+        if stride != size:
+            return False
+        size *= length
+    return t.shape[0] == 1 or t.stride(0) == size
+
+
+def _aligned(t: Tensor, like: Tensor) -> Tensor:
+    """``t`` in the memory layout of ``like``."""
+    t = t.detach()
+    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
+
+
+def _nothing(*_: object) -> None:
+    """The fake kernel of an op that only writes its arguments."""
+
+
+for _name in ("linf_step_", "l2_step_", "l1_step_", "project_", "best_"):
+    torch.library.register_fake(f"fastat::{_name}", _nothing)
+
+
+@torch.library.register_fake("fastat::random_start")
+def _random_start_fake(x: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(x)
+
+
+@torch.library.register_fake("fastat::attack_loss")
+def _attack_loss_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return logits.new_empty(logits.shape[0], dtype=compute), torch.empty_like(logits)
+
+
+def _save_loss_gradient(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _attack_loss_backward(ctx: Any, grad_loss: Tensor, _: object) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise RuntimeError("attack_loss is differentiable once: call backward or autograd.grad without create_graph")
+    (grad,) = ctx.saved_tensors
+    return (grad_loss.unsqueeze(1) * grad).to(grad.dtype), None, None, None, None
+
+
+torch.library.register_autograd("fastat::attack_loss", _attack_loss_backward, setup_context=_save_loss_gradient)

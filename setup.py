@@ -7,13 +7,29 @@ FASTAT_SANITIZE=1         AddressSanitizer and UndefinedBehaviorSanitizer in the
 """
 
 import os
+import shutil
 import tomllib
 from pathlib import Path
 
 import pybind11
 import torch
 from setuptools import Extension, setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+
+
+def find_cuda_home() -> str | None:
+    """The toolkit that has both nvcc and the headers: torch's own guess takes the folder above a wrapper of nvcc."""
+    nvcc = shutil.which("nvcc")
+    guesses = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH"), nvcc and Path(nvcc).resolve().parents[1]]
+    for home in [Path(guess) for guess in (*guesses, "/usr/local/cuda") if guess]:
+        if (home / "bin/nvcc").exists() and (home / "include/cuda_runtime.h").exists():
+            return str(home)
+    return None
+
+
+CUDA_HOME = find_cuda_home()
+if CUDA_HOME:
+    os.environ["CUDA_HOME"] = CUDA_HOME
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402  (reads CUDA_HOME)
 
 ROOT = Path(__file__).parent
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
@@ -24,7 +40,7 @@ def cuda_wanted() -> bool:
     switch = os.environ.get("FASTAT_CUDA", "")
     if switch not in ("", "0", "1"):
         raise SystemExit(f"FASTAT_CUDA must be 0 or 1, got {switch!r}")
-    found = torch.version.cuda is not None and CUDA_HOME is not None and (Path(CUDA_HOME) / "bin/nvcc").exists()
+    found = torch.version.cuda is not None and CUDA_HOME is not None
     if switch == "1" and not found:
         raise SystemExit(
             f"FASTAT_CUDA=1 needs nvcc and a CUDA build of torch; found CUDA_HOME={CUDA_HOME}, "

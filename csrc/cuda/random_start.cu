@@ -1,0 +1,98 @@
+// The uniform random start: Philox, its transformation, scaling, box, in one pass over memory: 8 bytes per float32 element
+// (read x, write the start). A thread makes the four numbers of one Philox block. l2 and l1 run one block per sample and
+// make the numbers twice, once for the norm, rather than write and read them back.
+#include "../core/random_start.h"
+#include "common.cuh"
+#include "kernels.h"
+#include "team.cuh"
+
+namespace fastat {
+
+namespace {
+
+constexpr int threads = 256;
+
+__device__ __forceinline__ RandomKey key_at(const StartArgs& a, int64_t sample) {
+  return {static_cast<uint64_t>(*a.seed), static_cast<uint64_t>(a.sample_ids ? a.sample_ids[sample] : sample),
+          static_cast<uint32_t>(a.draw)};
+}
+
+template <class T, class C = compute_t<T>>
+__device__ __forceinline__ Ball<C> ball_at(const StartArgs& a, int64_t sample) {
+  return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
+}
+
+template <class T>
+__device__ __forceinline__ StartSample<T> sample_at(const StartArgs& a, int64_t sample) {
+  const int64_t offset = sample * a.n;
+  return {static_cast<T*>(a.out) + offset, static_cast<const T*>(a.x) + offset, {a.channels, a.spatial}};
+}
+
+// Four elements of one sample; `vectors`: they lie together and aligned, and there are four.
+template <Norm norm, bool vectors, class T, class C = compute_t<T>>
+__device__ __forceinline__ void write_block(const StartSample<T>& s, int64_t n, int64_t block, const Noise4& noise,
+                                            C scale, const Ball<C>& ball) {
+  constexpr bool linf = norm == Norm::linf;
+  if constexpr (vectors) {
+    const Vector<T, 4> x = read_vector<T, 4>(s.x, block);
+    Vector<T, 4> out;
+    const StartSample<T> four{out.v, x.v, {1, 4}};
+    unrolled<4>([&](auto k) { start_element(four, k, noise.v[k], scale, ball, linf); });
+    write_vector(s.out, block, out);
+  } else {
+    unrolled<4>([&](auto k) {
+      if (4 * block + k < n) start_element(s, 4 * block + k, noise.v[k], scale, ball, linf);
+    });
+  }
+}
+
+template <class T, bool vectors>
+__global__ void __launch_bounds__(threads) linf_start_kernel(const StartArgs a) {
+  const int64_t blocks = (a.n + 3) / 4;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+  if (index >= a.batch * blocks) return;
+  const int64_t sample = index / blocks, block = index % blocks;
+  const auto ball = ball_at<T>(a, sample);
+  write_block<Norm::linf, vectors>(sample_at<T>(a, sample), a.n, block, noise4<Norm::linf>(key_at(a, sample), block),
+                                   ball.eps, ball);
+}
+
+template <class T, Norm norm, bool vectors>
+__global__ void __launch_bounds__(threads) ball_start_kernel(const StartArgs a) {
+  __shared__ typename BlockTeam<threads>::Storage storage;
+  const BlockTeam<threads> team{storage};
+  const int64_t sample = blockIdx.x;
+  const RandomKey key = key_at(a, sample);
+  const auto ball = ball_at<T>(a, sample);
+  const auto scale = ball_scale<norm>(team, key, a.n, ball.eps, [](int64_t, float) {});
+  const StartSample<T> s = sample_at<T>(a, sample);
+  for_each(team, (a.n + 3) / 4, [=](int64_t block) {
+    write_block<norm, vectors>(s, a.n, block, noise4<norm>(key, block), scale, ball);
+  });
+}
+
+template <class T, bool vectors>
+int launch(const StartArgs& a, cudaStream_t stream) {
+  switch (static_cast<Norm>(a.norm)) {
+    case Norm::linf:
+      linf_start_kernel<T, vectors><<<ceil_div(a.batch * ((a.n + 3) / 4), threads), threads, 0, stream>>>(a);
+      break;
+    case Norm::l2: ball_start_kernel<T, Norm::l2, vectors><<<a.batch, threads, 0, stream>>>(a); break;
+    case Norm::l1: ball_start_kernel<T, Norm::l1, vectors><<<a.batch, threads, 0, stream>>>(a); break;
+  }
+  return static_cast<int>(cudaGetLastError());
+}
+
+}  // namespace
+
+int launch_random_start(const StartArgs& a, void* stream) {
+  const auto s = static_cast<cudaStream_t>(stream);
+  return with_element_type(a.type, [&](auto zero) {
+    using T = decltype(zero);
+    constexpr size_t bytes = 4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16;
+    const bool vectors = a.channels == 1 && a.n % 4 == 0 && aligned(a.x, 2 * bytes) && aligned(a.out, 2 * bytes);
+    return vectors ? launch<T, true>(a, s) : launch<T, false>(a, s);
+  });
+}
+
+}  // namespace fastat

@@ -1,0 +1,90 @@
+// Teams of CUDA threads on CUB's reductions: a warp (or an aligned part of one), or a block.
+#pragma once
+
+#include <cub/block/block_reduce.cuh>
+#include <cub/warp/warp_reduce.cuh>
+
+#include "../core/team.h"
+
+namespace fastat {
+
+struct Largest {
+  template <class V>
+  __device__ __forceinline__ V operator()(V a, V b) const {
+    return b > a ? b : a;
+  }
+};
+
+struct Plus {
+  template <class V>
+  __device__ __forceinline__ V operator()(V a, V b) const {
+    return a + b;
+  }
+};
+
+// `width` neighbouring lanes, a power of two up to 32. Every lane of the warp must take part in every reduction.
+template <int width>
+struct WarpTeam {
+  __device__ __forceinline__ int rank() const { return threadIdx.x % width; }
+  __device__ __forceinline__ int size() const { return width; }
+  __device__ __forceinline__ void sync() const { __syncwarp(); }
+
+  template <class V>
+  __device__ __forceinline__ V sum(V v) const {
+    return reduce(v, Plus{});
+  }
+  template <class V>
+  __device__ __forceinline__ V max(V v) const {
+    return reduce(v, Largest{});
+  }
+
+ private:
+  template <class V, class Op>
+  __device__ __forceinline__ V reduce(V v, Op op) const {
+    using Reduce = cub::WarpReduce<V, width>;
+    typename Reduce::TempStorage unused;  // reductions over a power of two of lanes go through shuffles
+    const V total = Reduce(unused).Reduce(v, op);
+    return __shfl_sync(0xffffffffu, total, 0, width);
+  }
+};
+
+// All threads of a block of exactly `threads`.
+template <int threads>
+struct BlockTeam {
+  union Storage {
+    typename cub::BlockReduce<double, threads>::TempStorage f64;
+    typename cub::BlockReduce<float, threads>::TempStorage f32;
+    typename cub::BlockReduce<int64_t, threads>::TempStorage i64;
+    typename cub::BlockReduce<int32_t, threads>::TempStorage i32;
+    int64_t result;
+    __device__ Storage() {}
+  };
+  Storage& storage;
+
+  __device__ __forceinline__ int rank() const { return threadIdx.x; }
+  __device__ __forceinline__ int size() const { return threads; }
+  __device__ __forceinline__ void sync() const { __syncthreads(); }
+
+  template <class V>
+  __device__ __forceinline__ V sum(V v) const {
+    return reduce(v, Plus{});
+  }
+  template <class V>
+  __device__ __forceinline__ V max(V v) const {
+    return reduce(v, Largest{});
+  }
+
+ private:
+  template <class V, class Op>
+  __device__ __forceinline__ V reduce(V v, Op op) const {
+    using Reduce = cub::BlockReduce<V, threads>;
+    __syncthreads();  // the previous result has been read
+    const V total = Reduce(reinterpret_cast<typename Reduce::TempStorage&>(storage)).Reduce(v, op);
+    __syncthreads();  // the partial results share their place with the result
+    if (threadIdx.x == 0) reinterpret_cast<V&>(storage.result) = total;
+    __syncthreads();
+    return reinterpret_cast<V&>(storage.result);
+  }
+};
+
+}  // namespace fastat

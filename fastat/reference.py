@@ -40,7 +40,7 @@ def l1_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0, sparsity=0.05
     k = max(1, math.floor(sparsity * size.shape[1]))
     threshold = size.topk(k, dim=1).values[:, -1:]
     chosen = (size >= threshold) & (size > 0)
-    share = 1.0 / chosen.sum(1, keepdim=True).clamp(min=1)
+    share = 1.0 / chosen.sum(1, keepdim=True).clamp(min=1).to(g.dtype)
     direction = (chosen * share).view_as(g) * g.nan_to_num(0.0).sign()
     moved = adv + _column(step_size, adv) * direction
     return x_adv.copy_(_l1_project(moved, x0, eps, lower, upper, x_adv.dtype))

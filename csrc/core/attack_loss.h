@@ -58,14 +58,21 @@ FASTAT_HD void ce_row(const Team& team, const LossRow<T>& row) {
   // One CPU thread keeps the exponentials in its cache, in the place of the gradient; a GPU computes them twice rather
   // than write them to memory and read them back.
   constexpr bool keep = std::is_same_v<Team, SerialTeam> && is_compute_type<T>;
-  const double sum = sums<1, double>(team, row.classes, [=](int64_t i, auto v) {
-    const C e = exp_of(load(logits[i]) - max);
+  // The largest logits contribute exactly 1 each. Summed apart, they do not swallow the digits of the rest, which is all
+  // that the loss and gradient of a sure prediction consist of.
+  const auto total = sums<2, double>(team, row.classes, [=](int64_t i, auto v) {
+    const C z = load(logits[i]);
+    const C e = exp_of(z - max);
     if constexpr (keep) grad[i] = e;
-    v[0] += e;
-  })[0];
+    const C below = z < max ? e : C(0);
+    v[0] += below;
+    v[1] += e - below;
+  });
   const C at_label = load(logits[label]);
+  const double rest = total[0], ties = total[1], sum = ties + rest;
+  const double others = at_label == max ? (ties - 1.0) + rest : sum - static_cast<double>(exp_of(at_label - max));
   const C inverse = static_cast<C>(1.0 / sum);
-  const C grad_label = static_cast<C>((static_cast<double>(exp_of(at_label - max)) - sum) / sum);
+  const C grad_label = static_cast<C>(-others / sum);
   for_each(team, row.classes, [=](int64_t i) {
     C share;
     if constexpr (keep)
@@ -74,9 +81,9 @@ FASTAT_HD void ce_row(const Team& team, const LossRow<T>& row) {
       share = exp_of(load(logits[i]) - max) * inverse;
     store_nearest(grad[i], i == label ? grad_label : share);
   });
-  // The largest logit contributes exactly 1 to the sum.
   if (team.rank() == 0)
-    *row.loss = static_cast<C>(log1p_of(sum - 1.0) + (static_cast<double>(max) - static_cast<double>(at_label)));
+    *row.loss =
+        static_cast<C>(log1p_of((ties - 1.0) + rest) + (static_cast<double>(max) - static_cast<double>(at_label)));
 }
 
 template <class Team, class T, class C = compute_t<T>>

@@ -1,0 +1,21 @@
+"""What all tests share: the real data, if it is there, and small helpers as fixtures."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder named by FASTAT_DATA; a test that needs it skips without it."""
+    root = os.environ.get("FASTAT_DATA")
+    if not root:
+        pytest.skip("set FASTAT_DATA to a folder with MNIST/raw and cifar10-jpeg to run on real images")
+    return Path(root)
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -68,7 +68,8 @@ def extensions() -> list[Extension]:
     # No contraction into fused multiply-adds: the linf step promises the bits of the plain expression. Without errno
     # and trapping semantics, which nothing here reads, square roots and selects vectorize.
     cxx = [
-        "-std=c++20", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra",
+        "-std=c++20", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall",
+        "-Wextra",
         f"-ffile-prefix-map={ROOT.resolve()}=.", *stable_abi,
     ]  # fmt: skip
     link: list[str] = []
@@ -91,7 +92,8 @@ def extensions() -> list[Extension]:
     if cuda_wanted():
         archs = cuda_archs()
         os.environ["TORCH_CUDA_ARCH_LIST"] = archs
-        sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc/cuda").glob("*.c*") if p.suffix in (".cpp", ".cu"))
+        cuda = [*(ROOT / "csrc/cuda").glob("*.cpp"), *(ROOT / "csrc/cuda").glob("*.cu")]
+        sources = sorted(str(p.relative_to(ROOT)) for p in cuda)
         nvcc = ["-std=c++20", "-O3", "-fmad=false", "--expt-relaxed-constexpr", "--extended-lambda", "-Xptxas=-v"]
         archs_define = defines(FASTAT_ARCHS=archs.replace(" ", "_"))
         modules.append(

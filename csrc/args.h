@@ -19,8 +19,7 @@ inline __attribute__((always_inline))
 #ifdef __CUDACC__
 __host__ __device__
 #endif
-    C
-    at_sample(const PerSample& p, int64_t sample) {
+    C at_sample(const PerSample& p, int64_t sample) {
   return p.values == nullptr ? static_cast<C>(p.number) : static_cast<const C*>(p.values)[sample * p.stride];
 }
 

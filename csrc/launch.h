@@ -47,8 +47,8 @@ inline void check_samples(const Tensor& t, const char* name) {
 }
 
 inline void check_like(const Tensor& t, const Tensor& other, const char* name) {
-  STD_TORCH_CHECK(t.dim() == other.dim() && t.scalar_type() == other.scalar_type() &&
-                      t.is_cuda() == other.is_cuda() && t.get_device_index() == other.get_device_index(),
+  STD_TORCH_CHECK(t.dim() == other.dim() && t.scalar_type() == other.scalar_type() && t.is_cuda() == other.is_cuda() &&
+                      t.get_device_index() == other.get_device_index(),
                   "fastat: dimensions, dtype or device of ", name, " differ");
   for (int64_t d = 0; d < t.dim(); ++d)
     STD_TORCH_CHECK(t.size(d) == other.size(d) && (t.size(d) <= 1 || t.numel() == 0 || t.stride(d) == other.stride(d)),
@@ -120,16 +120,16 @@ struct Ops {
       spatial /= channels;
       STD_TORCH_CHECK(channels_last(x), "fastat: x must be row-major or channels last");
     }
-    Backend::random_start({element_type(x), static_cast<int>(norm), out.mutable_data_ptr(), x.const_data_ptr(),
-                           x.size(0), sample_size(x), channels, spatial, per_sample(eps, radii, x, "eps"),
-                           static_cast<const int64_t*>(seed.const_data_ptr()),
-                           sample_ids ? labels_of(*sample_ids, x, "sample_ids") : nullptr, draw, lower, upper},
-                          x.get_device_index());
+    Backend::random_start(
+        {element_type(x), static_cast<int>(norm), out.mutable_data_ptr(), x.const_data_ptr(), x.size(0), sample_size(x),
+         channels, spatial, per_sample(eps, radii, x, "eps"), static_cast<const int64_t*>(seed.const_data_ptr()),
+         sample_ids ? labels_of(*sample_ids, x, "sample_ids") : nullptr, draw, lower, upper},
+        x.get_device_index());
     return out;
   }
 
-  static std::tuple<Tensor, Tensor> attack_loss(Tensor logits, OptionalTensor labels, int64_t kind, OptionalTensor targets,
-                                                OptionalTensor reference) {
+  static std::tuple<Tensor, Tensor> attack_loss(Tensor logits, OptionalTensor labels, int64_t kind,
+                                                OptionalTensor targets, OptionalTensor reference) {
     STD_TORCH_CHECK(logits.dim() == 2 && logits.is_contiguous(), "fastat: logits must be a contiguous matrix");
     if (reference) check_like(*reference, logits, "reference");
     const int64_t size[] = {logits.size(0)};

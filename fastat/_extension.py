@@ -5,7 +5,7 @@ import importlib.util
 
 import torch  # (its libraries must be loaded before ours)
 
-from fastat import _C
+from fastat import _C  # type: ignore[attr-defined]
 
 
 def _load_cuda() -> tuple[dict[str, str] | None, str]:
@@ -23,7 +23,7 @@ CUDA_BUILD, CUDA_MISSING = _load_cuda()
 
 REBUILD_HINT = (
     "rebuild it where nvcc and a CUDA build of torch are found: "
-    "FASTAT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps fastat (or `pip install -e .` in a clone)"
+    "in a clone of fastat, FASTAT_CUDA=1 pip install --no-build-isolation --force-reinstall --no-deps ."
 )
 
 

@@ -64,11 +64,13 @@ class Objective:
 
     def take(self, index: Tensor) -> "Objective":
         """The objective of some of the samples."""
-        rest = (None if t is None else t[index] for t in (self.targets, self.reference))
-        return replace(self, y=self.y[index], **dict(zip(("targets", "reference"), rest, strict=True)))
+        targets, reference = (None if t is None else t[index] for t in (self.targets, self.reference))
+        return replace(self, y=self.y[index], targets=targets, reference=reference)
 
     def won(self, logits: Tensor) -> Tensor:
         """bool ``[B]``."""
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise ValueError("early_stop and restarts need a model that returns logits [B, C]")
         predicted = logits.argmax(dim=1)
         return predicted != self.y if self.targets is None else predicted == self.targets
 
@@ -83,12 +85,13 @@ class Objective:
         leaf = x.detach().requires_grad_()
         logits = self._logits(leaf)
         loss, grad_logits = self._loss(logits)
-        if logits.requires_grad:
-            target, seed = (logits, grad_logits) if grad_logits is not None else (loss.sum(), None)
-            (grad,) = torch.autograd.grad(target, leaf, seed, allow_unused=True)
-            if grad is not None:
-                return logits.detach(), loss.detach(), grad
-        raise ValueError("the model's output has no gradient with respect to x: does it depend on x, without detach()?")
+        ascended, seed = (logits, grad_logits) if grad_logits is not None else (loss.sum(), None)
+        grad = torch.autograd.grad(ascended, leaf, seed, allow_unused=True)[0] if ascended.requires_grad else None
+        if grad is None:
+            raise ValueError(
+                "the loss has no gradient with respect to x: does the model depend on x, without detach()?"
+            )
+        return logits, loss.detach(), grad
 
     def _logits(self, x: Tensor) -> Tensor:
         logits = self.forward(x)
@@ -107,7 +110,8 @@ class Objective:
             y, sign = (self.y, 1.0) if self.targets is None else (self.targets, -1.0)
             loss = self.loss(logits, y)
             if loss.shape != y.shape:
-                raise ValueError(f"loss(output, y) must return one loss per sample {list(y.shape)}, got {list(loss.shape)}")
+                shapes = f"{list(y.shape)}, got {list(loss.shape)}"
+                raise ValueError(f"loss(output, y) must return one loss per sample {shapes}")
             return sign * loss, None
         flat = logits.detach()
         if self.loss == "dlr_targeted":

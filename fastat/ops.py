@@ -38,11 +38,12 @@ def linf_step_(
     lower: float | None = 0.0,
     upper: float | None = 1.0,
 ) -> Tensor:
-    """One linf ascent step, in place: ``clamp(x + clamp((x_adv + step_size * sign(grad)) - x, -eps, eps), lower, upper)``.
+    """One linf ascent step, in place.
 
-    Every operation is rounded to the data's precision, so the bits are those of that expression in plain PyTorch
-    (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018). One pass: 16 bytes per
-    float32 element. A NaN gradient entry moves nothing.
+    ``clamp(x + clamp((x_adv + step_size * sign(grad)) - x, -eps, eps), lower, upper)``, every operation rounded to the
+    data's precision: the bits are those of that expression in plain PyTorch (Madry et al., "Towards deep learning
+    models resistant to adversarial attacks", 2018). One pass: 16 bytes per float32 element. A NaN gradient entry moves
+    nothing.
 
     Args:
         x_adv: the iterate, ``[B, ...]``; overwritten.
@@ -91,10 +92,10 @@ def l1_step_(
 ) -> Tensor:
     """One sparse l1 ascent step, in place, with the exact projection onto ball and box together.
 
-    Of each sample's ``n`` coordinates, the ``max(1, floor(sparsity * n))`` with the largest gradient among those that the
-    box still lets move along it (ties with the last of them included) share a step of l1 length ``step_size``; the result
-    is projected, in the Euclidean sense, onto the intersection of the l1 ball and the box (Croce and Hein, "Mind the
-    box: l1-APGD for sparse adversarial attacks on image classifiers", 2021).
+    Of each sample's ``n`` coordinates, the ``max(1, floor(sparsity * n))`` with the largest gradient among those that
+    the box still lets move along it (ties with the last of them included) share a step of l1 length ``step_size``; the
+    result is projected, in the Euclidean sense, onto the intersection of the l1 ball and the box (Croce and Hein,
+    "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", 2021).
 
     Args:
         sparsity: fraction of the coordinates that move, in (0, 1].

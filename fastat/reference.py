@@ -79,7 +79,9 @@ def random_start(x, eps, norm, seed=None, sample_ids=None, lower=0.0, upper=1.0,
         else:
             noise = -first.log() * (1 - 2 * (words & 1))
         flat = noise.reshape(batch, -1)[:, :n]
-        total = (flat.square().sum(1) + 2 * exponential[:, 0]).sqrt() if norm == "l2" else flat.abs().sum(1) + exponential[:, 0]
+        exponential = exponential[:, 0]
+        l2 = norm == "l2"
+        total = (flat.square().sum(1) + 2 * exponential).sqrt() if l2 else flat.abs().sum(1) + exponential
         scale = _column(eps, x0.double()) / total.view(-1, *[1] * (x.dim() - 1))
     noise = noise.reshape(batch, -1)[:, :n].reshape(x.shape)
     point = _clamp(x0 + (noise.to(x0.dtype) * scale.to(x0.dtype)), lower, upper)

@@ -238,7 +238,8 @@ def test_normalized_data(model, batch):
     x, y = batch
     mean, std = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     m, s = torch.tensor(mean).view(3, 1, 1), torch.tensor(std).view(3, 1, 1)
-    expects_normalized = nn.Sequential(fastat.Normalized(nn.Identity(), (-m / s).flatten().tolist(), (1 / s).flatten().tolist()), model)
+    undo = fastat.Normalized(nn.Identity(), (-m / s).flatten().tolist(), (1 / s).flatten().tolist())
+    expects_normalized = nn.Sequential(undo, model)
     normalized = (x - m) / s
     torch.testing.assert_close(expects_normalized(normalized), model(x), rtol=1e-4, atol=1e-5)
     x_adv = pgd(expects_normalized, normalized, y, EPS["linf"], seed=1, normalization=(mean, std))
@@ -263,7 +264,7 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
     [
         ({"x": torch.zeros(2, 3, 12, 12, dtype=torch.uint8)}, TypeError, "divide 8-bit images by 255"),
         ({"x": torch.rand(2, 3, 12, 12) * 255}, ValueError, "8-bit images must be divided by 255"),
-        ({"x": torch.randn(2, 3, 12, 12)}, ValueError, r"looks normalized.*fastat.Normalized.*normalization=\(mean, std\)"),
+        ({"x": torch.randn(2, 3, 12, 12)}, ValueError, r"looks normalized.*fastat.Normalized.*normalization=\(mean"),
         ({"x": torch.full((2, 3, 12, 12), math.nan)}, ValueError, "x has values in .nan, nan."),
         ({"y": torch.zeros(3, dtype=torch.int64)}, ValueError, r"y must have shape \[2\], got \[3\]"),
         ({"y": torch.zeros(2)}, TypeError, "y must be an integer tensor, got torch.float32"),
@@ -282,6 +283,11 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"start": torch.zeros(1)}, ValueError, r"start must have shape \[2, 3, 12, 12\], got \[1\]"),
         ({"normalization": (0.5, 0.0)}, ValueError, "std must be > 0, got 0.0"),
         ({"model": lambda x: torch.zeros(2, 10)}, ValueError, "no gradient with respect to x"),
+        (
+            {"model": lambda x: {"out": x}, "loss": lambda z, y: z["out"].flatten(1).sum(1), "restarts": 2},
+            ValueError,
+            "logits",
+        ),
         ({"model": lambda x: x.detach().flatten(1)}, ValueError, "no gradient with respect to x"),
         ({"model": lambda x: x}, ValueError, r"the model must return logits \[2, C\], got \[2, 3, 12, 12\]"),
     ],

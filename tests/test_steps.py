@@ -1,6 +1,8 @@
 """The step and projection ops against their plain-PyTorch twins."""
 
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -168,7 +170,8 @@ def test_one_radius_and_step_per_sample(step):
     size = torch.linspace(0.3, 0.1, 5)
     out = getattr(ops, step)(x_adv.clone(), grad, x, size, eps)
     for i in range(5):
-        alone = getattr(ops, step)(x_adv[i : i + 1].clone(), grad[i : i + 1], x[i : i + 1], size[i].item(), eps[i].item())
+        one = slice(i, i + 1)
+        alone = getattr(ops, step)(x_adv[one].clone(), grad[one], x[one], size[i].item(), eps[i].item())
         assert torch.equal(out[i : i + 1], alone)
     assert torch.equal(out[0], x[0])
     both = getattr(ops, step)(x_adv.clone(), grad, x, torch.tensor(0.2), torch.tensor(0.05))
@@ -215,9 +218,10 @@ def test_zero_radius_returns_x_clipped(norm):
 
 def test_more_than_two_to_the_31_elements():
     n = 2**31 + 64
-    available = int(next(line.split()[1] for line in open("/proc/meminfo") if line.startswith("MemAvailable")))
-    if available < 12 * 2**20:
-        pytest.skip(f"needs 12 GiB of free memory, {available / 2**20:.1f} GiB here")
+    meminfo = Path("/proc/meminfo")
+    available = int(re.search(r"MemAvailable: +(\d+)", meminfo.read_text())[1]) / 2**20 if meminfo.exists() else 0
+    if available < 10:
+        pytest.skip(f"needs 10 GiB of free memory, {available:.1f} GiB here")
     x = torch.zeros(1, n, dtype=torch.bfloat16)
     x[0, -3:] = torch.tensor([0.25, 0.5, 0.75])
     x_adv = x.clone()

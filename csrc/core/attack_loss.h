@@ -9,8 +9,9 @@
 // z_(k) is the k-th largest logit; ties go to the smaller class. Loss and gradient share one reading of the row from
 // memory when it fits in the cache (CPU) or on chip (CUDA): 2 C elements moved, against 6 C and more for log-softmax,
 // its backward and the gather. The gradient of ce at the label is -(sum of the other probabilities), not p_y - 1: it
-// keeps its digits when the model is sure. A row that holds a NaN gets a NaN loss and gradient, and nothing else does; a
-// label out of range gets a NaN loss and zero gradient; margin and dlr have a NaN gradient where the loss is infinite.
+// keeps its digits when the model is sure. A row that holds a NaN gets a NaN loss and gradient, and nothing else does;
+// a label out of range gets a NaN loss and zero gradient; margin and dlr have a NaN gradient where the loss is
+// infinite.
 #pragma once
 
 #include "elementary.h"
@@ -58,8 +59,8 @@ FASTAT_HD void ce_row(const Team& team, const LossRow<T>& row) {
   // One CPU thread keeps the exponentials in its cache, in the place of the gradient; a GPU computes them twice rather
   // than write them to memory and read them back.
   constexpr bool keep = std::is_same_v<Team, SerialTeam> && is_compute_type<T>;
-  // The largest logits contribute exactly 1 each. Summed apart, they do not swallow the digits of the rest, which is all
-  // that the loss and gradient of a sure prediction consist of.
+  // The largest logits contribute exactly 1 each. Summed apart, they do not swallow the digits of the rest, which is
+  // all that the loss and gradient of a sure prediction consist of.
   const auto total = sums<2, double>(team, row.classes, [=](int64_t i, auto v) {
     const C z = load(logits[i]);
     const C e = exp_of(z - max);
@@ -100,7 +101,8 @@ FASTAT_HD void kl_row(const Team& team, const LossRow<T>& row) {
     v[0] += weight == C(0) ? 0.0 : weight * log_ratio;
   });
   for_each(team, row.classes, [=](int64_t i) {
-    const C share = exp_of(load(logits[i]) - q.max) * q_inverse, weight = exp_of(load(reference[i]) - p.max) * p_inverse;
+    const C share = exp_of(load(logits[i]) - q.max) * q_inverse,
+            weight = exp_of(load(reference[i]) - p.max) * p_inverse;
     store_nearest(grad[i], share - weight);
   });
   if (team.rank() == 0) *row.loss = static_cast<C>(loss[0]);
@@ -142,9 +144,8 @@ FASTAT_HD void ratio_row(const Team& team, const LossRow<T>& row, LossKind kind)
     v[0] += z != z ? 1.0 : 0.0;
   });
   const Ranked<C> before_all{std::numeric_limits<C>::infinity(), -1};
-  const Ranked<C> best = kind == LossKind::dlr_targeted
-                             ? Ranked<C>{load(logits[row.target]), row.target}
-                             : next_largest(team, logits, classes, before_all, label);
+  const Ranked<C> best = kind == LossKind::dlr_targeted ? Ranked<C>{load(logits[row.target]), row.target}
+                                                        : next_largest(team, logits, classes, before_all, label);
   double numerator = static_cast<double>(best.value) - static_cast<double>(load(logits[label]));
   double denominator = 1.0;
   int64_t first = -1, third = -1, fourth = -1;
@@ -154,8 +155,8 @@ FASTAT_HD void ratio_row(const Team& team, const LossRow<T>& row, LossKind kind)
     const Ranked<C> r3 = next_largest(team, logits, classes, r2, int64_t(-1));
     const Ranked<C> r4 = kind == LossKind::dlr_targeted ? next_largest(team, logits, classes, r3, int64_t(-1)) : r3;
     first = r1.index, third = r3.index, fourth = r4.index;
-    denominator = static_cast<double>(r1.value) -
-                  0.5 * (static_cast<double>(r3.value) + static_cast<double>(r4.value)) + 1e-12;
+    denominator =
+        static_cast<double>(r1.value) - 0.5 * (static_cast<double>(r3.value) + static_cast<double>(r4.value)) + 1e-12;
   }
   const double ratio = nans[0] > 0.0 ? std::numeric_limits<double>::quiet_NaN() : numerator / denominator;
   const double unit = is_finite(ratio) ? 1.0 / denominator : ratio - ratio;

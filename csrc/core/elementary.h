@@ -1,7 +1,7 @@
-// exp, log and cos(2 pi u), sin(2 pi u) as inlined polynomials: they vectorize inside a loop, and the same bits come out
-// on CPU and CUDA. Series: exp by Taylor after removing multiples of log 2; log by atanh of (m - 1)/(m + 1) for m in
-// [sqrt(1/2), sqrt(2)); sine and cosine by Taylor within an eighth of a turn. Errors: at most 2 units in the last place
-// (the tests of the ops that use them look at the last digits).
+// exp, log and cos(2 pi u), sin(2 pi u) as inlined polynomials: they vectorize inside a loop, and the same bits come
+// out on CPU and CUDA. Series: exp by Taylor after removing multiples of log 2; log by atanh of (m - 1)/(m + 1) for m
+// in [sqrt(1/2), sqrt(2)); sine and cosine by Taylor within an eighth of a turn. Errors: at most 2 units in the last
+// place (the tests of the ops that use them look at the last digits).
 #pragma once
 
 #include "portable.h"

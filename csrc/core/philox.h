@@ -1,5 +1,5 @@
-// Counter-based random numbers: Philox4x32 with 10 rounds (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy
-// as 1, 2, 3", SC 2011). A block of four words is a pure function of
+// Counter-based random numbers: Philox4x32 with 10 rounds (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as
+// easy as 1, 2, 3", SC 2011). A block of four words is a pure function of
 //   key      the seed (64 bits)
 //   counter  (block index, sample id low, sample id high, draw)
 // so a number depends on what it is for, never on how the batch was split or in which order it was computed.

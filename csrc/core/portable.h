@@ -5,9 +5,9 @@
 // machine cannot run.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <cmath>
 #include <limits>
 #include <type_traits>
 
@@ -37,8 +37,8 @@ FASTAT_HD To bits_of(From from) {
   return to;
 }
 
-// IEEE binary16 and bfloat16 as storage: arithmetic is done after load(), in the compute type. Their bits are handled as
-// 32-bit words, which vectorize beside floats.
+// IEEE binary16 and bfloat16 as storage: arithmetic is done after load(), in the compute type. Their bits are handled
+// as 32-bit words, which vectorize beside floats.
 struct half16 {
   uint16_t bits;
 };

@@ -39,7 +39,8 @@ FASTAT_HD void linf_element(const Sample<T>& s, int64_t i, C step, const Ball<C>
   store_inside(s.adv[i], linf_point(load(s.adv[i]), grad, x, step, ball), x, ball.eps, ball.lower, ball.upper);
 }
 
-// What the one reduction pass of the l2 step knows: enough to say the norm of the stepped perturbation before taking it.
+// What the one reduction pass of the l2 step knows: enough to say the norm of the stepped perturbation before taking
+// it.
 struct L2Sums {
   double gg, dg, dd;  // ||g||^2, <adv - x, g>, ||adv - x||^2
 };
@@ -138,8 +139,8 @@ FASTAT_HD L1Selection<C> l1_select(const Team& team, const Sample<T>& s, int64_t
   return {low, count};
 }
 
-// The Euclidean projection of v = moved - x onto {||u||_1 <= eps, x + u in the box} is u_i = sign(v_i) clip(|v_i| - shift,
-// 0, room_i), room_i what the box leaves in the direction of v_i. shift >= 0 is the root of a decreasing
+// The Euclidean projection of v = moved - x onto {||u||_1 <= eps, x + u in the box} is u_i = sign(v_i) clip(|v_i| -
+// shift, 0, room_i), room_i what the box leaves in the direction of v_i. shift >= 0 is the root of a decreasing
 // piecewise-linear function: Newton steps within a bracket, exact once the right piece is reached.
 template <class Team, class T, class C>
 FASTAT_HD double l1_shift(const Team& team, const C* moved, const T* points, int64_t n, const Ball<C>& ball) {

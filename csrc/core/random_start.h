@@ -4,10 +4,11 @@
 //   l2     x + eps g / sqrt(sum g^2 + 2 E), g standard normal, E standard exponential
 //   l1     x + eps e / (sum |e| + E), e standard Laplace
 //
-// The last two are the uniform law of the ball itself (Barthe, Guedon, Mendelson, Naor, "A probabilistic approach to the
-// geometry of the l_p^n-ball", 2005): no power of a uniform is needed for the radius. Element i of the sample, counted in
-// row-major order whatever the memory format, uses word i % 4 of Philox block i / 4. For l2 and l1 a GPU draws twice, once
-// for the norm and once to write, which moves 8 bytes per element; a CPU draws once and keeps the numbers in its cache.
+// The last two are the uniform law of the ball itself (Barthe, Guedon, Mendelson, Naor, "A probabilistic approach to
+// the geometry of the l_p^n-ball", 2005): no power of a uniform is needed for the radius. Element i of the sample,
+// counted in row-major order whatever the memory format, uses word i % 4 of Philox block i / 4. For l2 and l1 a GPU
+// draws twice, once for the norm and once to write, which moves 8 bytes per element; a CPU draws once and keeps the
+// numbers in its cache.
 #pragma once
 
 #include "elementary.h"
@@ -21,9 +22,7 @@ enum class Norm : int { linf, l2, l1 };
 // Where row-major element i of a sample lies: row-major itself (channels == 1) or channels last.
 struct ElementOrder {
   int64_t channels, spatial;
-  FASTAT_HD int64_t offset(int64_t i) const {
-    return channels == 1 ? i : (i % spatial) * channels + i / spatial;
-  }
+  FASTAT_HD int64_t offset(int64_t i) const { return channels == 1 ? i : (i % spatial) * channels + i / spatial; }
 };
 
 template <class T>
@@ -61,10 +60,13 @@ FASTAT_HD Noise4 noise4(const RandomKey& key, int64_t block) {
   return noise;
 }
 
-// What the noise is multiplied by to be uniform in the ball of radius eps. keep(i, v) is called with every element's noise.
+// What the noise is multiplied by to be uniform in the ball of radius eps. keep(i, v) is called with every element's
+// noise.
 template <Norm norm, class Team, class C, class Keep>
 FASTAT_HD C ball_scale(const Team& team, const RandomKey& key, int64_t n, C eps, Keep keep) {
-  const auto size = [](float v) { return norm == Norm::l2 ? static_cast<double>(v) * v : static_cast<double>(abs_of(v)); };
+  const auto size = [](float v) {
+    return norm == Norm::l2 ? static_cast<double>(v) * v : static_cast<double>(abs_of(v));
+  };
   const auto total = sums<1, double>(team, n / 4, [=](int64_t block, auto v) {
     const Noise4 noise = noise4<norm>(key, block);
     v[0] += (size(noise.v[0]) + size(noise.v[1])) + (size(noise.v[2]) + size(noise.v[3]));

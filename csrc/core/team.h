@@ -81,7 +81,8 @@ FASTAT_HD V max_of(const SerialTeam&, int64_t n, F f) {
     best[lane] = v > best[lane] ? v : best[lane];
   }
   for (int width = lanes / 2; width > 0; width /= 2)
-    for (int lane = 0; lane < width; ++lane) best[lane] = best[lane + width] > best[lane] ? best[lane + width] : best[lane];
+    for (int lane = 0; lane < width; ++lane)
+      best[lane] = best[lane + width] > best[lane] ? best[lane + width] : best[lane];
   return best[0];
 }
 

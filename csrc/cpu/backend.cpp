@@ -3,6 +3,7 @@
 #include "backend.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include <torch/csrc/stable/ops.h>
@@ -17,13 +18,16 @@ int64_t samples_per_grain(int64_t elements, int64_t cost) {
   return std::max<int64_t>(1, grain / std::max<int64_t>(1, elements * cost));
 }
 
+// FASTAT_CPU=baseline|avx2 takes a lesser instruction set than the machine has, to compare with.
 const CpuKernels& best_for_this_machine() {
+  const char* wanted = std::getenv("FASTAT_CPU");
+  const auto allowed = [&](const char* isa) { return wanted == nullptr || std::strcmp(wanted, isa) == 0; };
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512vl"))
+  if (allowed("avx512") && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return kernels_avx512;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2;
+  if (allowed("avx2") && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return kernels_avx2;
 #endif
   return kernels_baseline;
 }
@@ -39,25 +43,22 @@ void CpuBackend::step(const StepArgs& args, int) {
   const CpuKernels& kernels = cpu_kernels();
   const bool linf = args.norm == 0;
   const int64_t cost = args.norm == 1 ? 2 : 32;  // passes over the sample, roughly
-  torch::stable::parallel_for(0, linf ? args.batch * args.n : args.batch,
-                              linf ? grain : samples_per_grain(args.n, cost), [&](int64_t begin, int64_t end) {
-                                (linf ? kernels.step_elements : kernels.step_samples)(args, begin, end);
-                              });
+  torch::stable::parallel_for(
+      0, linf ? args.batch * args.n : args.batch, linf ? grain : samples_per_grain(args.n, cost),
+      [&](int64_t begin, int64_t end) { (linf ? kernels.step_elements : kernels.step_samples)(args, begin, end); });
 }
 
 void CpuBackend::random_start(const StartArgs& args, int) {
   const CpuKernels& kernels = cpu_kernels();
   const bool linf = args.norm == 0;
-  torch::stable::parallel_for(0, linf ? args.batch * ((args.n + 3) / 4) : args.batch,
-                              linf ? grain / 8 : samples_per_grain(args.n, 8), [&](int64_t begin, int64_t end) {
-                                (linf ? kernels.start_blocks : kernels.start_samples)(args, begin, end);
-                              });
+  torch::stable::parallel_for(
+      0, linf ? args.batch * ((args.n + 3) / 4) : args.batch, linf ? grain / 8 : samples_per_grain(args.n, 8),
+      [&](int64_t begin, int64_t end) { (linf ? kernels.start_blocks : kernels.start_samples)(args, begin, end); });
 }
 
 void CpuBackend::attack_loss(const LossArgs& args, int) {
-  torch::stable::parallel_for(
-      0, args.rows, samples_per_grain(args.classes + 8, 8),
-      [&](int64_t begin, int64_t end) { cpu_kernels().loss_rows(args, begin, end); });
+  torch::stable::parallel_for(0, args.rows, samples_per_grain(args.classes + 8, 8),
+                              [&](int64_t begin, int64_t end) { cpu_kernels().loss_rows(args, begin, end); });
 }
 
 void CpuBackend::best(const BestArgs& args, int) {

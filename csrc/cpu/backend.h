@@ -1,5 +1,5 @@
-// The CPU backend: the kernels of core/ compiled once per instruction set, chosen when the module loads, and spread over
-// torch's threads.
+// The CPU backend: the kernels of core/ compiled once per instruction set, chosen when the module loads, and spread
+// over torch's threads.
 #pragma once
 
 #include "../args.h"

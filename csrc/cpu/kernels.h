@@ -100,7 +100,8 @@ RandomKey key_at(const StartArgs& a, int64_t sample) {
 }
 
 void start_blocks_range(const StartArgs& a, int64_t begin, int64_t end) {
-  constexpr int64_t chunk = 512;  // blocks whose noise is made before it is used: two loops that vectorize, in the cache
+  constexpr int64_t chunk =
+      512;  // blocks whose noise is made before it is used: two loops that vectorize, in the cache
   with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
@@ -133,8 +134,7 @@ void start_samples(const StartArgs& a, int64_t begin, int64_t end) {
       const auto run = [&](auto tag) {
         constexpr Norm norm = decltype(tag)::value;
         float* kept = noise.data();
-        const C scale =
-            ball_scale<norm>(SerialTeam{}, key, a.n, ball.eps, [=](int64_t i, float v) { kept[i] = v; });
+        const C scale = ball_scale<norm>(SerialTeam{}, key, a.n, ball.eps, [=](int64_t i, float v) { kept[i] = v; });
         const StartSample<T> s = start_sample_at<T>(a, sample);
         for_each(SerialTeam{}, a.n, [=](int64_t i) { start_element(s, i, kept[i], scale, ball, false); });
       };

@@ -14,10 +14,6 @@
 #include "kernels.h"
 
 namespace fastat {
-const CpuKernels kernels_avx2 = {"avx2",
-                                 avx2::step_elements,
-                                 avx2::step_samples,
-                                 avx2::start_blocks_range,
-                                 avx2::start_samples,
-                                 avx2::loss_rows};
+const CpuKernels kernels_avx2 = {
+    "avx2", avx2::step_elements, avx2::step_samples, avx2::start_blocks_range, avx2::start_samples, avx2::loss_rows};
 }

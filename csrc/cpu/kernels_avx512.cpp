@@ -14,10 +14,7 @@
 #include "kernels.h"
 
 namespace fastat {
-const CpuKernels kernels_avx512 = {"avx512",
-                                 avx512::step_elements,
-                                 avx512::step_samples,
-                                 avx512::start_blocks_range,
-                                 avx512::start_samples,
-                                 avx512::loss_rows};
+const CpuKernels kernels_avx512 = {
+    "avx512",         avx512::step_elements, avx512::step_samples, avx512::start_blocks_range, avx512::start_samples,
+    avx512::loss_rows};
 }

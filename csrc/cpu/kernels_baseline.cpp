@@ -12,9 +12,9 @@
 
 namespace fastat {
 const CpuKernels kernels_baseline = {"baseline",
-                                 baseline::step_elements,
-                                 baseline::step_samples,
-                                 baseline::start_blocks_range,
-                                 baseline::start_samples,
-                                 baseline::loss_rows};
+                                     baseline::step_elements,
+                                     baseline::step_samples,
+                                     baseline::start_blocks_range,
+                                     baseline::start_samples,
+                                     baseline::loss_rows};
 }

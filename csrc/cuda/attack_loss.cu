@@ -1,6 +1,6 @@
-// Loss and gradient of the logits in one launch: one team per row, whose size follows the number of classes. A row is read
-// from device memory once and found in L1 by the later passes, and its gradient is written once: 8 bytes per float32
-// logit.
+// Loss and gradient of the logits in one launch: one team per row, whose size follows the number of classes. A row is
+// read from device memory once and found in L1 by the later passes, and its gradient is written once: 8 bytes per
+// float32 logit.
 #include "../core/attack_loss.h"
 #include "common.cuh"
 #include "kernels.h"

@@ -1,5 +1,5 @@
-// Keeps the better of two iterates per sample: a block compares its sample's losses and copies the sample, 16 bytes at a
-// time, only if it must. 8 bytes per float32 element that changes, none for the others.
+// Keeps the better of two iterates per sample: a block compares its sample's losses and copies the sample, 16 bytes at
+// a time, only if it must. 8 bytes per float32 element that changes, none for the others.
 #include "common.cuh"
 #include "kernels.h"
 

@@ -1,6 +1,6 @@
-// The l1 step: selection of the coordinates that move and exact projection onto ball and box, one block per sample. Both
-// read the sample some twenty times; where it fits in shared memory it is read from and written to device memory once (16
-// bytes per float32 element), else every pass streams it.
+// The l1 step: selection of the coordinates that move and exact projection onto ball and box, one block per sample.
+// Both read the sample some twenty times; where it fits in shared memory it is read from and written to device memory
+// once (16 bytes per float32 element), else every pass streams it.
 #include "../core/projection.h"
 #include "common.cuh"
 #include "kernels.h"

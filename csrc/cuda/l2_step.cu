@@ -1,7 +1,7 @@
 // The l2 step: norms, step, scaling into the ball and box, one block per sample. One reduction pass gives ||g||^2,
-// <x_adv - x, g> and ||x_adv - x||^2, from which the projected norm is known before anything is written. A float32 sample
-// of up to 16,384 elements stays in registers between the reduction and the write: 16 bytes per element; a longer one is
-// read twice: 28 bytes.
+// <x_adv - x, g> and ||x_adv - x||^2, from which the projected norm is known before anything is written. A float32
+// sample of up to 12,288 elements stays in registers between the reduction and the write: 16 bytes per element; a
+// longer one is read twice: 28 bytes.
 #include "../core/projection.h"
 #include "common.cuh"
 #include "kernels.h"
@@ -140,7 +140,7 @@ int launch_l2_step(const StepArgs& a, void* stream) {
       if (count <= 768) return launch_in_registers<256, 3>(a, s);
       if (count <= 1536) return launch_in_registers<512, 3>(a, s);
       if (count <= 2048) return launch_in_registers<512, 4>(a, s);
-      if (count <= 4096) return launch_in_registers<1024, 4>(a, s);
+      if (count <= 3072) return launch_in_registers<1024, 3>(a, s);
     }
     return launch_streamed<T, width>(a, s);
   });

@@ -1,6 +1,6 @@
-// The uniform random start: Philox, its transformation, scaling, box, in one pass over memory: 8 bytes per float32 element
-// (read x, write the start). A thread makes the four numbers of one Philox block. l2 and l1 run one block per sample and
-// make the numbers twice, once for the norm, rather than write and read them back.
+// The uniform random start: Philox, its transformation, scaling, box, in one pass over memory: 8 bytes per float32
+// element (read x, write the start). A thread makes the four numbers of one Philox block. l2 and l1 run one block per
+// sample and make the numbers twice, once for the norm, rather than write and read them back.
 #include "../core/random_start.h"
 #include "common.cuh"
 #include "kernels.h"
@@ -66,9 +66,8 @@ __global__ void __launch_bounds__(threads) ball_start_kernel(const StartArgs a) 
   const auto ball = ball_at<T>(a, sample);
   const auto scale = ball_scale<norm>(team, key, a.n, ball.eps, [](int64_t, float) {});
   const StartSample<T> s = sample_at<T>(a, sample);
-  for_each(team, (a.n + 3) / 4, [=](int64_t block) {
-    write_block<norm, vectors>(s, a.n, block, noise4<norm>(key, block), scale, ball);
-  });
+  for_each(team, (a.n + 3) / 4,
+           [=](int64_t block) { write_block<norm, vectors>(s, a.n, block, noise4<norm>(key, block), scale, ball); });
 }
 
 template <class T, bool vectors>

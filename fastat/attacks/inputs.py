@@ -74,9 +74,7 @@ class Problem:
             return ((x_adv - self.mean) / self.std).to(self.dtype)
         if x_adv.dtype == self.dtype:
             return x_adv
-        return ops.project_(
-            x_adv.to(self.dtype), self.x.to(self.dtype), self.eps, self.norm, self.lower, self.upper
-        )
+        return ops.project_(x_adv.to(self.dtype), self.x.to(self.dtype), self.eps, self.norm, self.lower, self.upper)
 
 
 def prepare(

@@ -1,4 +1,4 @@
-"""Projected gradient descent (Madry et al., "Towards deep learning models resistant to adversarial attacks", ICLR 2018)."""
+"""Projected gradient descent (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018)."""
 
 from typing import Literal
 
@@ -9,6 +9,7 @@ from fastat import ops
 from fastat.attacks.inputs import Normalization, Problem, prepare
 from fastat.engine import LossFunction, Model, attacking, updates_batch_statistics
 from fastat.threat import Bounds, Norm, check_size
+
 
 def pgd(
     model: Model,
@@ -35,9 +36,10 @@ def pgd(
     """Adversarial examples by projected gradient ascent on the loss, in an lp-ball around ``x``.
 
     With the same start and loss gradients, float32 linf iterates have the bits of the textbook loop
-    ``x_adv = (x + (x_adv + step_size * grad.sign() - x).clamp(-eps, eps)).clamp(*bounds)``. The model may be in any mode,
-    compiled, wrapped in DistributedDataParallel, or a plain function; it is left as found (mode, ``requires_grad``,
-    ``.grad``; buffers, if it is in eval mode). Works under autocast, ``no_grad`` and ``inference_mode``.
+    ``x_adv = (x + (x_adv + step_size * grad.sign() - x).clamp(-eps, eps)).clamp(*bounds)``. The model may be in any
+    mode, compiled, wrapped in DistributedDataParallel, or a plain function; it is left as found (mode,
+    ``requires_grad``, ``.grad``; buffers, if it is in eval mode). Works under autocast, ``no_grad`` and
+    ``inference_mode``.
 
     Args:
         model: maps inputs ``[B, ...]`` to logits ``[B, C]``.
@@ -49,20 +51,20 @@ def pgd(
         norm: "linf", "l2" or "l1" (sparse steps, see :func:`fastat.ops.l1_step_`).
         loss: a kind of :func:`fastat.ops.attack_loss` ("kl" ascends the divergence from the prediction on ``x``, as in
             TRADES), or a function ``(output, y) -> loss [B]``.
-        targets: classes ``[B]`` to be predicted instead: the loss towards them is descended, and a sample is won when its
-            target is predicted.
+        targets: classes ``[B]`` to be predicted instead: the loss towards them is descended, and a sample is won when
+            its target is predicted.
         start: first iterate ``[B, ...]`` (projected first); later restarts start at random.
         random_start: start uniformly in the ball, else at ``x``.
         restarts: independent runs; per sample a misclassified result wins, else the one of highest loss.
         bounds: the box (lower, upper) of valid inputs; None for no box.
         keep: "last" returns the last iterate, "best" the one with the highest loss, the start included.
-        early_stop: return, per sample, the first iterate (the start included) that is misclassified, and take the sample
-            out of the batch, so that later steps get cheaper. The robust accuracy is that of the full run scored over all
-            its iterates, which can be lower than that of its last ones. Not with batch norm in train mode.
+        early_stop: return, per sample, the first iterate (the start included) that is misclassified, and take the
+            sample out of the batch, so that later steps get cheaper. The robust accuracy is that of the full run scored
+            over all its iterates, which can be lower than that of its last ones. Not with batch norm in train mode.
         seed: of the random start: an int, a 0-d int64 tensor, or None to draw one from torch's CPU generator.
         sample_ids: int64 ``[B]``: with the same seed, a sample starts from the same point in any batch.
-        normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and ``bounds`` stay in
-            pixel units and the result is normalized like ``x``.
+        normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
+            ``bounds`` stay in pixel units and the result is normalized like ``x``.
         validate: look for values out of range inside the tensors (on CUDA, one read-back per call).
 
     Returns:

@@ -1,0 +1,80 @@
+# Every target sets up what it needs on a fresh machine (a virtual environment, the dependencies, the extension) and does
+# nothing twice. `make gpu` alone takes the Python it is given and installs nothing.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+PIP    := $(PY) -m pip --disable-pip-version-check -q
+CSRC   := $(wildcard csrc/*.* csrc/*/*.*)
+FORMAT := $(filter %.h %.cpp %.cu %.cuh,$(CSRC))
+
+# The packages of an extra of pyproject.toml, without building fastat for them.
+extra   = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
+
+DATA   ?= digits
+OUT    ?= runs/demo
+ARGS   ?=
+
+.PHONY: demo test lint bench bench-table cuda-all sanitize gpu clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.extension
+	$(PY) -m fastat train --data $(DATA) --out $(OUT) $(ARGS)
+
+test: $(VENV)/.extension $(VENV)/.peers
+	$(PY) -m pytest $(ARGS)
+
+lint: $(VENV)/.extension $(VENV)/.lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror $(FORMAT)
+
+bench: $(VENV)/.extension $(VENV)/.peers
+	$(PY) -m bench $(ARGS)
+
+bench-table: $(VENV)/.extension
+	$(PY) -m bench table bench/results/*.json
+
+# Compiles and links the CUDA module for every architecture a wheel carries, and reports registers and spills.
+cuda-all: $(VENV)/.dependencies
+	FASTAT_CUDA=1 FASTAT_ARCHS=all $(PY) setup.py build_ext --build-lib build/cuda-all --build-temp build/cuda-all/tmp \
+	  > build-cuda-all.log 2>&1 || { tail -n 40 build-cuda-all.log; exit 1; }
+	$(PY) bench/resources.py build-cuda-all.log
+
+# The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer. Python itself is not built with them: its own
+# allocations would drown the report, so leaks are not looked for.
+SANITIZED := build/sanitize
+sanitize: $(VENV)/.dependencies
+	mkdir -p $(SANITIZED)
+	cp -r fastat tests pyproject.toml $(SANITIZED)/ && rm -f $(SANITIZED)/fastat/*.so
+	FASTAT_SANITIZE=1 FASTAT_CUDA=0 $(PY) setup.py -q build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/tmp
+	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=. \
+	  ../../$(PY) -m pytest -q -p no:cacheprovider tests/test_steps.py tests/test_random_start.py \
+	  tests/test_attack_loss.py -k "not opcheck and not compile and not two_to_the_31"
+
+gpu:
+	$(PYTHON) bench/gpu.py
+
+clean:
+	rm -rf build dist *.egg-info fastat/*.so build-cuda-all.log $(VENV)/.extension
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+
+$(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install torch torchvision "setuptools>=77" pybind11 ninja wheel numpy
+	touch $@
+
+$(VENV)/.extension: $(VENV)/.dependencies setup.py $(CSRC)
+	$(PIP) install --no-build-isolation -e ".[cli,test]"
+	touch $@
+
+$(VENV)/.peers: $(VENV)/.extension tests/peers-build.txt
+	$(PIP) install --build-constraint tests/peers-build.txt $(call extra,peers)
+	touch $@
+
+$(VENV)/.lint: $(VENV)/.extension
+	$(PIP) install $(call extra,lint)
+	touch $@

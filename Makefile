@@ -10,6 +10,9 @@ FORMAT := $(filter %.h %.cpp %.cu %.cuh,$(CSRC))
 # The packages of an extra of pyproject.toml, without building fastat for them.
 extra   = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['$(1)'])")
 
+# Threads that wait by spinning starve the ones they wait for on a machine that is busy otherwise (libgomp).
+export GOMP_SPINCOUNT ?= 10000
+
 DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
@@ -37,9 +40,10 @@ bench-table: $(VENV)/.extension
 
 # Compiles and links the CUDA module for every architecture a wheel carries, and reports registers and spills.
 cuda-all: $(VENV)/.dependencies
+	mkdir -p build
 	FASTAT_CUDA=1 FASTAT_ARCHS=all $(PY) setup.py build_ext --build-lib build/cuda-all --build-temp build/cuda-all/tmp \
-	  > build-cuda-all.log 2>&1 || { tail -n 40 build-cuda-all.log; exit 1; }
-	$(PY) bench/resources.py build-cuda-all.log
+	  > build/cuda-all.log 2>&1 || { tail -n 40 build/cuda-all.log; exit 1; }
+	$(PY) bench/resources.py build/cuda-all.log
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer. Python itself is not built with them: its own
 # allocations would drown the report, so leaks are not looked for.
@@ -57,7 +61,7 @@ gpu:
 	$(PYTHON) bench/gpu.py
 
 clean:
-	rm -rf build dist *.egg-info fastat/*.so build-cuda-all.log $(VENV)/.extension
+	rm -rf build dist *.egg-info fastat/*.so $(VENV)/.extension
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -18,14 +18,23 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from fastat._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
-from fastat.threat import Norm, check_norm, check_size
+from fastat.arguments import (
+    aligned,
+    box,
+    check_data,
+    check_like,
+    class_labels,
+    integer_labels,
+    per_sample,
+    row_major_or_channels_last,
+    samples_dense,
+)
+from fastat.threat import Norm, check_norm
 
 LossKind = Literal["ce", "margin", "dlr", "dlr_targeted", "kl"]
 LOSS_KINDS: tuple[str, ...] = get_args(LossKind)
 LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "dlr_targeted": 4, "kl": 2}
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _ops = torch.ops.fastat
 
 
@@ -120,10 +129,10 @@ def project_(
     Arguments, result and errors as for :func:`linf_step_`; ``norm`` is "linf", "l2" or "l1".
     """
     order = check_norm(norm)
-    _check_like(x, x_adv, "x")
-    radius, radii = _per_sample(eps, "eps", x_adv)
-    box = _box(lower, upper)
-    return _in_place(x_adv, lambda work: _ops.project_(work, _aligned(x, work), radius, radii, order, *box))
+    check_like(x, x_adv, "x")
+    radius, radii = per_sample(eps, "eps", x_adv)
+    limits = box(lower, upper)
+    return _in_place(x_adv, lambda work: _ops.project_(work, aligned(x, work), radius, radii, order, *limits))
 
 
 def random_start(
@@ -159,15 +168,15 @@ def random_start(
         TypeError, ValueError, RuntimeError: as for :func:`linf_step_`.
     """
     order = check_norm(norm)
-    _check_data(x, "x")
-    radius, radii = _per_sample(eps, "eps", x)
+    check_data(x, "x")
+    radius, radii = per_sample(eps, "eps", x)
     if not 0 <= draw < 2**32:
         raise ValueError(f"draw must be in [0, 2**32), got {draw}")
     if sample_ids is not None:
-        sample_ids = _labels(sample_ids, x, "sample_ids")
-    dense = x.detach() if _row_major_or_channels_last(x) else x.detach().contiguous()
+        sample_ids = integer_labels(sample_ids, x, "sample_ids")
+    dense = x.detach() if row_major_or_channels_last(x) else x.detach().contiguous()
     start = _ops.random_start(
-        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, draw, *_box(lower, upper)
+        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, draw, *box(lower, upper)
     )
     return start if dense.stride() == x.stride() else torch.empty_like(x.detach()).copy_(start)
 
@@ -206,7 +215,7 @@ def attack_loss(
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, labels (CPU), or an argument that ``kind`` does not use.
     """
-    _check_data(logits, "logits")
+    check_data(logits, "logits")
     if kind not in LOSS_KINDS:
         raise ValueError(f"kind must be one of {', '.join(LOSS_KINDS)}, got {kind!r}")
     if logits.dim() != 2 or logits.shape[1] < LEAST_CLASSES[kind]:
@@ -221,11 +230,11 @@ def attack_loss(
     elif y is None:
         raise ValueError(f"kind {kind!r} needs labels y, got None")
     else:
-        y = _class_labels(y, logits, "y")
+        y = class_labels(y, logits, "y")
     if targets is not None:
-        targets = _class_labels(targets, logits, "targets")
+        targets = class_labels(targets, logits, "targets")
     if reference is not None:
-        _check_like(reference, logits, "reference")
+        check_like(reference, logits, "reference")
         reference = reference.detach().contiguous()
     return _ops.attack_loss(logits.contiguous(), y, LOSS_KINDS.index(kind), targets, reference)
 
@@ -240,7 +249,7 @@ def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> Non
     Raises:
         TypeError, ValueError, RuntimeError: as for :func:`linf_step_`.
     """
-    _check_like(x_adv, best_x, "x_adv")
+    check_like(x_adv, best_x, "x_adv")
     for value, name in ((best_loss, "best_loss"), (loss, "loss")):
         if value.dtype not in (torch.float32, torch.float64) or value.dtype != best_loss.dtype:
             raise TypeError(f"{name} must be float32 or float64, like best_loss, got {value.dtype}")
@@ -251,7 +260,7 @@ def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> Non
     loss = loss.detach().contiguous()
     _in_place(
         best_loss,
-        lambda work_loss: _in_place(best_x, lambda work: _ops.best_(work, work_loss, _aligned(x_adv, work), loss)),
+        lambda work_loss: _in_place(best_x, lambda work: _ops.best_(work, work_loss, aligned(x_adv, work), loss)),
     )
 
 
@@ -288,14 +297,14 @@ def _step_(
     upper: float | None,
     *extra: int,
 ) -> Tensor:
-    _check_data(x_adv, "x_adv")
-    _check_like(grad, x_adv, "grad")
-    _check_like(x, x_adv, "x")
-    step, steps = _per_sample(step_size, "step_size", x_adv)
-    radius, radii = _per_sample(eps, "eps", x_adv)
-    box = _box(lower, upper)
+    check_data(x_adv, "x_adv")
+    check_like(grad, x_adv, "grad")
+    check_like(x, x_adv, "x")
+    step, steps = per_sample(step_size, "step_size", x_adv)
+    radius, radii = per_sample(eps, "eps", x_adv)
+    limits = box(lower, upper)
     return _in_place(
-        x_adv, lambda work: op(work, _aligned(grad, work), _aligned(x, work), step, radius, steps, radii, *box, *extra)
+        x_adv, lambda work: op(work, aligned(grad, work), aligned(x, work), step, radius, steps, radii, *limits, *extra)
     )
 
 
@@ -306,7 +315,7 @@ def _in_place(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:
             "an in-place op cannot write a tensor that requires grad while grad mode is on: detach it, or use no_grad"
         )
     data = target.detach()
-    if _samples_dense(data):
+    if samples_dense(data):
         write(data)
         # The dispatcher does not count writes of ops registered through the stable ABI; a compiler sees the schema.
         if not torch.compiler.is_compiling():
@@ -317,95 +326,6 @@ def _in_place(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:
     with torch.no_grad():
         target.copy_(work)
     return target
-
-
-def _check_data(t: Tensor, name: str) -> None:
-    if not isinstance(t, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
-    if t.dtype not in _FLOATS:
-        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
-    if t.dim() == 0:
-        raise ValueError(f"{name} must have a batch dimension, got a 0-d tensor")
-    if t.device.type == "cuda" and CUDA_BUILD is None:
-        raise RuntimeError(f"{name} is on {t.device}, but {CUDA_MISSING}; {REBUILD_HINT}")
-    if t.device.type not in ("cpu", "cuda"):
-        raise ValueError(f"{name} must be on the CPU or a CUDA device, got {t.device}")
-
-
-def _check_like(t: Tensor, other: Tensor, name: str) -> None:
-    _check_data(t, name)
-    if t.shape != other.shape:
-        raise ValueError(f"{name} must have shape {list(other.shape)}, got {list(t.shape)}")
-    if t.dtype != other.dtype:
-        raise TypeError(f"{name} must have dtype {other.dtype}, got {t.dtype}")
-    if t.device != other.device:
-        raise ValueError(f"{name} must be on {other.device}, got {t.device}")
-
-
-def _per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tensor | None]:
-    """A radius or step size as the ops take it: a number, or one per sample in the compute type."""
-    check_size(value, name, x.shape[0])
-    if not isinstance(value, Tensor):
-        return float(value), None
-    if value.device != x.device:
-        raise ValueError(f"{name} must be on {x.device}, got {value.device}")
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return 0.0, value.detach().to(compute).expand(x.shape[0])
-
-
-def _labels(y: Tensor, data: Tensor, name: str) -> Tensor:
-    """An integer vector with one entry per sample as contiguous int64."""
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}")
-    if y.shape != (data.shape[0],):
-        raise ValueError(f"{name} must have shape [{data.shape[0]}], got {list(y.shape)}")
-    if y.device != data.device:
-        raise ValueError(f"{name} must be on {data.device}, got {y.device}")
-    return y.to(torch.int64).contiguous()
-
-
-def _class_labels(y: Tensor, logits: Tensor, name: str) -> Tensor:
-    y = _labels(y, logits, name)
-    if y.device.type == "cpu" and len(y) > 0 and not torch.compiler.is_compiling():
-        lowest, highest = y.aminmax()
-        classes = logits.shape[1]
-        if lowest < 0 or highest >= classes:
-            value = (lowest if lowest < 0 else highest).item()
-            raise ValueError(f"{name} must hold classes in [0, {classes}), got {value}")
-    return y
-
-
-def _box(lower: float | None, upper: float | None) -> tuple[float, float]:
-    box = (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
-    if not box[0] <= box[1]:
-        raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")
-    return box
-
-
-def _row_major_or_channels_last(t: Tensor) -> bool:
-    if t.is_contiguous():
-        return True
-    if t.dim() == 4:
-        return t.is_contiguous(memory_format=torch.channels_last)
-    return t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d)
-
-
-def _samples_dense(t: Tensor) -> bool:
-    """Whether the samples lie one after the other in memory, each dense, in whatever order inside."""
-    if _row_major_or_channels_last(t):
-        return True
-    size = 1
-    for stride, length in sorted((s, n) for s, n in zip(t.stride()[1:], t.shape[1:], strict=True) if n != 1):
-        if stride != size:
-            return False
-        size *= length
-    return t.shape[0] == 1 or t.stride(0) == size
-
-
-def _aligned(t: Tensor, like: Tensor) -> Tensor:
-    """``t`` in the memory layout of ``like``."""
-    t = t.detach()
-    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)
 
 
 def _nothing(*_: object) -> None:

@@ -29,11 +29,16 @@ def in_double(extra):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("classes", [2, 3, 4, 10, 15, 16, 17, 100, 1000, 5003])
-@pytest.mark.parametrize("kind", ops.LOSS_KINDS)
+@pytest.mark.parametrize(
+    ("kind", "classes"),
+    [
+        (kind, classes)
+        for kind in ops.LOSS_KINDS
+        for classes in (2, 3, 4, 10, 15, 16, 17, 100, 1000, 5003)
+        if classes >= ops.LEAST_CLASSES[kind]
+    ],
+)
 def test_agrees_with_the_exact_twin(kind, classes, dtype):
-    if classes < ops.LEAST_CLASSES[kind]:
-        pytest.skip("fewer classes than this loss needs")
     logits, y, extra = case(kind, 9, classes, dtype)
     loss, grad = ops.attack_loss(logits, y, kind, **extra)
     exact_loss, exact_grad = reference.attack_loss(logits.double(), y, kind, **in_double(extra))

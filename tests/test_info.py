@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastat
-from fastat import _extension, ops
+from fastat import _extension, arguments, ops
 
 
 def test_build_info_keys():
@@ -26,8 +26,8 @@ def test_info_command_prints_build_and_devices():
 
 
 def test_a_cuda_tensor_without_cuda_code_says_how_to_rebuild(monkeypatch):
-    monkeypatch.setattr(ops, "CUDA_BUILD", None)
-    monkeypatch.setattr(ops, "CUDA_MISSING", "fastat was built without CUDA code")
+    monkeypatch.setattr(arguments, "CUDA_BUILD", None)
+    monkeypatch.setattr(arguments, "CUDA_MISSING", "fastat was built without CUDA code")
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(allow_non_fake_inputs=True):

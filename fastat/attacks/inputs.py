@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastat import ops
+from fastat.arguments import integer_labels
 from fastat.engine import LossFunction, Model, Objective, unwrapped
 from fastat.threat import Bounds, Norm, check_bounds, check_norm, check_size
 
@@ -105,10 +106,9 @@ def prepare(
     if normalization is not None:
         mean, std = (_channelwise(v, name, pixels) for v, name in zip(normalization, ("mean", "std"), strict=True))
         pixels = pixels * std + mean
-    if pixels.is_inference():
-        pixels = pixels.clone()
+    pixels = _recordable(pixels)
     labels = {"y": y} if targets is None else {"y": y, "targets": targets}
-    labels = {name: _usable(t, x, name) for name, t in labels.items()}
+    labels = {name: _recordable(integer_labels(t, x, name)) for name, t in labels.items()}
     highest = _check_values(pixels, labels, eps, lower, upper, normalization is not None) if validate else -1
     network = unwrapped(model)
 
@@ -146,6 +146,11 @@ def _check_loss(loss: ops.LossKind | LossFunction, targets: Tensor | None) -> No
         raise ValueError("loss 'kl' has no targets: it moves the prediction away from that on x")
 
 
+def _recordable(t: Tensor) -> Tensor:
+    """A tensor that autograd can save, also if it was made in inference mode."""
+    return t.clone() if t.is_inference() else t
+
+
 def _channelwise(value: float | Sequence[float], name: str, x: Tensor) -> Tensor:
     """Mean or standard deviation, in a shape that broadcasts over channels."""
     t = torch.as_tensor(value, dtype=x.dtype, device=x.device)
@@ -154,17 +159,6 @@ def _channelwise(value: float | Sequence[float], name: str, x: Tensor) -> Tensor
     if name == "std" and not bool((t > 0).all()):
         raise ValueError(f"normalization: std must be > 0, got {value}")
     return t.view(-1, *[1] * (x.dim() - 2)) if t.dim() == 1 else t
-
-
-def _usable(y: Tensor, x: Tensor, name: str) -> Tensor:
-    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}")
-    if y.shape != (x.shape[0],):
-        raise ValueError(f"{name} must have shape [{x.shape[0]}], got {list(y.shape)}")
-    if y.device != x.device:
-        raise ValueError(f"{name} must be on {x.device}, got {y.device}")
-    y = y.detach().to(torch.int64)
-    return y.clone() if y.is_inference() else y
 
 
 def _check_values(

@@ -1,0 +1,57 @@
+"""Random crops and flips of a whole batch in one pass, on the device where the images are."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastat.keyed import keyed_hash
+
+AUGMENTATIONS = ("none", "crop", "crop-flip")
+
+_PADDING = 4
+_AUGMENT = 0xA06  # the purpose in the key
+
+
+def augment(images: Tensor, ids: Tensor, kind: str, seed: int, epoch: int) -> Tensor:
+    """Zero-pads by 4 pixels, cuts out the old size at a random place, mirrors half of the images left to right.
+
+    What happens to an image depends on (seed, epoch, its id) alone: not on the batch it is in.
+
+    Args:
+        images: [B, C, H, W], any dtype.
+        ids: int64 [B], the images' indices in their dataset, on the device of images.
+        kind: "none", "crop" or "crop-flip".
+        seed: the run's seed.
+        epoch: the epoch, from 0.
+
+    Returns:
+        A tensor like images; images itself for "none".
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in AUGMENTATIONS:
+        raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {kind!r}")
+    if kind == "none":
+        return images
+    bits = keyed_hash(ids, seed, epoch, _AUGMENT)
+    places = 2 * _PADDING + 1
+    top, left, mirror = bits % places, (bits // places) % places, (bits // places**2) % 2
+
+    batch, channels, height, width = images.shape
+    rows = top[:, None] + torch.arange(height, device=images.device)
+    columns = torch.arange(width, device=images.device).expand(batch, -1)
+    if kind == "crop-flip":
+        columns = torch.where(mirror[:, None] == 1, width - 1 - columns, columns)
+    columns = left[:, None] + columns
+    padded = F.pad(images, (_PADDING,) * 4)
+    sample = torch.arange(batch, device=images.device)
+    channel = torch.arange(channels, device=images.device)
+    return padded[
+        sample[:, None, None, None],
+        channel[None, :, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]

@@ -1,0 +1,52 @@
+"""MNIST from its four IDX files, plain or gzipped."""
+
+from __future__ import annotations
+
+import gzip
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fastat.data.dataset import Dataset, Split, make_dataset
+
+_UINT8 = 0x08  # the IDX type code of unsigned bytes
+
+
+def load_mnist(root: Path | None) -> Split:
+    """The 60,000 + 10,000 images of 28x28 from ``root/MNIST/raw``.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message says what to put where.
+        ValueError: a file is not in the IDX format, or images and labels are not equally many.
+    """
+    if root is None:
+        raise FileNotFoundError("mnist needs a folder: give root, or set FASTAT_DATA, and put MNIST/raw/ there")
+    folder = root / "MNIST" / "raw"
+    return Split(_half(folder, "train"), _half(folder, "t10k"))
+
+
+def _half(folder: Path, prefix: str) -> Dataset:
+    images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
+    labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
+    classes = tuple(str(digit) for digit in range(10))
+    return make_dataset("MNIST", images.unsqueeze(1), labels.to(torch.int64), classes)
+
+
+def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
+    """The uint8 tensor in an IDX file: two zero bytes, the type, the rank, big-endian sizes, the values."""
+    plain, packed = folder / name, folder / f"{name}.gz"
+    if plain.exists():
+        content = plain.read_bytes()
+    elif packed.exists():
+        content = gzip.decompress(packed.read_bytes())
+    else:
+        raise FileNotFoundError(f"MNIST: {plain} (or {packed.name}) is missing; put the four IDX files of MNIST there")
+    header = 4 + 4 * dimensions
+    if len(content) < header or content[:4] != bytes((0, 0, _UINT8, dimensions)):
+        raise ValueError(f"{folder / name} is not an IDX file of bytes with {dimensions} dimensions")
+    shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
+    if len(content) != header + math.prod(shape):
+        raise ValueError(f"{folder / name} should hold {math.prod(shape)} values, has {len(content) - header}")
+    return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(shape)

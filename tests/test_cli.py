@@ -1,0 +1,148 @@
+"""The command line, in this process."""
+
+import json
+import re
+import sys
+
+import pytest
+
+from fastat import cli, training
+from fastat.cli import default_folder, main, parse, parse_number
+from fastat.config import TrainConfig, default_config
+
+TINY = [
+    "train", "--data", "digits", "--epochs", "1", "--attack-steps", "1", "--train-size", "128",
+    "--eval-size", "20", "--monitor-size", "10",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "folder:/pictures"])
+def test_defaults_follow_the_dataset(name):
+    command = parse(["train", "--data", name])
+    assert command.config == default_config(name)
+    assert parse(["train", f"--data={name}", "--epochs", "3"]).config == default_config(name, epochs=3)
+
+
+def test_flags_override():
+    command = parse(["train", "--eps", "8/255", "--step-size", "2/255", "--nesterov", "--lr", "1e-3", "--norm", "l2"])
+    assert command.config == TrainConfig(eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
+
+
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 1 / 4 ", 0.25), ("1e-2", 0.01)])
+def test_parse_number(text, value):
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["8/0", "a/b", "", "1/2/3"])
+def test_parse_number_rejects(text):
+    with pytest.raises(ValueError, match=r"division by zero|could not convert"):
+        parse_number(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data", "imagenet"], "error: data must be digits, mnist, cifar10 or folder:PATH, got 'imagenet'"),
+        (["--eps", "-1"], "error: eps must be a finite number >= 0, got -1.0"),
+        (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
+    ],
+)
+def test_wrong_values_are_one_line(flags, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *flags])
+    assert stop.value.code == message
+
+
+def test_unknown_flag_is_named(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--epsilon", "0.1"])
+    assert stop.value.code == 2
+    assert "--epsilon" in capsys.readouterr().err
+
+
+def test_help_shows_the_defaults_of_the_dataset(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "mnist", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--eps FLOAT.*?default: 0\.3\)", text)
+
+
+def test_missing_data(monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTAT_DATA", raising=False)
+    with pytest.raises(SystemExit, match="error: mnist needs a folder"):
+        main(["train", "--data", "mnist", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_evaluate_and_again(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    main([*TINY, "--out", str(folder)])
+    text = capsys.readouterr().out
+    assert "20 test images, 1 epochs" in text
+    assert re.search(r"PGD-50x10 +[\d.]+%", text)
+    for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps"):
+        path = folder / "figures" / f"{name}.png"
+        assert path.exists()
+        assert str(path) in text
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test_images"] == 20
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_train_step", None)
+        main([*TINY, "--out", str(folder)])
+    assert "finished" in capsys.readouterr().out
+
+    main(["evaluate", "--run", str(folder), "--eval-size", "12"])
+    assert "12 test images" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"error: .* holds a run of another configuration \(seed: 0 -> 4\)"):
+        main([*TINY, "--seed", "4", "--out", str(folder)])
+
+
+def test_default_folder_stands_for_the_configuration():
+    one, other = default_folder(TrainConfig()), default_folder(TrainConfig(seed=1))
+    assert one == default_folder(TrainConfig())
+    assert one != other
+    assert one.parent.name == "runs"
+    assert re.fullmatch(r"digits-small_cnn-[0-9a-f]{8}", one.name)
+    assert "/" not in default_folder(TrainConfig(data="folder:/a b/c")).name
+
+
+def test_evaluate_without_a_run(tmp_path):
+    with pytest.raises(SystemExit, match="error: no checkpoint at"):
+        main(["evaluate", "--run", str(tmp_path)])
+
+
+def test_ctrl_c(tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main([*TINY, "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    assert "same command continues" in capsys.readouterr().err
+
+
+def test_info_is_delegated(monkeypatch):
+    called = []
+    monkeypatch.setattr(cli.info, "main", lambda: called.append(1))
+    main(["info"])
+    assert called == [1]
+
+
+def test_without_tyro(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    with pytest.raises(SystemExit, match=r"pip install 'fastat\[cli\]'"):
+        main(["train"])
+
+
+def test_evaluate_before_the_first_epoch_is_over(tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_train_step", interrupt)
+        with pytest.raises(SystemExit):
+            main([*TINY, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"error: .* has no finished epoch yet"):
+        main(["evaluate", "--run", str(tmp_path / "run")])

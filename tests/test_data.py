@@ -1,0 +1,289 @@
+"""Datasets: the formats on disk, the messages where something is missing, the augmentation."""
+
+import gzip
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fastat import data
+from fastat.data import augment, channel_statistics, make_dataset
+
+ROOT = os.environ.get("FASTAT_DATA")
+needs_data = pytest.mark.skipif(not ROOT, reason="FASTAT_DATA is not set: no real MNIST or CIFAR-10 here")
+
+
+def images(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+class TestDigits:
+    def test_split_is_stratified_disjoint_and_complete(self):
+        split = data.load("digits")
+        assert (len(split.train), len(split.test)) == (1438, 359)
+        assert torch.cat([split.train.ids, split.test.ids]).sort().values.equal(torch.arange(1797))
+        shares = split.test.labels.bincount() / (split.train.labels.bincount() + split.test.labels.bincount())
+        assert float((shares - 0.2).abs().max()) < 0.003
+
+    def test_split_is_always_the_same(self):
+        assert data.load("digits").test.ids[:8].tolist() == data.load("digits").test.ids[:8].tolist()
+        # part of the dataset's definition: numbers in reports depend on it
+        assert int((data.load("digits").test.ids * torch.arange(1, 360)).sum() % 1_000_003) == 72088
+
+    def test_pixels_are_sixteenths(self):
+        train = data.load("digits").train
+        assert train.images.dtype == torch.uint8
+        assert train.images.shape[1:] == (1, 8, 8)
+        pixels = train.pixels()
+        assert pixels.dtype == torch.float32
+        assert (float(pixels.min()), float(pixels.max())) == (0.0, 1.0)
+        assert pixels.equal(train.images / 16)
+
+
+class TestMnist:
+    @staticmethod
+    def write(folder: Path, name: str, values: np.ndarray, packed: bool) -> None:
+        header = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+        content = header + values.astype(np.uint8).tobytes()
+        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(content) if packed else content)
+
+    @pytest.fixture
+    def root(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "MNIST" / "raw"
+        folder.mkdir(parents=True)
+        for prefix, n, packed in (("train", 12, False), ("t10k", 5, True)):
+            self.write(folder, f"{prefix}-images-idx3-ubyte", images(n, 28, 28).numpy(), packed)
+            self.write(folder, f"{prefix}-labels-idx1-ubyte", np.arange(n) % 10, packed)
+        return tmp_path
+
+    def test_reads_plain_and_gzipped(self, root):
+        split = data.load("mnist", root)
+        assert split.train.images.equal(images(12, 28, 28).unsqueeze(1))
+        assert split.test.images.equal(images(5, 28, 28).unsqueeze(1))
+        assert split.train.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
+        assert split.train.title == "MNIST"
+
+    def test_missing_file_says_what_to_put_where(self, root):
+        (root / "MNIST" / "raw" / "train-labels-idx1-ubyte").unlink()
+        with pytest.raises(FileNotFoundError, match=r"raw/train-labels-idx1-ubyte \(or .*gz\) is missing; put"):
+            data.load("mnist", root)
+
+    def test_no_root(self, monkeypatch):
+        monkeypatch.delenv("FASTAT_DATA", raising=False)
+        with pytest.raises(FileNotFoundError, match="FASTAT_DATA"):
+            data.load("mnist")
+
+    def test_root_from_the_environment(self, root, monkeypatch):
+        monkeypatch.setenv("FASTAT_DATA", str(root))
+        assert len(data.load("mnist").train) == 12
+
+    @pytest.mark.parametrize(("content", "message"), [(b"hello world, long", "not an IDX"), (None, "should hold")])
+    def test_broken_file(self, root, content, message):
+        file = root / "MNIST" / "raw" / "train-images-idx3-ubyte"
+        file.write_bytes(file.read_bytes()[:-1] if content is None else content)
+        with pytest.raises(ValueError, match=message):
+            data.load("mnist", root)
+
+    @needs_data
+    def test_real(self):
+        split = data.load("mnist")
+        assert split.train.images.shape == (60_000, 1, 28, 28)
+        assert split.test.images.shape == (10_000, 1, 28, 28)
+        assert split.train.labels[:6].tolist() == [5, 0, 4, 1, 9, 2]
+        mean, std = channel_statistics(split.train)
+        assert mean == pytest.approx([0.1307], abs=5e-5)
+        assert std == pytest.approx([0.3081], abs=5e-5)
+
+
+class TestCifar10:
+    @staticmethod
+    def write_batches(root: Path) -> None:
+        folder = root / "cifar-10-batches-py"
+        folder.mkdir()
+        for number, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
+            batch = {b"data": images(4, 3072, seed=number).numpy(), b"labels": [0, 9, 3, number]}
+            (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
+
+    def test_reads_the_batches(self, tmp_path):
+        self.write_batches(tmp_path)
+        split = data.load("cifar10", tmp_path)
+        assert split.train.images.shape == (20, 3, 32, 32)
+        assert split.train.images[4:8].flatten(1).equal(images(4, 3072, seed=1))
+        assert split.test.labels.tolist() == [0, 9, 3, 5]
+        assert split.train.title == "CIFAR-10"
+        assert split.train.classes[3] == "cat"
+
+    def test_a_batch_cannot_run_code(self, tmp_path):
+        self.write_batches(tmp_path)
+        (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(pickle.dumps(os.getcwd))
+        with pytest.raises(ValueError, match=r"only arrays, found posix\.getcwd"):
+            data.load("cifar10", tmp_path)
+
+    def test_missing_batch(self, tmp_path):
+        self.write_batches(tmp_path)
+        (tmp_path / "cifar-10-batches-py" / "test_batch").unlink()
+        with pytest.raises(FileNotFoundError, match="test_batch is missing"):
+            data.load("cifar10", tmp_path)
+
+    def test_missing_altogether(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"cifar-10-python\.tar\.gz.*cifar10-jpeg"):
+            data.load("cifar10", tmp_path)
+
+    @needs_data
+    def test_real_jpeg_has_its_own_title(self, tmp_path):
+        real = Path(str(ROOT)) / "cifar10-jpeg"
+        if not real.is_dir():
+            pytest.skip("FASTAT_DATA has no cifar10-jpeg folder")
+        # two classes of the test split stand for everything: decoding all 60,000 files takes many seconds
+        for half in ("train", "test"):
+            (tmp_path / "cifar10-jpeg" / half).mkdir(parents=True)
+            for name in ("cat", "ship"):
+                (tmp_path / "cifar10-jpeg" / half / name).symlink_to(real / "test" / name)
+        split = data.load("cifar10", tmp_path)
+        assert split.train.title == split.test.title == "CIFAR-10 (JPEG)"
+        assert split.test.images.shape == (2000, 3, 32, 32)
+        assert split.test.labels.bincount().tolist() == [1000, 1000]
+
+
+class TestFolder:
+    @staticmethod
+    def write(root: Path, mode: str = "RGB", size: tuple[int, int] = (6, 4)) -> None:
+        for half in ("train", "test"):
+            for shade, name in enumerate(("b", "a")):
+                folder = root / half / name
+                folder.mkdir(parents=True)
+                for number in range(3):
+                    Image.new(mode, size, color=10 * shade + number).save(folder / f"{number}.png")
+                (folder / "notes.txt").write_text("not an image")
+
+    @pytest.mark.parametrize(("mode", "channels"), [("RGB", 3), ("L", 1)])
+    def test_reads(self, tmp_path, mode, channels):
+        self.write(tmp_path, mode)
+        split = data.load(f"folder:{tmp_path}")
+        assert split.train.images.shape == (6, channels, 4, 6)
+        assert split.train.classes == ("a", "b")
+        assert split.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert split.train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2]
+        assert split.train.title == tmp_path.name
+
+    def test_another_size_names_the_file(self, tmp_path):
+        self.write(tmp_path)
+        Image.new("RGB", (8, 8)).save(tmp_path / "test" / "b" / "1.png")
+        with pytest.raises(ValueError, match=r"test/b/1\.png has 8x8 pixels, the first image 6x4"):
+            data.load(f"folder:{tmp_path}")
+
+    def test_missing_split(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"train is missing or empty; put the images in"):
+            data.load(f"folder:{tmp_path}")
+
+    def test_empty_class(self, tmp_path):
+        self.write(tmp_path)
+        (tmp_path / "train" / "c").mkdir()
+        (tmp_path / "test" / "c").mkdir()
+        with pytest.raises(FileNotFoundError, match=r"train/c holds no images"):
+            data.load(f"folder:{tmp_path}")
+
+    def test_splits_must_agree_on_the_classes(self, tmp_path):
+        self.write(tmp_path)
+        (tmp_path / "test" / "zebra").mkdir()
+        with pytest.raises(ValueError, match="same classes: zebra"):
+            data.load(f"folder:{tmp_path}")
+
+
+class TestDataset:
+    def test_unknown_name(self):
+        with pytest.raises(
+            ValueError, match="unknown dataset 'cifar'; known are digits, mnist, cifar10 and folder:PATH"
+        ):
+            data.load("cifar")
+
+    def test_subset_is_seeded_and_keeps_ids(self):
+        dataset = data.load("digits").train
+        some = dataset.subset(100, seed=1)
+        assert len(some) == 100
+        assert some.ids.equal(dataset.subset(100, seed=1).ids)
+        assert not some.ids.equal(dataset.subset(100, seed=2).ids)
+        place = int((dataset.ids == some.ids[7]).nonzero())
+        assert some.images[7].equal(dataset.images[place])
+        assert dataset.subset(None, 0) is dataset
+        assert dataset.subset(10_000, 0) is dataset
+        with pytest.raises(ValueError, match="got size 0"):
+            dataset.subset(0, 0)
+
+    def test_statistics_are_exact(self):
+        dataset = make_dataset("x", images(50, 3, 5, 5), torch.zeros(50, dtype=torch.int64), ("a",))
+        mean, std = channel_statistics(dataset)
+        pixels = dataset.images.double().transpose(0, 1).flatten(1) / 255
+        assert mean == pytest.approx(pixels.mean(1).tolist(), rel=1e-12)
+        assert std == pytest.approx(pixels.std(1, correction=0).tolist(), rel=1e-12)
+
+    def test_a_constant_channel_does_not_divide_by_zero(self):
+        black = make_dataset("x", torch.zeros(2, 1, 2, 2, dtype=torch.uint8), torch.zeros(2).long(), ("a",))
+        assert channel_statistics(black) == ([0.0], [1.0])
+
+    @pytest.mark.parametrize(
+        ("pictures", "labels", "message"),
+        [
+            (torch.zeros(2, 1, 2, 2), torch.zeros(2).long(), "images must be uint8"),
+            (images(2, 1, 2, 2), torch.zeros(3).long(), "labels must be int64"),
+            (images(2, 1, 2, 2), torch.tensor([0, 1]), r"labels must be in 0\.\.0, got 0\.\.1"),
+            (images(0, 1, 2, 2), torch.zeros(0).long(), "no images"),
+        ],
+    )
+    def test_rejects(self, pictures, labels, message):
+        with pytest.raises(ValueError, match=message):
+            make_dataset("x", pictures, labels, ("a",))
+
+
+class TestAugment:
+    def test_depends_on_the_sample_not_on_the_batch(self):
+        batch, ids = images(40, 3, 8, 8), torch.arange(100, 140)
+        whole = augment(batch, ids, "crop-flip", seed=3, epoch=2)
+        pieces = [augment(batch[i : i + 7], ids[i : i + 7], "crop-flip", 3, 2) for i in range(0, 40, 7)]
+        assert whole.equal(torch.cat(pieces))
+        order = torch.randperm(40)
+        assert whole[order].equal(augment(batch[order], ids[order], "crop-flip", 3, 2))
+
+    @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 1}])
+    def test_depends_on_seed_and_epoch(self, change):
+        batch, ids = images(40, 3, 8, 8), torch.arange(40)
+        key = {"seed": 3, "epoch": 0}
+        assert not augment(batch, ids, "crop", **key).equal(augment(batch, ids, "crop", **{**key, **change}))
+
+    @pytest.mark.parametrize("kind", ["crop", "crop-flip"])
+    def test_every_image_is_a_crop_of_its_padded_self(self, kind):
+        batch, ids = images(200, 2, 6, 5), torch.arange(200)
+        padded = torch.nn.functional.pad(batch, (4, 4, 4, 4))
+        seen = set()
+        for image, wide in zip(augment(batch, ids, kind, 0, 0), padded, strict=True):
+            found = [
+                (top, left, mirrored)
+                for top in range(9)
+                for left in range(9)
+                for mirrored in (False, True)
+                if image.equal((wide.flip(2) if mirrored else wide)[:, top : top + 6, left : left + 5])
+            ]
+            assert found
+            seen.update(found)
+        assert {top for top, _, _ in seen} == set(range(9))
+        assert {left for _, left, _ in seen} == set(range(9))
+        if kind == "crop-flip":
+            assert {mirrored for _, _, mirrored in seen} == {False, True}
+
+    def test_half_of_the_images_are_mirrored(self):
+        ramp = torch.arange(5, dtype=torch.uint8).expand(4000, 1, 1, 5) + 1
+        out = augment(ramp, torch.arange(4000), "crop-flip", 0, 0).long()
+        steps = out[:, 0, 0].diff(dim=1)
+        mirrored = ((steps == -1).sum(1) > (steps == 1).sum(1)).sum()
+        plain = ((steps == -1).sum(1) < (steps == 1).sum(1)).sum()
+        assert abs(int(mirrored) / int(mirrored + plain) - 0.5) < 0.05
+
+    def test_none_and_unknown(self):
+        batch = images(2, 1, 4, 4)
+        assert augment(batch, torch.arange(2), "none", 0, 0) is batch
+        with pytest.raises(ValueError, match="got 'cutout'"):
+            augment(batch, torch.arange(2), "cutout", 0, 0)

@@ -1,0 +1,115 @@
+"""Accuracies that can be computed by hand, on linear models."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastat.evaluation import evaluate, robust_accuracy_curve, wilson_interval
+
+
+class Threshold(nn.Module):
+    """Class 1 where the mean pixel is above one half; the linf distance to the boundary is |mean - 0.5|."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(1, affine=False)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        score = 10 * (x.flatten(1).mean(1) - 0.5)
+        return torch.stack([-score, score], 1)
+
+
+def constant_images(*values: float) -> torch.Tensor:
+    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous()
+
+
+X = constant_images(0.1, 0.35, 0.45, 0.55, 0.65, 0.9, 0.8, 0.2)
+Y = torch.tensor([0, 0, 0, 1, 1, 1, 0, 1])  # the last two are wrong without any attack
+
+
+@pytest.mark.parametrize(("eps", "robust"), [(0.01, 6), (0.1, 4), (0.2, 2), (0.45, 0)])
+def test_known_robust_accuracy(eps, robust):
+    found = evaluate(Threshold(), X, Y, eps, attacks=("fgsm", "pgd-20", "pgd-5x3"))
+    assert found.n == 8
+    assert found.accuracy == {"clean": 6 / 8, "fgsm": robust / 8, "pgd-20": robust / 8, "pgd-5x3": robust / 8}
+
+
+def test_l2():
+    # the mean over four pixels: the l2 distance to the boundary is twice |mean - 0.5|
+    found = evaluate(Threshold(), X, Y, 0.2, "l2", attacks=("pgd-20",))
+    assert found.accuracy["pgd-20"] == 4 / 8
+    assert found.norm == "l2"
+
+
+def test_an_image_that_is_wrong_already_is_not_robust():
+    # pushed by its attack, the image of value 0.8 and label 0 would go further away, and never back
+    found = evaluate(Threshold(), X[6:], Y[6:], 0.4)
+    assert set(found.accuracy.values()) == {0.0}
+
+
+def test_curve():
+    assert robust_accuracy_curve(Threshold(), X, Y, [0.2, 0.0, 0.1]) == [2 / 8, 6 / 8, 4 / 8]
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def test_batch_size_and_order_do_not_matter():
+    model, x = small_network(), torch.rand(40, 1, 8, 8)
+    y = model.eval()(x).argmax(1)
+    whole = evaluate(model, x, y, 0.05)
+    assert evaluate(model, x, y, 0.05, batch_size=7) == whole
+    order = torch.randperm(40)
+    assert evaluate(model, x[order], y[order], 0.05, sample_ids=order) == whole
+    assert 0 < whole.accuracy["pgd-20"] < 1
+
+
+def test_model_is_left_as_found():
+    model = small_network().train()
+    model[1].eval()
+    model[0].weight.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    evaluate(model, torch.rand(6, 1, 8, 8), torch.zeros(6).long(), 0.1, attacks=("fgsm", "pgd-2"))
+    assert model.training
+    assert not model[1].training
+    assert model[2].training
+    assert not model[0].weight.requires_grad
+    assert model[4].weight.requires_grad
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(value.equal(before[name]) for name, value in model.state_dict().items())
+
+
+def test_mode_is_restored_after_an_error():
+    model = small_network().train()
+    with pytest.raises((RuntimeError, ValueError)):
+        evaluate(model, torch.rand(2, 5, 8, 8), torch.zeros(2).long(), 0.1)
+    assert all(module.training for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known are fgsm, pgd-STEPS"),
+        ({"attacks": ("pgd-0",)}, "unknown attack 'pgd-0'"),
+        ({"x": X[:0], "y": Y[:0]}, "at least one image"),
+        ({"y": Y[:3]}, r"got 8 and labels \(3,\)"),
+        ({"sample_ids": Y[:3]}, "sample_ids must have the shape of y"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+    ],
+)
+def test_rejects(change, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(**{"model": Threshold(), "x": X, "y": Y, "eps": 0.1, **change})
+
+
+def test_wilson_interval():
+    # Newcombe 1998, Statistics in Medicine 17, table I: 81 of 263 gives 0.2553 to 0.3662
+    low, high = wilson_interval(81 / 263, 263)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert wilson_interval(0.0, 20)[0] == 0.0
+    assert wilson_interval(1.0, 20)[1] == 1.0
+    with pytest.raises(ValueError, match="got 0 and"):
+        wilson_interval(0.5, 0)

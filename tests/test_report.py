@@ -1,0 +1,98 @@
+"""Figures and the table."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from fastat import data, models, report
+from fastat.config import TrainConfig, default_config
+from fastat.evaluation import Evaluation
+from fastat.report import find_examples, format_eps, results_json, results_table, write_figures
+from fastat.run import Network
+
+HISTORY = [
+    {
+        "epoch": epoch,
+        "train": {"loss": 1 / epoch, "adversarial": 0.5},
+        "test": {"clean": 0.9, "fgsm": 0.6, "pgd-20": 0.5},
+        "test_images": 16,
+    }
+    for epoch in (1, 2, 3)
+]
+
+
+def network(config: TrainConfig, title: str = "digits", channels: int = 1) -> Network:
+    torch.manual_seed(0)
+    model = models.build(config.model, 10, channels, 0.3, 0.3).eval()
+    return Network(model, config, title, tuple("0123456789"), HISTORY)
+
+
+@pytest.mark.parametrize(("eps", "text"), [(8 / 255, "8/255"), (0.1, "0.1"), (0.3, "0.3"), (0.0, "0"), (0.5, "0.5")])
+def test_format_eps(eps, text):
+    assert format_eps(eps) == text
+
+
+def test_figures_are_written(tmp_path):
+    test = data.load("digits").test
+    paths = write_figures(network(TrainConfig()), test, tmp_path / "figures")
+    assert [path.name for path in paths] == ["training_curves.png", "adversarial_examples.png", "accuracy_vs_eps.png"]
+    for path in paths:
+        with Image.open(path) as image:
+            assert image.width >= 1100
+            assert len(image.convert("L").getcolors()) > 20  # not an empty canvas
+
+
+def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(report, "plot_curves", lambda path, history, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
+    images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
+    test = data.make_dataset("CIFAR-10 (JPEG)", images, torch.arange(12) % 10, tuple("0123456789"))
+    config = default_config("cifar10", model="small_cnn")
+    write_figures(network(config, "CIFAR-10 (JPEG)", 3), test, tmp_path)
+    assert len(titles) == 3
+    for title in titles:
+        assert "CIFAR-10 (JPEG), small CNN" in title
+        assert "8/255" in title
+
+
+def test_examples_are_what_they_say():
+    test = data.load("digits").test
+    trained = network(TrainConfig(eps=0.05))
+    examples = find_examples(trained, test)
+    assert len(examples.true) == len(examples.predicted) == len(examples.images) == len(examples.adversarial)
+    difference = examples.adversarial - examples.images
+    assert float(difference.abs().max()) <= 0.05 + 1e-6
+    with torch.no_grad():
+        before = trained.model(examples.images).argmax(1)
+        after = trained.model(examples.adversarial).argmax(1)
+    assert [str(int(label)) for label in before] == examples.true
+    assert [str(int(label)) for label in after] == examples.predicted
+
+
+def test_a_network_that_gets_nothing_right_still_has_figures(tmp_path):
+    test = data.load("digits").test
+    wrong = test.take((test.labels == 0).nonzero().flatten())
+    trained = network(TrainConfig())
+    with torch.no_grad():
+        trained.model.model[5].bias[0] -= 1000
+    assert find_examples(trained, wrong).true == []
+    assert len(write_figures(trained, wrong, tmp_path)) == 3
+
+
+def test_table_and_results(tmp_path: Path):
+    accuracy = {"clean": 0.98, "fgsm": 0.9, "pgd-20": 0.85, "pgd-50x10": 0.84}
+    config = default_config("cifar10")
+    found = results_json(network(TrainConfig()), Evaluation("linf", config.eps, 500, accuracy), tmp_path / "r.json")
+    assert json.loads((tmp_path / "r.json").read_text()) == found
+    text = results_table(found)
+    assert "digits, small CNN, linf eps 8/255" in text
+    assert "500 test images, 3 epochs" in text
+    rows = [line.split() for line in text.splitlines()[-4:]]
+    assert rows[0][:3] == ["none", "(clean)", "98.0%"]
+    assert rows[2] == ["PGD-20", "85.0%", "81.6%", "to", "87.9%"]
+    assert rows[3][0] == "PGD-50x10"

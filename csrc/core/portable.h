@@ -117,16 +117,16 @@ FASTAT_HD void store_inside(T& to, C v, C x, C radius, C lower, C upper) {
     const C q = from_bits(T{}, nearest);
     const C distance = q > x ? q - x : x - q;
     // Towards x is one bit pattern up when that is away from zero, else one down; from zero, the smallest number.
-    // (Selects on integers rather than logic on bools: the compiler vectorizes those for both formats.)
+    // (All-ones masks rather than bools: that is what the compiler vectorizes for both formats.)
     const uint32_t up = x > q ? 1u : ~0u;
     const uint32_t next = q > C(0) ? nearest + up : nearest - up;
     const uint32_t from_zero = x > C(0) ? 0x0001u : 0x8001u;
-    uint32_t outside = distance > radius ? 1u : 0u;
-    outside |= q < lower ? 1u : 0u;
-    outside |= q > upper ? 1u : 0u;
-    outside &= q != x ? 1u : 0u;
     const uint32_t toward = q == C(0) ? from_zero : next;
-    to.bits = static_cast<uint16_t>(outside == 0u ? nearest : toward);
+    uint32_t outside = distance > radius ? ~0u : 0u;
+    outside |= q < lower ? ~0u : 0u;
+    outside |= q > upper ? ~0u : 0u;
+    outside &= q != x ? ~0u : 0u;
+    to.bits = static_cast<uint16_t>(nearest ^ ((nearest ^ toward) & outside));
   }
 }
 

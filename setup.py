@@ -69,7 +69,7 @@ def extensions() -> list[Extension]:
     # and trapping semantics, which nothing here reads, square roots and selects vectorize.
     cxx = [
         "-std=c++20", "-O3", "-fopenmp-simd", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall",
-        "-Wextra",
+        "-Wextra", "-g0",
         f"-ffile-prefix-map={ROOT.resolve()}=.", *stable_abi,
     ]  # fmt: skip
     link: list[str] = []

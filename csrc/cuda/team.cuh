@@ -22,12 +22,13 @@ struct Plus {
   }
 };
 
-// `width` neighbouring lanes, a power of two up to 32. Every lane of the warp must take part in every reduction.
+// `width` neighbouring lanes, a power of two up to 32. They must take part in every reduction together; the other lanes
+// of the warp may be elsewhere, since each shuffle waits for the team's own lanes alone.
 template <int width>
 struct WarpTeam {
   __device__ __forceinline__ int rank() const { return threadIdx.x % width; }
   __device__ __forceinline__ int size() const { return width; }
-  __device__ __forceinline__ void sync() const { __syncwarp(); }
+  __device__ __forceinline__ void sync() const { __syncwarp(lanes()); }
 
   template <class V>
   __device__ __forceinline__ V sum(V v) const {
@@ -39,12 +40,17 @@ struct WarpTeam {
   }
 
  private:
+  __device__ __forceinline__ unsigned lanes() const {
+    const unsigned first = threadIdx.x % 32 / width * width;
+    return (0xffffffffu >> (32 - width)) << first;
+  }
+
   template <class V, class Op>
   __device__ __forceinline__ V reduce(V v, Op op) const {
     using Reduce = cub::WarpReduce<V, width>;
     typename Reduce::TempStorage unused;  // reductions over a power of two of lanes go through shuffles
     const V total = Reduce(unused).Reduce(v, op);
-    return __shfl_sync(0xffffffffu, total, 0, width);
+    return __shfl_sync(lanes(), total, 0, width);
   }
 };
 

@@ -7,7 +7,9 @@ FASTAT_SANITIZE=1         AddressSanitizer and UndefinedBehaviorSanitizer in the
 """
 
 import os
+import re
 import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -36,21 +38,30 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 ALL_ARCHS = "8.0 8.6 8.9 9.0 10.0 12.0+PTX"
 
 
+def nvcc_major() -> str:
+    text = subprocess.run([f"{CUDA_HOME}/bin/nvcc", "--version"], capture_output=True, text=True, check=True).stdout
+    return re.search(r"release (\d+)", text)[1]
+
+
 def cuda_wanted() -> bool:
     switch = os.environ.get("FASTAT_CUDA", "")
     if switch not in ("", "0", "1"):
         raise SystemExit(f"FASTAT_CUDA must be 0 or 1, got {switch!r}")
     found = torch.version.cuda is not None and CUDA_HOME is not None
+    if found and nvcc_major() != torch.version.cuda.split(".")[0]:
+        print(f"fastat: nvcc is of CUDA {nvcc_major()}, torch of {torch.version.cuda}: no CUDA code is built")
+        found = False
     if switch == "1" and not found:
         raise SystemExit(
-            f"FASTAT_CUDA=1 needs nvcc and a CUDA build of torch; found CUDA_HOME={CUDA_HOME}, "
+            f"FASTAT_CUDA=1 needs nvcc and a torch of the same CUDA major version; found CUDA_HOME={CUDA_HOME}, "
             f"torch {torch.__version__} with CUDA {torch.version.cuda}"
         )
     return found and switch != "0"
 
 
 def cuda_archs() -> str:
-    wanted = os.environ.get("FASTAT_ARCHS", "").replace(",", " ") or os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    wanted = os.environ.get("FASTAT_ARCHS", "") or os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    wanted = " ".join(re.split(r"[\s,;]+", wanted.strip()))
     if wanted == "all":
         return ALL_ARCHS
     if not wanted and torch.cuda.is_available():

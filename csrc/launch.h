@@ -109,7 +109,8 @@ struct Ops {
   static Tensor random_start(Tensor x, double eps, OptionalTensor radii, int64_t norm, Tensor seed,
                              OptionalTensor sample_ids, int64_t draw, double lower, double upper) {
     check_samples(x, "x");
-    STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1 && seed.is_cuda() == x.is_cuda(),
+    STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1 && seed.is_cuda() == x.is_cuda() &&
+                        seed.get_device_index() == x.get_device_index(),
                     "fastat: seed must be one int64 on the device of x");
     Tensor out = torch::stable::empty_like(x);
     check_like(out, x, "the result");

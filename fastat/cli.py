@@ -44,7 +44,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge the network of a run folder again, and draw its figures."""
+    """Judge the network of a run folder as it is now, into its folder "evaluation"."""
 
     run: Path
     """Folder of the run."""
@@ -161,7 +161,9 @@ def _evaluate(command: Evaluate) -> None:
     network = load_network(command.run, command.device)
     if not network.history:
         raise ValueError(f"{command.run} has no finished epoch yet")
-    _judge(network, command.run, command.data_root, command.eval_size or network.config.eval_size)
+    # In a folder of its own: results.json beside the checkpoint says that the training is finished.
+    folder = command.run / "evaluation"
+    _judge(network, folder, command.data_root, command.eval_size or network.config.eval_size)
 
 
 def _judge(network: Network, folder: Path, data_root: Path | None, size: int | None) -> None:

@@ -24,10 +24,10 @@ def unwrapped(model: Model) -> Model:
     return inner.module if isinstance(inner, DistributedDataParallel) else model
 
 
-def updates_batch_statistics(model: Model) -> bool:
-    """Whether a forward pass normalizes by the batch and so couples its samples."""
+def couples_samples(model: Model) -> bool:
+    """Whether a forward pass normalizes by the batch, as far as the modules of ``model`` tell (a function has none)."""
     modules = model.modules() if isinstance(model, nn.Module) else []
-    return any(isinstance(m, _BatchNorm) and m.training for m in modules)
+    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules)
 
 
 @contextmanager
@@ -77,7 +77,7 @@ class Objective:
     def value(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """``(logits, loss [B])`` without a gradient."""
         with torch.no_grad():
-            logits = self._logits(x)
+            logits = self._logits(x.clone())  # the model's first layer may work in place
             return logits, self._loss(logits)[0]
 
     def gradient(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

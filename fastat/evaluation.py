@@ -6,14 +6,13 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastat.attacks import fgsm, pgd
+from fastat.threat import Norm
 
-Norm = Literal["linf", "l2", "l1"]
 Attack = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
 ATTACKS = ("fgsm", "pgd-20", "pgd-50x10")

@@ -13,6 +13,7 @@ zero gradient. Each op has a twin of the same name and signature in :mod:`fastat
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import torch
@@ -267,16 +268,16 @@ def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> Non
 def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
     """A seed as a 0-d int64 tensor on ``device``; None draws one from torch's CPU generator."""
     if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device.type != device.type:
+        if seed.dtype != torch.int64 or seed.numel() != 1 or seed.device != device:
             raise ValueError(
                 f"seed must be one int64 on {device}, got {seed.dtype} {list(seed.shape)} on {seed.device}"
             )
         return seed
     if seed is None:
         return torch.randint(2**63 - 1, (), dtype=torch.int64).to(device)
-    if isinstance(seed, bool) or not isinstance(seed, int):
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed must be an int, a tensor or None, got {type(seed).__name__}")
-    return torch.full((), (seed + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)
+    return torch.full((), (int(seed) + 2**63) % 2**64 - 2**63, dtype=torch.int64, device=device)
 
 
 def selected_coordinates(sparsity: float, x: Tensor) -> int:

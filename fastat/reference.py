@@ -176,7 +176,7 @@ def _column(value: float | Tensor, like: Tensor) -> Tensor:
 
 def _norm(t: Tensor, p: int) -> Tensor:
     """Norm per sample in float64, in a shape that broadcasts."""
-    return t.double().flatten(1).norm(p, dim=1).view(-1, *[1] * (t.dim() - 1)).to(t.dtype if p == 0 else torch.float64)
+    return t.double().flatten(1).norm(p, dim=1).view(-1, *[1] * (t.dim() - 1))
 
 
 def _l2_project(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastat import data, models
+from fastat._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
 from fastat.checkpoint import load_checkpoint, save_checkpoint, write_json, write_json_lines
 from fastat.config import TrainConfig, check_config, differing_fields
 from fastat.data import Dataset, channel_statistics
@@ -188,8 +189,20 @@ def load_network(folder: str | Path, device: torch.device | str | None = None) -
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
-    """The device of that name; for None the GPU if there is one, else the CPU."""
-    return torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
+    """The device of that name; for None the GPU if there is one that fastat has kernels for, else the CPU.
+
+    Raises:
+        ValueError: a GPU is asked for and there is none, or fastat was built without CUDA code.
+    """
+    found = torch.cuda.is_available()
+    if device is None:
+        return torch.device("cuda" if found and CUDA_BUILD else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not found:
+        raise ValueError(f"device {str(chosen)!r}: torch finds no CUDA device")
+    if chosen.type == "cuda" and CUDA_BUILD is None:
+        raise ValueError(f"device {str(chosen)!r}: {CUDA_MISSING}; {REBUILD_HINT}")
+    return chosen
 
 
 def place(model: nn.Module, device: torch.device) -> nn.Module:

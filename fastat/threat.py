@@ -1,6 +1,7 @@
 """The threat model: which perturbations an attack may use, and the checks every attack and op makes of it."""
 
 import math
+from numbers import Real
 from typing import Literal, get_args
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[str, ...] = get_args(Norm)
 
-Bounds = tuple[float, float] | None
-"""The box of valid inputs (lower, upper); None for no box."""
+Bounds = tuple[float | None, float | None] | None
+"""The box of valid inputs (lower, upper); None, for the box or one end of it, for no bound."""
 
 
 def check_norm(norm: str) -> int:
@@ -26,7 +27,8 @@ def check_bounds(bounds: Bounds) -> tuple[float, float]:
         return -math.inf, math.inf
     if not isinstance(bounds, tuple | list) or len(bounds) != 2:
         raise TypeError(f"bounds must be None or a pair (lower, upper), got {bounds!r}")
-    lower, upper = float(bounds[0]), float(bounds[1])
+    lower = -math.inf if bounds[0] is None else float(bounds[0])
+    upper = math.inf if bounds[1] is None else float(bounds[1])
     if not lower < upper:
         raise ValueError(f"bounds must have lower < upper, got ({lower}, {upper})")
     return lower, upper
@@ -47,7 +49,9 @@ def check_size(value: float | Tensor, name: str, batch: int, check_values: bool 
             if bad.any():
                 raise ValueError(f"{name} must be >= 0, got {value[bad].flatten()[0].item()}")
         return
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
     if not value >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
+    if name == "step_size" and math.isinf(value):  # times a zero gradient it would be NaN
+        raise ValueError(f"step_size must be finite, got {value}")

@@ -66,7 +66,8 @@ def train(
                     _close_epoch(run, accuracy)
                 display.epoch(run.history[-1])
     except KeyboardInterrupt:
-        save_run(run)
+        if bool(run.losses[: run.step].isfinite().all()):  # on a GPU nobody may have looked yet
+            save_run(run)
         raise
     return Network(run.model.eval(), config, run.train_set.title, run.train_set.classes, run.history)
 

@@ -67,6 +67,33 @@ def test_attacks_stay_inside_and_succeed(model, batch, norm, loss):
         assert attack_loss(model(x_adv).detach(), y)[0].mean() > attack_loss(model(x).detach(), y)[0].mean()
 
 
+@pytest.mark.parametrize("scale", [30.0, 300.0])
+def test_a_sure_model_is_attacked_at_least_as_well_as_by_the_textbook_loop(batch, scale):
+    # Where p_y - 1 rounds to few digits or to zero, ours is the better gradient: the bits differ, the success does not
+    # fall. Given the same loss gradient, a function's, the bits are the textbook's here too.
+    model = network()
+    with torch.no_grad():
+        model[6].weight *= scale
+        model[6].bias *= scale
+    x, _ = batch
+    y = model(x).argmax(1)
+    expected = textbook(model, x, y, 4 / 255, 1 / 255, 10, x)
+    same = pgd(
+        model, x, y, 4 / 255, 1 / 255, 10, random_start=False, loss=lambda z, y: F.cross_entropy(z, y, reduction="none")
+    )
+    assert torch.equal(same, expected)
+    ours = pgd(model, x, y, 4 / 255, 1 / 255, 10, random_start=False)
+    assert (model(ours).argmax(1) != y).sum() >= (model(expected).argmax(1) != y).sum()
+
+
+def test_a_model_that_works_in_place_does_not_change_the_batch():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    x, y = torch.rand(4, 12), torch.tensor([0, 1, 2, 0])
+    before = x.clone()
+    pgd(lambda z: model(z if z.requires_grad else z.mul_(0.5)), x, y, 0.1, loss="kl", restarts=2, seed=1)
+    assert torch.equal(x, before)
+
+
 def test_the_start_is_where_the_attack_starts(model, batch):
     x, y = batch
     assert torch.equal(pgd(model, x, y, 0.1, steps=0, random_start=False), x)
@@ -278,9 +305,17 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"loss": "hinge"}, ValueError, "loss must be a function or one of ce, margin"),
         ({"loss": lambda z, y: F.cross_entropy(z, y)}, ValueError, r"must return one loss per sample \[2\], got \[\]"),
         ({"loss": "dlr_targeted"}, ValueError, "loss 'dlr_targeted' needs targets"),
+        ({"loss": "kl", "random_start": False}, ValueError, "loss 'kl' has no gradient at x itself"),
+        ({"x": [[0.5]]}, TypeError, "x must be a torch.Tensor, got list"),
+        ({"x": torch.tensor(0.5)}, ValueError, r"x must be a batch \[B, ...\], got shape \[\]"),
+        ({"start": [0.0]}, TypeError, "start must be a floating-point tensor, got list"),
+        ({"start": torch.full((2, 3, 12, 12), math.nan)}, ValueError, "start holds values that are not finite"),
+        ({"eps": math.inf}, ValueError, "step_size must be finite, got inf"),
+        ({"x": torch.rand(2, 3, 12, 12) - 0.5, "bounds": (0.0, None)}, ValueError, "outside the bounds .0, inf."),
+        ({"x": torch.rand(2, 3, 12, 12).half(), "normalization": (0.5, 0.5)}, ValueError, "pass x.float"),
         ({"keep": "first"}, ValueError, "keep must be 'last' or 'best', got 'first'"),
         ({"bounds": (1.0, 0.0)}, ValueError, "bounds must have lower < upper"),
-        ({"start": torch.zeros(1)}, ValueError, r"start must have shape \[2, 3, 12, 12\], got \[1\]"),
+        ({"start": torch.zeros(1)}, ValueError, r"start must have shape .2, 3, 12, 12. on cpu, got .1. on cpu"),
         ({"normalization": (0.5, 0.0)}, ValueError, "std must be > 0, got 0.0"),
         ({"model": lambda x: torch.zeros(2, 10)}, ValueError, "no gradient with respect to x"),
         (
@@ -304,6 +339,9 @@ def test_early_stop_refuses_batch_norm_in_train_mode():
     with pytest.raises(ValueError, match="early_stop changes the batch"):
         pgd(model, x, y, early_stop=True)
     pgd(model.eval(), x, y, steps=1, early_stop=True)
+    model[1] = nn.BatchNorm2d(8, track_running_stats=False).eval()  # normalizes by the batch in any mode
+    with pytest.raises(ValueError, match="early_stop changes the batch"):
+        pgd(model, x, y, early_stop=True)
 
 
 def test_empty_batch(model):

@@ -19,12 +19,18 @@ void* current_stream(int device) {
   return stream;
 }
 
+// A launch numbers its blocks with 31 bits, and the kernels of one block per sample take one each.
+void check_batch(int64_t batch) {
+  STD_TORCH_CHECK(batch < (int64_t(1) << 31), "fastat: at most 2^31 - 1 samples per call on CUDA, got ", batch);
+}
+
 void check_launch(int error) { STD_CUDA_CHECK(static_cast<cudaError_t>(error)); }
 
 }  // namespace
 
 struct CudaBackend {
   static void step(const StepArgs& args, int device) {
+    check_batch(args.batch);
     const torch::stable::accelerator::DeviceGuard guard(device);
     void* stream = current_stream(device);
     if (args.norm == 0) return check_launch(launch_linf_step(args, stream));
@@ -39,14 +45,17 @@ struct CudaBackend {
     check_launch(launch_l1_step(args, workspace ? workspace->mutable_data_ptr() : nullptr, device, stream));
   }
   static void random_start(const StartArgs& args, int device) {
+    check_batch(args.batch);
     const torch::stable::accelerator::DeviceGuard guard(device);
     check_launch(launch_random_start(args, current_stream(device)));
   }
   static void attack_loss(const LossArgs& args, int device) {
+    check_batch(args.rows);
     const torch::stable::accelerator::DeviceGuard guard(device);
     check_launch(launch_attack_loss(args, current_stream(device)));
   }
   static void best(const BestArgs& args, int device) {
+    check_batch(args.batch);
     const torch::stable::accelerator::DeviceGuard guard(device);
     check_launch(launch_best(args, current_stream(device)));
   }

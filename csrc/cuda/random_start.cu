@@ -88,8 +88,8 @@ int launch_random_start(const StartArgs& a, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   return with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
-    constexpr size_t bytes = 4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16;
-    const bool vectors = a.channels == 1 && a.n % 4 == 0 && aligned(a.x, 2 * bytes) && aligned(a.out, 2 * bytes);
+    constexpr size_t bytes = sizeof(Vector<T, 4>);
+    const bool vectors = a.channels == 1 && a.n % 4 == 0 && aligned(a.x, bytes) && aligned(a.out, bytes);
     return vectors ? launch<T, true>(a, s) : launch<T, false>(a, s);
   });
 }

@@ -1,6 +1,7 @@
 """The fast gradient sign method and its random-start variants: one gradient step."""
 
 import math
+from numbers import Real
 
 from torch import Tensor
 
@@ -44,8 +45,10 @@ def fgsm(
 
     Other arguments, result and errors as for :func:`fastat.pgd`.
     """
-    if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise < math.inf:
+    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise < math.inf:
         raise ValueError(f"noise must be a number >= 0, got {noise!r}")
+    if loss == "kl" and noise == 0:
+        raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
     with attacking(model):
         problem = prepare(
             model, x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,

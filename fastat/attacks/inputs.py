@@ -1,5 +1,6 @@
 """From what a user passes to an attack to what its loop works on, with the checks that name what is wrong."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -72,7 +73,7 @@ class Problem:
     def leave(self, x_adv: Tensor) -> Tensor:
         """The result as the user's data are: normalized if they were, in their dtype, inside the ball in that dtype."""
         if self.mean is not None and self.std is not None:
-            return ((x_adv - self.mean) / self.std).to(self.dtype)
+            return (x_adv - self.mean) / self.std
         if x_adv.dtype == self.dtype:
             return x_adv
         return ops.project_(x_adv.to(self.dtype), self.x.to(self.dtype), self.eps, self.norm, self.lower, self.upper)
@@ -96,7 +97,7 @@ def prepare(
     """Checks the inputs of an attack (TypeError, ValueError) and brings them into one form."""
     check_norm(norm)
     lower, upper = check_bounds(bounds)
-    _check_images(x)
+    check_images(x)
     check_size(eps, "eps", x.shape[0], check_values=validate)
     check_size(step_size, "step_size", x.shape[0], check_values=validate)
     _check_loss(loss, targets)
@@ -104,12 +105,15 @@ def prepare(
     pixels = x.detach().to(dtype)
     mean = std = None
     if normalization is not None:
+        if x.dtype != dtype:  # its rounding would carry the result out of a ball given in pixels
+            raise ValueError(f"normalization needs float32 or float64 data, got {x.dtype}: pass x.float()")
         mean, std = (_channelwise(v, name, pixels) for v, name in zip(normalization, ("mean", "std"), strict=True))
         pixels = pixels * std + mean
     pixels = _recordable(pixels)
     labels = {"y": y} if targets is None else {"y": y, "targets": targets}
     labels = {name: _recordable(integer_labels(t, x, name)) for name, t in labels.items()}
-    highest = _check_values(pixels, labels, eps, lower, upper, normalization is not None) if validate else -1
+    sizes = {"eps": eps, "step_size": step_size}
+    highest = _check_values(pixels, labels, sizes, lower, upper, normalization is not None) if validate else -1
     network = unwrapped(model)
 
     def forward(state: Tensor) -> Tensor:
@@ -120,12 +124,12 @@ def prepare(
     reference = None
     if loss == "kl":
         with torch.no_grad():
-            reference = forward(pixels)
+            reference = forward(pixels.clone())  # the model's first layer may work in place
     objective = Objective(forward, loss, labels["y"], labels.get("targets"), reference, highest)
     return Problem(objective, pixels, norm, eps, step_size, sample_ids, lower, upper, mean, std, x.dtype)
 
 
-def _check_images(x: Tensor) -> None:
+def check_images(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
     if not x.is_floating_point():
@@ -151,35 +155,57 @@ def _recordable(t: Tensor) -> Tensor:
     return t.clone() if t.is_inference() else t
 
 
-def _channelwise(value: float | Sequence[float], name: str, x: Tensor) -> Tensor:
-    """Mean or standard deviation, in a shape that broadcasts over channels."""
-    t = torch.as_tensor(value, dtype=x.dtype, device=x.device)
+def _channelwise(value: float | Sequence[float] | Tensor, name: str, x: Tensor) -> Tensor:
+    """Mean or standard deviation, in a shape that broadcasts over channels; made without a copy from host to device."""
+    if isinstance(value, Tensor) and value.device.type != "cpu":
+        t = value.to(x.dtype)
+    else:
+        numbers = torch.as_tensor(value, dtype=torch.float64)
+        if name == "std" and not bool((numbers > 0).all()):
+            raise ValueError(f"normalization: std must be > 0, got {value}")
+        entries = [torch.full((), v, dtype=x.dtype, device=x.device) for v in numbers.flatten().tolist()]
+        t = torch.stack(entries).view(numbers.shape)
     if t.dim() > 1 or (t.dim() == 1 and t.shape[0] not in (1, x.shape[1])):
         raise ValueError(f"normalization: {name} must be a number or {x.shape[1]} of them, got shape {list(t.shape)}")
-    if name == "std" and not bool((t > 0).all()):
-        raise ValueError(f"normalization: std must be > 0, got {value}")
     return t.view(-1, *[1] * (x.dim() - 2)) if t.dim() == 1 else t
 
 
+def check_start(start: Tensor, x: Tensor, validate: bool) -> None:
+    """Checks a user's first iterate: a tensor like ``x``, with finite values."""
+    if not isinstance(start, Tensor) or not start.is_floating_point():
+        raise TypeError(f"start must be a floating-point tensor, got {getattr(start, 'dtype', type(start).__name__)}")
+    if start.shape != x.shape or start.device != x.device:
+        raise ValueError(
+            f"start must have shape {list(x.shape)} on {x.device}, got {list(start.shape)} on {start.device}"
+        )
+    if validate and not _capturing(x) and not bool(start.isfinite().all()):
+        raise ValueError("start holds values that are not finite")
+
+
+def _capturing(x: Tensor) -> bool:
+    return (x.is_cuda and torch.cuda.is_current_stream_capturing()) or torch.compiler.is_compiling()
+
+
 def _check_values(
-    x: Tensor, labels: dict[str, Tensor], eps: float | Tensor, lower: float, upper: float, normalized: bool
+    x: Tensor, labels: dict[str, Tensor], sizes: dict[str, float | Tensor], lower: float, upper: float, normalized: bool
 ) -> int:
     """Looks inside the tensors, with one read-back for all of them; returns the highest label."""
-    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    if x.numel() == 0 or capturing or torch.compiler.is_compiling():
+    if x.numel() == 0 or _capturing(x):
         return -1
+    tensors = {name: size for name, size in sizes.items() if isinstance(size, Tensor)}
     looks = [*x.aminmax(), *(v for t in labels.values() for v in t.aminmax())]
-    if isinstance(eps, Tensor):
-        looks.append(eps.min())
+    looks += [size.min() for size in tensors.values()]
     lowest, highest, *rest = torch.stack([v.to(torch.float64) for v in looks]).tolist()
-    slack = TOLERANCE * (upper - lower)
-    if not (lowest >= lower - slack and highest <= upper + slack):
+    ends = [abs(end) for end in (lower, upper) if math.isfinite(end)]
+    slack = TOLERANCE * (upper - lower if len(ends) == 2 else max([1.0, *ends]))
+    if ends and not (lowest >= lower - slack and highest <= upper + slack):
         raise ValueError(_outside_message(lowest, highest, lower, upper, normalized))
     for i, name in enumerate(labels):
         if rest[2 * i] < 0:
             raise ValueError(f"{name} must be >= 0, got {int(rest[2 * i])}")
-    if isinstance(eps, Tensor) and not rest[-1] >= 0:
-        raise ValueError(f"eps must be >= 0, got {rest[-1]}")
+    for name, smallest in zip(tensors, rest[2 * len(labels) :], strict=True):
+        if not smallest >= 0:
+            raise ValueError(f"{name} must be >= 0, got {smallest}")
     return int(max(rest[2 * i + 1] for i in range(len(labels))))
 
 

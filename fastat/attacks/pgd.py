@@ -1,13 +1,14 @@
 """Projected gradient descent (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018)."""
 
+from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fastat import ops
-from fastat.attacks.inputs import Normalization, Problem, prepare
-from fastat.engine import LossFunction, Model, attacking, updates_batch_statistics
+from fastat.attacks.inputs import Normalization, Problem, check_images, check_start, prepare
+from fastat.engine import LossFunction, Model, attacking, couples_samples
 from fastat.threat import Bounds, Norm, check_size
 
 
@@ -74,16 +75,19 @@ def pgd(
         TypeError, ValueError: on inputs outside the bounds, integer images, labels of the wrong shape or range, bad
             numbers, or a model whose output has no gradient with respect to ``x``.
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
+    check_images(x)
+    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
+    if isinstance(restarts, bool) or not isinstance(restarts, Integral) or restarts < 1:
         raise ValueError(f"restarts must be an integer >= 1, got {restarts!r}")
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} needs random_start=True: every run would be the same")
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
-    if early_stop and updates_batch_statistics(model):
+    if early_stop and couples_samples(model):
         raise ValueError("early_stop changes the batch, which batch norm in train mode depends on: call model.eval()")
+    if loss == "kl" and start is None and not random_start:
+        raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (random_start=True, or start)")
     if step_size is None:
         check_size(eps, "eps", x.shape[0], check_values=validate)
         step_size = 2.5 * eps / max(steps, 1)
@@ -92,8 +96,8 @@ def pgd(
             model, x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
             normalization=normalization, validate=validate,
         )  # fmt: skip
-        if start is not None and start.shape != x.shape:
-            raise ValueError(f"start must have shape {list(x.shape)}, got {list(start.shape)}")
+        if start is not None:
+            check_start(start, x, validate)
         seeds = ops.seed_tensor(seed, x.device) if random_start else None
         result, score = problem.x.clone(), problem.x.new_full((len(x),), -torch.inf)
         for restart in range(restarts if len(x) else 0):

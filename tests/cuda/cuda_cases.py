@@ -1,0 +1,124 @@
+"""Inputs for the CUDA tests, and what their results are compared with: the CPU op and the float64 twin."""
+
+import math
+
+import torch
+
+from fastat import ops, reference
+
+DEVICE = torch.device("cuda")
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+NORMS = ["linf", "l2", "l1"]
+P = {"linf": math.inf, "l2": 2, "l1": 1}
+EPS = {"linf": 0.1, "l2": 1.0, "l1": 3.0}
+SIZE = {"linf": 0.03, "l2": 0.4, "l1": 1.5}
+
+
+def step_of(norm, where=ops):
+    """linf_step_, l2_step_ or l1_step_, of the ops or of the twins."""
+    return getattr(where, f"{norm}_step_")
+
+
+def problem(norm, shape, dtype=torch.float32, seed=0):
+    """x_adv inside the ball, a gradient, and x, on the CPU."""
+    g = torch.Generator().manual_seed(seed)
+    x, noise, grad = (make(shape, generator=g, dtype=torch.float64) for make in (torch.rand, torch.randn, torch.randn))
+    x, grad = x.to(dtype), grad.to(dtype)
+    return ops.project_((x + 0.05 * noise).to(dtype), x, EPS[norm], norm), grad, x
+
+
+def logits_case(kind, rows, classes, dtype=torch.float32, seed=0):
+    """Logits, labels and the keyword arguments of this kind, on the CPU."""
+    g = torch.Generator().manual_seed(seed)
+    logits = (3 * torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
+    y = torch.randint(classes, (rows,), generator=g)
+    extra = {}
+    if kind == "dlr_targeted":
+        extra["targets"] = (y + 1 + torch.randint(classes - 1, (rows,), generator=g)) % classes
+    if kind == "kl":
+        extra["reference"] = (logits.double() + torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
+    return logits, y, extra
+
+
+def gpu(value):
+    """A tensor, or the tensors in a dict, on the device, strides kept."""
+    if isinstance(value, dict):
+        return {k: gpu(v) for k, v in value.items()}
+    return value.to(DEVICE)
+
+
+def copy64(t):
+    """A float64 copy, also of float64 data: the twins work in place too."""
+    return t.to(torch.float64, copy=True)
+
+
+def misaligned(t):
+    """The same numbers, contiguous, one element after an aligned address."""
+    storage = t.new_empty(t.numel() + 1)
+    return storage[1:].view(t.shape).copy_(t)
+
+
+def norms(delta, norm):
+    """Norm of every sample, in float64."""
+    return torch.linalg.vector_norm(delta.double().flatten(1), P[norm], dim=1)
+
+
+def assert_step(norm, x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):
+    """Steps the GPU copies of CPU inputs and compares with the CPU op and the twin; returns the result.
+
+    linf: the same bits. l2 and l1: sums in another order, so the rounding of float32 (of float64 for float64 data), and
+    for half precision one unit in the last place where that decides between two neighbours.
+    """
+    on_gpu = gpu(x_adv).clone()
+    result = step_of(norm)(on_gpu, gpu(grad), gpu(x), *map(_gpu_if_tensor, (step_size, eps)), lower, upper)
+    assert result is on_gpu
+    on_cpu = step_of(norm)(x_adv.clone(), grad, x, step_size, eps, lower, upper)
+    exact = step_of(norm, reference)(
+        copy64(x_adv), grad.double(), x.double(), *map(_double, (step_size, eps)), lower, upper
+    )
+    assert_points(norm, result, on_cpu, exact, _largest(step_size) + _largest(eps))
+    return result
+
+
+def assert_points(norm, result, on_cpu, exact, reach=1.0):
+    """Compares what a step or projection made on the GPU with the CPU's bits or rounding, and with the exact answer."""
+    dtype = on_cpu.dtype
+    if norm == "linf":
+        assert torch.equal(result.cpu(), on_cpu)
+    half = dtype in (torch.float16, torch.bfloat16)
+    unit = {torch.float64: 1e-15, torch.float32: 3e-7}.get(dtype, torch.finfo(dtype).eps)
+    atol = unit if half else unit * (1 + reach)
+    if norm == "l1" and dtype == torch.float64:
+        atol *= len(result[0].flatten())  # sums of that many entries decide, and the twin takes them one by one
+    torch.testing.assert_close(result.cpu(), on_cpu, rtol=0, atol=atol)
+    torch.testing.assert_close(result.cpu().double(), exact, rtol=0, atol=atol)
+
+
+def assert_loss(kind, logits, y, extra):
+    """Compares loss and gradient on the GPU with the CPU op and the twin; returns the GPU's."""
+    loss, grad = ops.attack_loss(gpu(logits), gpu(y), kind, **gpu(extra))
+    cpu_loss, cpu_grad = ops.attack_loss(logits, y, kind, **extra)
+    double = {k: _double(v) for k, v in extra.items()}
+    exact_loss, exact_grad = reference.attack_loss(logits.double(), y, kind, **double)
+    arithmetic = 1e-13 if logits.dtype == torch.float64 else 2e-6
+    rounding = max(arithmetic, torch.finfo(logits.dtype).eps)
+    largest = exact_grad.abs().max().item() if exact_grad.numel() else 0.0
+    for expected, expected_grad in ((cpu_loss.double(), cpu_grad.double()), (exact_loss, exact_grad)):
+        torch.testing.assert_close(loss.double().cpu(), expected, rtol=arithmetic, atol=arithmetic)
+        torch.testing.assert_close(grad.double().cpu(), expected_grad, rtol=rounding, atol=rounding * largest)
+    assert loss.dtype == cpu_loss.dtype and grad.dtype == logits.dtype and grad.shape == logits.shape
+    return loss, grad
+
+
+def _gpu_if_tensor(value):
+    return value.to(DEVICE) if isinstance(value, torch.Tensor) else value
+
+
+def _double(value):
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+def _largest(value):
+    if not isinstance(value, torch.Tensor):
+        return float(value)
+    return float(value.max()) if value.numel() else 0.0

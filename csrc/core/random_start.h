@@ -90,21 +90,4 @@ FASTAT_HD void start_element(const StartSample<T>& s, int64_t i, float noise, C 
   store_inside(s.out[at], point, x, linf ? ball.eps : abs_of(point - x), ball.lower, ball.upper);
 }
 
-// Blocks [begin, end) of one sample of n elements; the team shares them.
-template <Norm norm, class Team, class T, class C = compute_t<T>>
-FASTAT_HD void start_blocks(const Team& team, const StartSample<T>& s, const RandomKey& key, int64_t n, int64_t begin,
-                            int64_t end, C scale, const Ball<C>& ball) {
-  const int64_t full = end < n / 4 ? end : n / 4;
-  for_each(team, full - begin, [=](int64_t j) {
-    const int64_t block = begin + j;
-    const Noise4 noise = noise4<norm>(key, block);
-    unrolled<4>([&](auto k) { start_element(s, 4 * block + k, noise.v[k], scale, ball, norm == Norm::linf); });
-  });
-  if (full < end && team.rank() == 0) {
-    const Noise4 noise = noise4<norm>(key, full);
-    for (int k = 0; k < static_cast<int>(n % 4); ++k)
-      start_element(s, 4 * full + k, noise.v[k], scale, ball, norm == Norm::linf);
-  }
-}
-
 FASTAT_NAMESPACE_END

@@ -4,22 +4,10 @@
 #include <cmath>
 #include <vector>
 
-#include "../core/attack_loss.h"
-#include "../core/projection.h"
-#include "../core/random_start.h"
+#include "../views.h"
 #include "backend.h"
 
 FASTAT_NAMESPACE_BEGIN
-
-template <class F>
-void with_element_type(ElementType type, F f) {
-  switch (type) {
-    case ElementType::f64: return f(double{});
-    case ElementType::f32: return f(float{});
-    case ElementType::f16: return f(half16{});
-    case ElementType::bf16: return f(bfloat16{});
-  }
-}
 
 // f(sample, first, last) for the parts of the samples, `size` items each, that the range [begin, end) covers.
 template <class F>
@@ -32,24 +20,12 @@ void for_sample_parts(int64_t begin, int64_t end, int64_t size, F f) {
   }
 }
 
-template <class T>
-Sample<T> sample_at(const StepArgs& a, int64_t sample) {
-  const int64_t offset = sample * a.n;
-  return {static_cast<T*>(a.adv) + offset, a.grad ? static_cast<const T*>(a.grad) + offset : nullptr,
-          static_cast<const T*>(a.x) + offset};
-}
-
-template <class C, class Args>
-Ball<C> ball_at(const Args& a, int64_t sample) {
-  return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
-}
-
 void step_elements(const StepArgs& a, int64_t begin, int64_t end) {
   with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
     using C = compute_t<T>;
     for_sample_parts(begin, end, a.n, [&](int64_t sample, int64_t first, int64_t last) {
-      const Sample<T> s = sample_at<T>(a, sample);
+      const Sample<T> s = step_sample_at<T>(a, sample);
       const Ball<C> ball = ball_at<C>(a, sample);
       const C step = at_sample<C>(a.step, sample);
       const auto run = [&](auto has_grad) {
@@ -73,7 +49,7 @@ void step_samples(const StepArgs& a, int64_t begin, int64_t end) {
         return scratch.data();
     };
     for (int64_t sample = begin; sample < end; ++sample) {
-      const Sample<T> s = sample_at<T>(a, sample);
+      const Sample<T> s = step_sample_at<T>(a, sample);
       const Ball<C> ball = ball_at<C>(a, sample);
       const C step = at_sample<C>(a.step, sample);
       const auto run = [&](auto has_grad) {
@@ -86,17 +62,6 @@ void step_samples(const StepArgs& a, int64_t begin, int64_t end) {
       s.grad ? run(std::true_type{}) : run(std::false_type{});
     }
   });
-}
-
-template <class T>
-StartSample<T> start_sample_at(const StartArgs& a, int64_t sample) {
-  const int64_t offset = sample * a.n;
-  return {static_cast<T*>(a.out) + offset, static_cast<const T*>(a.x) + offset, {a.channels, a.spatial}};
-}
-
-RandomKey key_at(const StartArgs& a, int64_t sample) {
-  return {static_cast<uint64_t>(*a.seed), static_cast<uint64_t>(a.sample_ids ? a.sample_ids[sample] : sample),
-          static_cast<uint32_t>(a.draw)};
 }
 
 void start_blocks_range(const StartArgs& a, int64_t begin, int64_t end) {
@@ -148,16 +113,8 @@ void start_samples(const StartArgs& a, int64_t begin, int64_t end) {
 
 void loss_rows(const LossArgs& a, int64_t begin, int64_t end) {
   with_element_type(a.type, [&](auto zero) {
-    using T = decltype(zero);
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t offset = row * a.classes;
-      attack_loss_row(SerialTeam{},
-                      LossRow<T>{static_cast<const T*>(a.logits) + offset,
-                                 a.reference ? static_cast<const T*>(a.reference) + offset : nullptr,
-                                 static_cast<T*>(a.grad) + offset, static_cast<compute_t<T>*>(a.loss) + row, a.classes,
-                                 a.labels ? a.labels[row] : -1, a.targets ? a.targets[row] : -1},
-                      static_cast<LossKind>(a.kind));
-    }
+    for (int64_t row = begin; row < end; ++row)
+      attack_loss_row(SerialTeam{}, row_at<decltype(zero)>(a, row), static_cast<LossKind>(a.kind));
   });
 }
 

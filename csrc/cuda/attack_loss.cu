@@ -1,7 +1,6 @@
 // Loss and gradient of the logits in one launch: one team per row, whose size follows the number of classes. A row is
 // read from device memory once and found in L1 by the later passes, and its gradient is written once: 8 bytes per
 // float32 logit.
-#include "../core/attack_loss.h"
 #include "common.cuh"
 #include "kernels.h"
 #include "team.cuh"
@@ -9,18 +8,6 @@
 namespace fastat {
 
 namespace {
-
-template <class T>
-__device__ __forceinline__ LossRow<T> row_at(const LossArgs& a, int64_t row) {
-  const int64_t offset = row * a.classes;
-  return {static_cast<const T*>(a.logits) + offset,
-          a.reference ? static_cast<const T*>(a.reference) + offset : nullptr,
-          static_cast<T*>(a.grad) + offset,
-          static_cast<compute_t<T>*>(a.loss) + row,
-          a.classes,
-          a.labels ? a.labels[row] : -1,
-          a.targets ? a.targets[row] : -1};
-}
 
 constexpr int warp_threads = 128;
 

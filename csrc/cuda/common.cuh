@@ -1,23 +1,11 @@
-// What the kernels share: dispatch over element types, vector access, the start of a kernel.
+// What the kernels share beside ../views.h: vector access and alignment.
 #pragma once
 
 #include <cstdint>
 
-#include "../args.h"
-#include "../core/portable.h"
+#include "../views.h"
 
 namespace fastat {
-
-template <class F>
-int with_element_type(ElementType type, F f) {
-  switch (type) {
-    case ElementType::f64: return f(double{});
-    case ElementType::f32: return f(float{});
-    case ElementType::f16: return f(half16{});
-    case ElementType::bf16: return f(bfloat16{});
-  }
-  return static_cast<int>(cudaErrorInvalidValue);
-}
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -1,7 +1,6 @@
 // The l1 step: selection of the coordinates that move and exact projection onto ball and box, one block per sample.
 // Both read the sample some twenty times; where it fits in shared memory it is read from and written to device memory
 // once (16 bytes per float32 element), else every pass streams it.
-#include "../core/projection.h"
 #include "common.cuh"
 #include "kernels.h"
 #include "team.cuh"
@@ -37,7 +36,7 @@ __global__ void __launch_bounds__(threads) l1_step_kernel(const StepArgs a, comp
     s = {staged_adv, staged_grad, staged_x};
   }
   if constexpr (is_compute_type<T>) moved = s.adv;
-  const Ball<C> ball{at_sample<C>(a.eps, blockIdx.x), static_cast<C>(a.lower), static_cast<C>(a.upper)};
+  const Ball<C> ball = ball_at<C>(a, blockIdx.x);
   l1_sample<has_grad>(team, s, moved, a.n, at_sample<C>(a.step, blockIdx.x), a.selected, ball);
   if constexpr (on_chip) for_each(team, a.n, [=](int64_t i) { adv[i] = s.adv[i]; });
 }

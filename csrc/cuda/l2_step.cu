@@ -2,7 +2,6 @@
 // <x_adv - x, g> and ||x_adv - x||^2, from which the projected norm is known before anything is written. A float32
 // sample of up to 12,288 elements stays in registers between the reduction and the write: 16 bytes per element; a
 // longer one is read twice: 28 bytes.
-#include "../core/projection.h"
 #include "common.cuh"
 #include "kernels.h"
 #include "team.cuh"
@@ -10,11 +9,6 @@
 namespace fastat {
 
 namespace {
-
-template <class C>
-__device__ __forceinline__ Ball<C> ball_at(const StepArgs& a, int64_t sample) {
-  return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
-}
 
 template <bool has_grad, int width, class T>
 __device__ __forceinline__ void add_terms(double (&sums)[3], const Vector<T, width>& adv, const Vector<T, width>& grad,

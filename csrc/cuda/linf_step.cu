@@ -1,6 +1,5 @@
 // The linf step: sign, step, both clamps in one pass. 16 bytes per float32 element (read x_adv, grad, x; write x_adv),
 // against 68 for the eager expression. Each thread has up to two 16-byte loads per tensor in flight.
-#include "../core/projection.h"
 #include "common.cuh"
 #include "kernels.h"
 
@@ -31,7 +30,7 @@ __global__ void __launch_bounds__(threads) linf_step_kernel(const StepArgs a) {
     const int64_t index = first + k * threads;
     if (index >= vectors) break;
     const int64_t sample = per_sample ? index / (a.n / width) : 0;
-    const Ball<C> ball{at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
+    const Ball<C> ball = ball_at<C>(a, sample);
     const C step = at_sample<C>(a.step, sample);
     const Sample<T> s{adv[k].v, grad[k].v, x[k].v};
 #pragma unroll

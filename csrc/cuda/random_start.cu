@@ -1,7 +1,6 @@
 // The uniform random start: Philox, its transformation, scaling, box, in one pass over memory: 8 bytes per float32
 // element (read x, write the start). A thread makes the four numbers of one Philox block. l2 and l1 run one block per
 // sample and make the numbers twice, once for the norm, rather than write and read them back.
-#include "../core/random_start.h"
 #include "common.cuh"
 #include "kernels.h"
 #include "team.cuh"
@@ -11,22 +10,6 @@ namespace fastat {
 namespace {
 
 constexpr int threads = 256;
-
-__device__ __forceinline__ RandomKey key_at(const StartArgs& a, int64_t sample) {
-  return {static_cast<uint64_t>(*a.seed), static_cast<uint64_t>(a.sample_ids ? a.sample_ids[sample] : sample),
-          static_cast<uint32_t>(a.draw)};
-}
-
-template <class T, class C = compute_t<T>>
-__device__ __forceinline__ Ball<C> ball_at(const StartArgs& a, int64_t sample) {
-  return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
-}
-
-template <class T>
-__device__ __forceinline__ StartSample<T> sample_at(const StartArgs& a, int64_t sample) {
-  const int64_t offset = sample * a.n;
-  return {static_cast<T*>(a.out) + offset, static_cast<const T*>(a.x) + offset, {a.channels, a.spatial}};
-}
 
 // Four elements of one sample; `vectors`: they lie together and aligned, and there are four.
 template <Norm norm, bool vectors, class T, class C = compute_t<T>>
@@ -52,9 +35,9 @@ __global__ void __launch_bounds__(threads) linf_start_kernel(const StartArgs a) 
   const int64_t index = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (index >= a.batch * blocks) return;
   const int64_t sample = index / blocks, block = index % blocks;
-  const auto ball = ball_at<T>(a, sample);
-  write_block<Norm::linf, vectors>(sample_at<T>(a, sample), a.n, block, noise4<Norm::linf>(key_at(a, sample), block),
-                                   ball.eps, ball);
+  const auto ball = ball_at<compute_t<T>>(a, sample);
+  write_block<Norm::linf, vectors>(start_sample_at<T>(a, sample), a.n, block,
+                                   noise4<Norm::linf>(key_at(a, sample), block), ball.eps, ball);
 }
 
 template <class T, Norm norm, bool vectors>
@@ -63,9 +46,9 @@ __global__ void __launch_bounds__(threads) ball_start_kernel(const StartArgs a) 
   const BlockTeam<threads> team{storage};
   const int64_t sample = blockIdx.x;
   const RandomKey key = key_at(a, sample);
-  const auto ball = ball_at<T>(a, sample);
+  const auto ball = ball_at<compute_t<T>>(a, sample);
   const auto scale = ball_scale<norm>(team, key, a.n, ball.eps, [](int64_t, float) {});
-  const StartSample<T> s = sample_at<T>(a, sample);
+  const StartSample<T> s = start_sample_at<T>(a, sample);
   for_each(team, (a.n + 3) / 4,
            [=](int64_t block) { write_block<norm, vectors>(s, a.n, block, noise4<norm>(key, block), scale, ball); });
 }

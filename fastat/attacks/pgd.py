@@ -99,12 +99,14 @@ def pgd(
         if start is not None:
             check_start(start, x, validate)
         seeds = ops.seed_tensor(seed, x.device) if random_start else None
+        if len(x) == 0:
+            return problem.leave(problem.x.clone())
+        if restarts == 1:
+            return problem.leave(_ascend(problem, _first_iterate(problem, start, seeds, 0), steps, keep, early_stop))
         result, score = problem.x.clone(), problem.x.new_full((len(x),), -torch.inf)
-        for restart in range(restarts if len(x) else 0):
+        for restart in range(restarts):
             first = _first_iterate(problem, start if restart == 0 else None, seeds, restart)
-            if restarts == 1:
-                result = _ascend(problem, first, steps, keep, early_stop)
-            elif early_stop:
+            if early_stop:
                 still = (score < torch.inf).nonzero()[:, 0]
                 if len(still) == 0:
                     break

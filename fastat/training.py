@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastat.attacks import pgd
 from fastat.config import TrainConfig
@@ -32,6 +33,7 @@ def train(
     data_root: str | Path | None = None,
     device: str | torch.device | None = None,
     checkpoint_every: float = 300.0,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
 ) -> Network:
     """Trains a network by PGD adversarial training and keeps the run in a folder.
 
@@ -47,6 +49,8 @@ def train(
         data_root: see :func:`fastat.data.load`.
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
+        measure: called with the network after every epoch; the numbers it returns are kept in the epoch's line of
+            metrics.jsonl, under "measured". It must leave the network as it found it.
 
     Raises:
         FileNotFoundError: the dataset is missing.
@@ -62,8 +66,9 @@ def train(
             while run.epoch < config.epochs:
                 _train_epoch(run, display, checkpoint_every)
                 accuracy = _monitor(run)
+                measured = {} if measure is None else dict(measure(run.model))
                 with interrupts_deferred():
-                    _close_epoch(run, accuracy)
+                    _close_epoch(run, accuracy, measured)
                 display.epoch(run.history[-1])
     except KeyboardInterrupt:
         if bool(run.losses[: run.step].isfinite().all()):  # on a GPU nobody may have looked yet
@@ -167,7 +172,7 @@ def _monitor(run: Run) -> dict[str, float]:
     return found.accuracy
 
 
-def _close_epoch(run: Run, accuracy: dict[str, float]) -> None:
+def _close_epoch(run: Run, accuracy: dict[str, float], measured: dict[str, float]) -> None:
     """Appends the epoch to the history, moves on to the next one, and saves."""
     images = run.steps_per_epoch * run.batch_size
     row = {
@@ -177,6 +182,7 @@ def _close_epoch(run: Run, accuracy: dict[str, float]) -> None:
         "train": {"loss": float(run.losses.mean()), "adversarial": int(run.hits.sum()) / images},
         "test": accuracy,
         "test_images": len(run.monitor_set),
+        "measured": measured,
         "seconds": run.seconds,
         "images_per_second": images / run.seconds,
     }

@@ -59,6 +59,42 @@ struct LossArgs {
   void* loss;
   void* grad;
   int64_t rows, classes;
+  void* weights;  // ce: where the weights of BAT go, else null
+  double gamma;
+};
+
+struct HolisticArgs {
+  ElementType type;  // f32 or f64
+  const void* losses;
+  void* weights;
+  void* value;
+  int64_t n;
+  double alpha, r;
+  const double* alpha_value;  // where given, they win over the numbers
+  const double* r_value;
+  bool hr;
+};
+
+struct ScaleArgs {
+  ElementType type;
+  const void* rows;
+  const void* weights;  // compute type, as scale
+  const void* scale;
+  void* out;
+  int64_t count, length;
+};
+
+struct ContrastArgs {
+  ElementType type;    // f32 or f64
+  void* products;      // rows x n; row i is of sample first + i
+  const void* labels;  // n integers of the width of the type
+  int64_t rows, n, first;
+  double inverse_tau;
+  bool inside;
+  void* log_sum;  // forward: results, one per row; backward: inputs, n each
+  void* positive;
+  void* count;
+  const void* scale;  // backward: one number of the type
 };
 
 struct BestArgs {

@@ -1,4 +1,5 @@
 // The module fastat._C: the schemas of every op, the CPU kernels behind them, and what is not a torch op.
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include "cpu/backend.h"
@@ -25,12 +26,53 @@ STABLE_TORCH_LIBRARY(fastat, m) {
   m.def(
       "attack_loss(Tensor logits, Tensor? y, int kind, Tensor? targets, Tensor? reference) -> (Tensor loss, Tensor "
       "grad)");
+  // alpha_value and r_value, where given, are float64 0-d tensors on the device and win over alpha and r.
+  m.def(
+      "holistic(Tensor losses, float alpha, float r, Tensor? alpha_value, Tensor? r_value, int order) -> (Tensor "
+      "weights, Tensor value)");
+  m.def("benign_cross_entropy(Tensor logits, Tensor y, float gamma) -> (Tensor loss, Tensor grad, Tensor weights)");
+  m.def("scale_rows(Tensor rows, Tensor weights, Tensor scale) -> Tensor");
+  // products: rows first .. of the matrix of all; the own product of each becomes -infinity.
+  m.def(
+      "contrast_rows_(Tensor(a!) products, Tensor labels, int first, float inverse_tau, bool inside) -> (Tensor "
+      "log_sum, Tensor positive, Tensor count)");
+  m.def(
+      "contrast_gradient_(Tensor(a!) products, Tensor labels, Tensor log_sum, Tensor positive, Tensor count, Tensor "
+      "scale, int first, float inverse_tau, bool inside) -> ()");
   m.def("best_(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor x_adv, Tensor loss) -> ()");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastat, CPU, m) { fastat::Ops<fastat::CpuBackend>::implement(m); }
 
+namespace {
+
+// The weights for a contiguous float64 vector that is not empty, and the value. (fastat/objectives/holistic.py has
+// looked at the arguments.)
+pybind11::tuple holistic_numpy(pybind11::array_t<double, pybind11::array::c_style> losses, double alpha, double r,
+                               int order) {
+  pybind11::array_t<double> weights(losses.size());
+  double value = 0.0;
+  const fastat::HolisticArgs args{fastat::ElementType::f64,
+                                  losses.data(),
+                                  weights.mutable_data(),
+                                  &value,
+                                  losses.size(),
+                                  alpha,
+                                  r,
+                                  nullptr,
+                                  nullptr,
+                                  order == 1};
+  {
+    const pybind11::gil_scoped_release release;
+    fastat::CpuBackend::holistic(args, -1);
+  }
+  return pybind11::make_tuple(weights, value);
+}
+
+}  // namespace
+
 PYBIND11_MODULE(_C, m) {
+  m.def("holistic", &holistic_numpy);
   m.def("build_info", [] {
     pybind11::dict info;
     info["version"] = FASTAT_STRING(FASTAT_VERSION);

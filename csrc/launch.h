@@ -141,9 +141,118 @@ struct Ops {
     if (logits.numel() != 0)
       Backend::attack_loss({element_type(logits), static_cast<int>(kind), logits.const_data_ptr(),
                             reference ? reference->const_data_ptr() : nullptr, y, t, loss.mutable_data_ptr(),
-                            grad.mutable_data_ptr(), logits.size(0), logits.size(1)},
+                            grad.mutable_data_ptr(), logits.size(0), logits.size(1), nullptr, 0.0},
                            logits.get_device_index());
     return {loss, grad};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> benign_cross_entropy(Tensor logits, Tensor labels, double gamma) {
+    STD_TORCH_CHECK(logits.dim() == 2 && logits.is_contiguous(), "fastat: logits must be a contiguous matrix");
+    const int64_t size[] = {logits.size(0)};
+    Tensor loss = torch::stable::new_empty(logits, {size, 1}, compute_scalar(logits));
+    Tensor weights = torch::stable::empty_like(loss);
+    Tensor grad = torch::stable::empty_like(logits);
+    const int64_t* y = labels_of(labels, logits, "y");
+    if (logits.numel() != 0)
+      Backend::attack_loss(
+          {element_type(logits), 0, logits.const_data_ptr(), nullptr, y, nullptr, loss.mutable_data_ptr(),
+           grad.mutable_data_ptr(), logits.size(0), logits.size(1), weights.mutable_data_ptr(), gamma},
+          logits.get_device_index());
+    return {loss, grad, weights};
+  }
+
+  static Tensor scale_rows(Tensor rows, Tensor weights, Tensor scale) {
+    STD_TORCH_CHECK(rows.dim() == 2 && rows.is_contiguous() && weights.is_contiguous(),
+                    "fastat: rows and weights must be contiguous");
+    check_vector(weights, compute_scalar(rows), rows.size(0), rows, "weights");
+    STD_TORCH_CHECK(scale.numel() == 1 && scale.scalar_type() == compute_scalar(rows) &&
+                        scale.is_cuda() == rows.is_cuda() && scale.get_device_index() == rows.get_device_index(),
+                    "fastat: scale must be one number of the type of the weights, on their device");
+    Tensor out = torch::stable::empty_like(rows);
+    if (rows.numel() != 0)
+      Backend::scale_rows({element_type(rows), rows.const_data_ptr(), weights.const_data_ptr(), scale.const_data_ptr(),
+                           out.mutable_data_ptr(), rows.size(0), rows.size(1)},
+                          rows.get_device_index());
+    return out;
+  }
+
+  // What both directions of the discrimination loss have in common; the rest is filled in by them.
+  static ContrastArgs contrast_args(Tensor& products, const Tensor& labels, int64_t first, double inverse_tau,
+                                    bool inside) {
+    const ElementType type = element_type(products);
+    STD_TORCH_CHECK(products.dim() == 2 && products.is_contiguous() &&
+                        (type == ElementType::f32 || type == ElementType::f64) && first >= 0 &&
+                        first + products.size(0) <= products.size(1),
+                    "fastat: products must be some rows of a square matrix of float32 or float64");
+    check_vector(labels, type == ElementType::f64 ? ScalarType::Long : ScalarType::Int, products.size(1), products,
+                 "labels");
+    STD_TORCH_CHECK(labels.is_contiguous(), "fastat: labels must be contiguous");
+    return {type,
+            products.mutable_data_ptr(),
+            labels.const_data_ptr(),
+            products.size(0),
+            products.size(1),
+            first,
+            inverse_tau,
+            inside,
+            nullptr,
+            nullptr,
+            nullptr,
+            nullptr};
+  }
+
+  static std::tuple<Tensor, Tensor, Tensor> contrast_rows_(Tensor products, Tensor labels, int64_t first,
+                                                           double inverse_tau, bool inside) {
+    ContrastArgs args = contrast_args(products, labels, first, inverse_tau, inside);
+    const int64_t size[] = {products.size(0)};
+    Tensor log_sum = torch::stable::new_empty(products, {size, 1});
+    Tensor positive = torch::stable::empty_like(log_sum), count = torch::stable::empty_like(log_sum);
+    args.log_sum = log_sum.mutable_data_ptr();
+    args.positive = positive.mutable_data_ptr();
+    args.count = count.mutable_data_ptr();
+    if (products.numel() != 0) Backend::contrast_rows(args, products.get_device_index());
+    return {log_sum, positive, count};
+  }
+
+  static void contrast_gradient_(Tensor products, Tensor labels, Tensor log_sum, Tensor positive, Tensor count,
+                                 Tensor scale, int64_t first, double inverse_tau, bool inside) {
+    ContrastArgs args = contrast_args(products, labels, first, inverse_tau, inside);
+    for (const Tensor* t : {&log_sum, &positive, &count}) {
+      check_vector(*t, products.scalar_type(), products.size(1), products, "log_sum, positive and count");
+      STD_TORCH_CHECK(t->is_contiguous(), "fastat: log_sum, positive and count must be contiguous");
+    }
+    STD_TORCH_CHECK(scale.numel() == 1 && scale.scalar_type() == products.scalar_type() &&
+                        scale.is_cuda() == products.is_cuda() &&
+                        scale.get_device_index() == products.get_device_index(),
+                    "fastat: scale must be one number of the type of the products, on their device");
+    args.log_sum = const_cast<void*>(log_sum.const_data_ptr());
+    args.positive = const_cast<void*>(positive.const_data_ptr());
+    args.count = const_cast<void*>(count.const_data_ptr());
+    args.scale = scale.const_data_ptr();
+    if (products.numel() != 0) Backend::contrast_gradient(args, products.get_device_index());
+  }
+
+  static const double* scalar_of(const OptionalTensor& t, const Tensor& other, const char* name) {
+    if (!t) return nullptr;
+    STD_TORCH_CHECK(t->numel() == 1 && t->scalar_type() == ScalarType::Double && t->is_cuda() == other.is_cuda() &&
+                        t->get_device_index() == other.get_device_index(),
+                    "fastat: ", name, " must be one float64 on the device of the data");
+    return static_cast<const double*>(t->const_data_ptr());
+  }
+
+  static std::tuple<Tensor, Tensor> holistic(Tensor losses, double alpha, double r, OptionalTensor alpha_value,
+                                             OptionalTensor r_value, int64_t order) {
+    const ElementType type = element_type(losses);
+    STD_TORCH_CHECK(losses.dim() == 1 && losses.is_contiguous() && losses.numel() > 0 &&
+                        (type == ElementType::f32 || type == ElementType::f64),
+                    "fastat: losses must be a contiguous vector of float32 or float64");
+    Tensor weights = torch::stable::empty_like(losses);
+    Tensor value = torch::stable::new_empty(losses, torch::headeronly::IntHeaderOnlyArrayRef{});
+    Backend::holistic(
+        {type, losses.const_data_ptr(), weights.mutable_data_ptr(), value.mutable_data_ptr(), losses.numel(), alpha, r,
+         scalar_of(alpha_value, losses, "alpha"), scalar_of(r_value, losses, "r"), order == 1},
+        losses.get_device_index());
+    return {weights, value};
   }
 
   static void best_(Tensor best_x, Tensor best_loss, Tensor adv, Tensor loss) {
@@ -168,6 +277,11 @@ struct Ops {
     m.impl("project_", TORCH_BOX(&project_));
     m.impl("random_start", TORCH_BOX(&random_start));
     m.impl("attack_loss", TORCH_BOX(&attack_loss));
+    m.impl("benign_cross_entropy", TORCH_BOX(&benign_cross_entropy));
+    m.impl("scale_rows", TORCH_BOX(&scale_rows));
+    m.impl("contrast_rows_", TORCH_BOX(&contrast_rows_));
+    m.impl("contrast_gradient_", TORCH_BOX(&contrast_gradient_));
+    m.impl("holistic", TORCH_BOX(&holistic));
     m.impl("best_", TORCH_BOX(&best_));
   }
 

@@ -4,6 +4,8 @@
 
 #include "args.h"
 #include "core/attack_loss.h"
+#include "core/benign.h"
+#include "core/holistic.h"
 #include "core/projection.h"
 #include "core/random_start.h"
 
@@ -17,6 +19,12 @@ auto with_element_type(ElementType type, F f) {
     case ElementType::bf16: return f(bfloat16{});
     default: return f(double{});
   }
+}
+
+// For ops that take float32 and float64 alone.
+template <class F>
+auto with_real_type(ElementType type, F f) {
+  return type == ElementType::f64 ? f(double{}) : f(float{});
 }
 
 template <class C, class Args>
@@ -51,7 +59,50 @@ FASTAT_HD LossRow<T> row_at(const LossArgs& a, int64_t row) {
           static_cast<compute_t<T>*>(a.loss) + row,
           a.classes,
           a.labels ? a.labels[row] : -1,
-          a.targets ? a.targets[row] : -1};
+          a.targets ? a.targets[row] : -1,
+          a.weights ? static_cast<compute_t<T>*>(a.weights) + row : nullptr,
+          a.gamma};
+}
+
+template <class T>
+FASTAT_HD void scale_element(const ScaleArgs& a, int64_t row, int64_t column) {
+  using C = compute_t<T>;
+  const C factor = static_cast<const C*>(a.weights)[row] * *static_cast<const C*>(a.scale);
+  const int64_t i = row * a.length + column;
+  store_nearest(static_cast<T*>(a.out)[i], load(static_cast<const T*>(a.rows)[i]) * factor);
+}
+
+template <class C>
+FASTAT_HD ContrastRow<C> contrast_row_at(const ContrastArgs& a, int64_t row) {
+  return {static_cast<C*>(a.products) + row * a.n, static_cast<const typename FloatFormat<C>::Int*>(a.labels), a.n,
+          a.first + row, static_cast<C>(a.inverse_tau)};
+}
+
+template <class C, class Team>
+FASTAT_HD void contrast_row_of(const Team& team, const ContrastArgs& a, int64_t row) {
+  const ContrastSums<C> found = contrast_row(team, contrast_row_at<C>(a, row), a.inside);
+  if (team.rank() != 0) return;
+  static_cast<C*>(a.log_sum)[row] = found.log_sum;
+  static_cast<C*>(a.positive)[row] = found.positive;
+  static_cast<C*>(a.count)[row] = found.count;
+}
+
+template <bool inside, class C>
+FASTAT_HD void contrast_element(const ContrastArgs& a, const ContrastRow<C>& row, int64_t k) {
+  const ContrastColumns<C> all{static_cast<const C*>(a.log_sum), static_cast<const C*>(a.positive),
+                               static_cast<const C*>(a.count)};
+  row.products[k] = contrast_coefficient<inside>(row, all, *static_cast<const C*>(a.scale), k);
+}
+
+template <class T>
+FASTAT_HD HolisticBatch<T> batch_of(const HolisticArgs& a) {
+  return {static_cast<const T*>(a.losses),
+          static_cast<T*>(a.weights),
+          static_cast<T*>(a.value),
+          a.n,
+          a.alpha_value ? *a.alpha_value : a.alpha,
+          a.r_value ? *a.r_value : a.r,
+          a.hr};
 }
 
 FASTAT_NAMESPACE_END

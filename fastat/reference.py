@@ -105,6 +105,68 @@ def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> Non
     best_loss[better] = loss[better]
 
 
+def holistic_weights(losses, alpha, r, order="hd"):  # type: ignore[no-untyped-def]
+    """See :func:`fastat.holistic_weights`: float64, with nested bisections where the kernel does better."""
+    values = losses.double()
+    n, top = len(values), values.max()
+    uniform, worst = torch.full_like(values, 1 / n), (values == top).double()
+    if values.min() == top:
+        weights = uniform
+    elif order == "hd" or r == 0:
+        mass = _trim(values, alpha * n) / n
+        weights = _worst_within_kl(values, mass + alpha * worst / worst.sum(), r)
+    else:
+        below, above = values.min(), top
+        while below < (threshold := (below + above) / 2) < above:  # mass on losses below it is given away
+            p = _worst_within_kl(values.clamp(min=threshold), uniform, r)
+            below, above = (threshold, above) if p[values < threshold].sum() <= alpha else (below, threshold)
+        p = _worst_within_kl(values.clamp(min=below), uniform, r)
+        near = 1e-13 * (top - values.min())
+        given, tied = p * (values < below - near), p * ((values - below).abs() <= near)
+        part = ((alpha - given.sum()) / tied.sum().clamp(min=1e-300)).clamp(0, 1)
+        given = torch.where(values >= top, 0, given + part * tied)
+        weights = p - given + given.sum() * worst / worst.sum()
+    return weights.to(losses.dtype)
+
+
+def holistic_loss(losses, alpha, r, order="hd"):  # type: ignore[no-untyped-def]
+    """See :func:`fastat.holistic_loss`."""
+    return (holistic_weights(losses.detach(), alpha, r, order) * losses).sum()
+
+
+def holistic_cross_entropy(logits, y, alpha, r, order="hd"):  # type: ignore[no-untyped-def]
+    """See :func:`fastat.holistic_cross_entropy`."""
+    return holistic_loss(F.cross_entropy(_compute(logits), y, reduction="none"), alpha, r, order)
+
+
+def benign_weights(logits, y, gamma=1.0):  # type: ignore[no-untyped-def]
+    """See :func:`fastat.benign_weights`."""
+    probabilities = _compute(logits.detach()).softmax(1)
+    largest_other = probabilities.scatter(1, y[:, None], 0).amax(1)
+    return torch.where(logits.argmax(1) == y, 1.0, torch.exp(-gamma * largest_other))
+
+
+def discrimination_loss(features, y, tau=0.1, positives="outside"):  # type: ignore[no-untyped-def]
+    """See :func:`fastat.discrimination_loss`."""
+    h = F.normalize(_compute(features), dim=1)
+    similarity = (h @ h.T / tau).fill_diagonal_(-math.inf)
+    same = (y[:, None] == y[None, :]).fill_diagonal_(False)
+    count = same.sum(1)
+    log_share = similarity - similarity.logsumexp(1, keepdim=True)
+    if positives == "outside":
+        each = -torch.where(same, log_share, 0).sum(1) / count.clamp(min=1)
+    else:
+        each = count.clamp(min=1).to(h.dtype).log() - torch.where(same, log_share, -1e30).logsumexp(1)
+    return each[count > 0].sum() / (count > 0).sum().clamp(min=1)
+
+
+def benign_loss(logits, features, y, gamma=1.0, beta=0.2, tau=0.1, positives="outside"):  # type: ignore[no-untyped-def]
+    """See :func:`fastat.benign_loss`."""
+    weights = benign_weights(logits, y, gamma)
+    fit = (weights * F.cross_entropy(_compute(logits), y, reduction="none")).sum() / weights.sum()
+    return fit + beta * discrimination_loss(features, y, tau, positives)
+
+
 def philox(seed: int, sample_ids: Tensor, draw: int, blocks: Tensor) -> Tensor:
     """Philox4x32-10 words, int64 in [0, 2**32), of shape broadcast(sample_ids, blocks) + [4] (Salmon et al. 2011)."""
     mask = 0xFFFFFFFF
@@ -232,3 +294,29 @@ def _store(
     away_from_zero = (x > q) == (q > 0)
     toward = torch.where(q == 0, torch.where(x > 0, 1, -32767), torch.where(away_from_zero, bits + 1, bits - 1))
     return torch.where(outside & (q != x), toward.to(torch.int16), bits).view(dtype)
+
+
+def _trim(values: Tensor, k: Tensor | float) -> Tensor:
+    """1 per entry, less a total of ``k`` taken from the smallest ones; ties share what is taken equally."""
+    ordered = values.sort().values
+    threshold = ordered[min(int(k), len(values) - 1)]
+    below, tied = values < threshold, values == threshold
+    return (~below).double() - tied.double() * (k - below.sum().double()) / tied.sum()
+
+
+def _worst_within_kl(values: Tensor, mass: Tensor, r: Tensor | float) -> Tensor:
+    """The p that maximizes p.values within KL(mass || p) <= r; float64 (PAPERS: mass / (eta - values), normalized)."""
+    top, spread = values.max(), values.max() - values.min()
+    if r == 0 or spread == 0:
+        return mass
+    gap = (top - values) / spread
+    mean = (mass * gap).sum()
+    low, high = -600.0, 400.0  # of log(eta - top), in units of the spread
+    while low < (middle := (low + high) / 2) < high:
+        c = math.exp(middle)
+        u, v = (mean - gap) / (c + mean), (c + gap) / (c + mean)
+        log_v = torch.where(u.abs() < 0.5, torch.log1p(-u), v.log())
+        divergence = (mass * (log_v + u)).sum() + torch.log1p((mass * u * u / v).sum())
+        low, high = (middle, high) if divergence > r else (low, middle)
+    p = mass / (math.exp(high) + gap)
+    return p / p.sum()

@@ -12,6 +12,9 @@
 // keeps its digits when the model is sure. A row that holds a NaN gets a NaN loss and gradient, and nothing else does;
 // a label out of range gets a NaN loss and zero gradient; margin and dlr have a NaN gradient where the loss is
 // infinite.
+//
+// Beside ce, in the same pass, the weight of benign adversarial training (Xu et al.): exp(-gamma max_{t != y} p_t)
+// where the model predicts another class than y, else 1. It is the largest probability that counts there, exp(0)/sum.
 #pragma once
 
 #include "elementary.h"
@@ -28,6 +31,8 @@ struct LossRow {
   T* grad;
   compute_t<T>* loss;
   int64_t classes, label, target;  // target: dlr_targeted only
+  compute_t<T>* weight;            // ce only: where the weight of BAT goes, or null
+  double gamma;
 };
 
 template <class C>
@@ -82,6 +87,15 @@ FASTAT_HD void ce_row(const Team& team, const LossRow<T>& row) {
       share = exp_of(load(logits[i]) - max) * inverse;
     store_nearest(grad[i], i == label ? grad_label : share);
   });
+  if (row.weight != nullptr) {
+    // Of equal logits the smallest class is predicted: only then does it matter which one is the label's.
+    bool right = at_label == max;
+    if (right && ties > 1.0)
+      right = label == -max_of<int64_t>(team, row.classes,
+                                        [=](int64_t i) { return load(logits[i]) == max ? -i : -row.classes; });
+    if (team.rank() == 0)
+      *row.weight = sum != sum ? static_cast<C>(sum) : right ? C(1) : static_cast<C>(exp_of(-row.gamma / sum));
+  }
   if (team.rank() == 0)
     *row.loss =
         static_cast<C>(log1p_of((ties - 1.0) + rest) + (static_cast<double>(max) - static_cast<double>(at_label)));
@@ -178,6 +192,7 @@ FASTAT_HD void attack_loss_row(const Team& team, const LossRow<T>& row, LossKind
     T* grad = row.grad;
     for_each(team, row.classes, [=](int64_t i) { store_nearest(grad[i], C(0)); });
     if (team.rank() == 0) *row.loss = std::numeric_limits<C>::quiet_NaN();
+    if (team.rank() == 0 && row.weight != nullptr) *row.weight = std::numeric_limits<C>::quiet_NaN();
     return;
   }
   if (kind == LossKind::ce) return ce_row(team, row);

@@ -48,22 +48,55 @@ FASTAT_HD C exp_of(C x) {
   return p * scale1 * scale2;
 }
 
-// Natural logarithm of a positive normal number; NaN and infinity stay as they are.
+// x = m 2^k with m in [sqrt(1/2), sqrt(2)).
 template <class C>
-FASTAT_HD C log_of(C x) {
+struct Scaled {
+  C m, k;
+};
+
+template <class C>
+FASTAT_HD Scaled<C> scaled(C x) {
   using F = FloatFormat<C>;
   using Int = typename F::Int;
   constexpr C sqrt_half = C(0.70710678118654752440);
   const Int shift = bits_of<Int>(x) - bits_of<Int>(sqrt_half);
   const Int exponent = shift >> F::mantissa_bits;
-  const C m = bits_of<C>(static_cast<Int>(bits_of<Int>(x) - static_cast<Int>(exponent * (Int(1) << F::mantissa_bits))));
-  const C s = (m - C(1)) / (m + C(1));
+  const Int bits = bits_of<Int>(x) - static_cast<Int>(exponent * (Int(1) << F::mantissa_bits));
+  return {bits_of<C>(bits), static_cast<C>(exponent)};
+}
+
+// 2 (atanh(s) - s), the part of log((1 + s)/(1 - s)) beyond its first term.
+template <class C>
+FASTAT_HD C atanh_tail(C s) {
+  using F = FloatFormat<C>;
   const C s2 = s * s;
   C p = C(1.0 / (2 * F::log_terms + 1));
   unrolled<F::log_terms - 1>([&](auto i) { p = p * s2 + C(1.0 / (2 * (F::log_terms - decltype(i)::value) - 1)); });
-  const C k = static_cast<C>(exponent);
-  const C log = k * F::log2_hi + (C(2) * s + (C(2) * s * s2 * p + k * F::log2_lo));
+  return C(2) * s * s2 * p;
+}
+
+// Natural logarithm of a positive normal number; NaN and infinity stay as they are.
+template <class C>
+FASTAT_HD C log_of(C x) {
+  using F = FloatFormat<C>;
+  const auto [m, k] = scaled(x);
+  const C s = (m - C(1)) / (m + C(1));
+  const C log = k * F::log2_hi + (C(2) * s + (atanh_tail(s) + k * F::log2_lo));
   return is_finite(x) ? log : x;
+}
+
+// log v + u where v = 1 - u > 0 is normal and both are given: near u = 0 this is about -u^2/2, which the sum of the
+// two terms would lose. There 2 s + u = -u^2 / (1 + v), with s = -u / (1 + v).
+template <class C>
+FASTAT_HD C log_excess(C u, C v) {
+  using F = FloatFormat<C>;
+  const auto [m, k] = scaled(v);
+  const bool near = k == C(0);
+  const C inverse = C(1) / (m + C(1));
+  const C s = (near ? -u : m - C(1)) * inverse;
+  const C tail = atanh_tail(s);
+  const C far_from = k * F::log2_hi + (C(2) * s + (tail + k * F::log2_lo)) + u;
+  return near ? tail - u * u * inverse : far_from;
 }
 
 // cos and sin of u turns, u in [0, 1).

@@ -22,6 +22,11 @@ template <class Total, int K>
 struct Sums {
   Total v[K];
   FASTAT_HD Total operator[](int k) const { return v[k]; }
+  FASTAT_HD Sums operator+(const Sums& other) const {
+    Sums sum = *this;
+    for (int k = 0; k < K; ++k) sum.v[k] += other.v[k];
+    return sum;
+  }
 };
 
 struct SerialTeam {
@@ -96,9 +101,12 @@ template <int K, class Acc, class Total = Acc, class Team, class F>
 FASTAT_HD Sums<Total, K> sums(const Team& team, int64_t n, F f) {
   Acc acc[K] = {};
   for (int64_t i = team.rank(); i < n; i += team.size()) f(i, Terms<Acc, 1>{acc});
-  Sums<Total, K> total;
-  for (int k = 0; k < K; ++k) total.v[k] = team.sum(static_cast<Total>(acc[k]));
-  return total;
+  Sums<Total, K> partial;
+  for (int k = 0; k < K; ++k) partial.v[k] = static_cast<Total>(acc[k]);
+  if constexpr (K == 1)
+    return {{team.sum(partial.v[0])}};
+  else
+    return team.sum(partial);  // all K in one reduction
 }
 
 template <class V, class Team, class F>

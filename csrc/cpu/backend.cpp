@@ -61,6 +61,23 @@ void CpuBackend::attack_loss(const LossArgs& args, int) {
                               [&](int64_t begin, int64_t end) { cpu_kernels().loss_rows(args, begin, end); });
 }
 
+void CpuBackend::holistic(const HolisticArgs& args, int) { cpu_kernels().holistic(args); }
+
+void CpuBackend::scale_rows(const ScaleArgs& args, int) {
+  torch::stable::parallel_for(0, args.count, samples_per_grain(args.length, 1),
+                              [&](int64_t begin, int64_t end) { cpu_kernels().scale_rows(args, begin, end); });
+}
+
+void CpuBackend::contrast_rows(const ContrastArgs& args, int) {
+  torch::stable::parallel_for(0, args.rows, samples_per_grain(args.n, 8),
+                              [&](int64_t begin, int64_t end) { cpu_kernels().contrast_rows(args, begin, end); });
+}
+
+void CpuBackend::contrast_gradient(const ContrastArgs& args, int) {
+  torch::stable::parallel_for(0, args.rows, samples_per_grain(args.n, 8),
+                              [&](int64_t begin, int64_t end) { cpu_kernels().contrast_gradient(args, begin, end); });
+}
+
 void CpuBackend::best(const BestArgs& args, int) {
   const auto keep = [&](auto zero, int64_t begin, int64_t end) {
     using L = decltype(zero);

@@ -14,6 +14,10 @@ struct CpuKernels {
   void (*start_blocks)(const StartArgs&, int64_t begin, int64_t end);  // linf: blocks of four elements
   void (*start_samples)(const StartArgs&, int64_t begin, int64_t end);
   void (*loss_rows)(const LossArgs&, int64_t begin, int64_t end);
+  void (*holistic)(const HolisticArgs&);
+  void (*scale_rows)(const ScaleArgs&, int64_t begin, int64_t end);
+  void (*contrast_rows)(const ContrastArgs&, int64_t begin, int64_t end);
+  void (*contrast_gradient)(const ContrastArgs&, int64_t begin, int64_t end);
 };
 
 extern const CpuKernels kernels_baseline, kernels_avx2, kernels_avx512;
@@ -23,6 +27,10 @@ struct CpuBackend {
   static void step(const StepArgs& args, int device);
   static void random_start(const StartArgs& args, int device);
   static void attack_loss(const LossArgs& args, int device);
+  static void holistic(const HolisticArgs& args, int device);
+  static void scale_rows(const ScaleArgs& args, int device);
+  static void contrast_rows(const ContrastArgs& args, int device);
+  static void contrast_gradient(const ContrastArgs& args, int device);
   static void best(const BestArgs& args, int device);
 };
 

@@ -118,4 +118,33 @@ void loss_rows(const LossArgs& a, int64_t begin, int64_t end) {
   });
 }
 
+void holistic(const HolisticArgs& a) {
+  with_real_type(a.type, [&](auto zero) { holistic_weights(SerialTeam{}, batch_of<decltype(zero)>(a)); });
+}
+
+void scale_rows(const ScaleArgs& a, int64_t begin, int64_t end) {
+  with_element_type(a.type, [&](auto zero) {
+    for (int64_t row = begin; row < end; ++row)
+      for_each(SerialTeam{}, a.length, [=](int64_t i) { scale_element<decltype(zero)>(a, row, i); });
+  });
+}
+
+void contrast_rows(const ContrastArgs& a, int64_t begin, int64_t end) {
+  with_real_type(a.type, [&](auto zero) {
+    for (int64_t row = begin; row < end; ++row) contrast_row_of<decltype(zero)>(SerialTeam{}, a, row);
+  });
+}
+
+void contrast_gradient(const ContrastArgs& a, int64_t begin, int64_t end) {
+  with_real_type(a.type, [&](auto zero) {
+    for (int64_t i = begin; i < end; ++i) {
+      const auto row = contrast_row_at<decltype(zero)>(a, i);
+      if (a.inside)
+        for_each(SerialTeam{}, a.n, [=](int64_t k) { contrast_element<true>(a, row, k); });
+      else
+        for_each(SerialTeam{}, a.n, [=](int64_t k) { contrast_element<false>(a, row, k); });
+    }
+  });
+}
+
 FASTAT_NAMESPACE_END

@@ -15,5 +15,6 @@
 
 namespace fastat {
 const CpuKernels kernels_avx2 = {
-    "avx2", avx2::step_elements, avx2::step_samples, avx2::start_blocks_range, avx2::start_samples, avx2::loss_rows};
+    "avx2",          avx2::step_elements, avx2::step_samples, avx2::start_blocks_range, avx2::start_samples,
+    avx2::loss_rows, avx2::holistic,      avx2::scale_rows,   avx2::contrast_rows,      avx2::contrast_gradient};
 }

@@ -14,7 +14,14 @@
 #include "kernels.h"
 
 namespace fastat {
-const CpuKernels kernels_avx512 = {
-    "avx512",         avx512::step_elements, avx512::step_samples, avx512::start_blocks_range, avx512::start_samples,
-    avx512::loss_rows};
+const CpuKernels kernels_avx512 = {"avx512",
+                                   avx512::step_elements,
+                                   avx512::step_samples,
+                                   avx512::start_blocks_range,
+                                   avx512::start_samples,
+                                   avx512::loss_rows,
+                                   avx512::holistic,
+                                   avx512::scale_rows,
+                                   avx512::contrast_rows,
+                                   avx512::contrast_gradient};
 }

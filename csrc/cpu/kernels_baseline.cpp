@@ -16,5 +16,9 @@ const CpuKernels kernels_baseline = {"baseline",
                                      baseline::step_samples,
                                      baseline::start_blocks_range,
                                      baseline::start_samples,
-                                     baseline::loss_rows};
+                                     baseline::loss_rows,
+                                     baseline::holistic,
+                                     baseline::scale_rows,
+                                     baseline::contrast_rows,
+                                     baseline::contrast_gradient};
 }

@@ -54,6 +54,25 @@ struct CudaBackend {
     const torch::stable::accelerator::DeviceGuard guard(device);
     check_launch(launch_attack_loss(args, current_stream(device)));
   }
+  static void holistic(const HolisticArgs& args, int device) {
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    check_launch(launch_holistic(args, current_stream(device)));
+  }
+  static void scale_rows(const ScaleArgs& args, int device) {
+    check_batch(args.count * args.length / 256);
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    check_launch(launch_scale_rows(args, current_stream(device)));
+  }
+  static void contrast_rows(const ContrastArgs& args, int device) {
+    check_batch(args.rows);
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    check_launch(launch_contrast_rows(args, current_stream(device)));
+  }
+  static void contrast_gradient(const ContrastArgs& args, int device) {
+    check_batch(args.rows);
+    const torch::stable::accelerator::DeviceGuard guard(device);
+    check_launch(launch_contrast_gradient(args, current_stream(device)));
+  }
   static void best(const BestArgs& args, int device) {
     check_batch(args.batch);
     const torch::stable::accelerator::DeviceGuard guard(device);

@@ -17,6 +17,10 @@ int launch_l1_step(const StepArgs& args, void* workspace, int device, void* stre
 
 int launch_random_start(const StartArgs& args, void* stream);
 int launch_attack_loss(const LossArgs& args, void* stream);
+int launch_holistic(const HolisticArgs& args, void* stream);
+int launch_scale_rows(const ScaleArgs& args, void* stream);
+int launch_contrast_rows(const ContrastArgs& args, void* stream);
+int launch_contrast_gradient(const ContrastArgs& args, void* stream);
 int launch_best(const BestArgs& args, void* stream);
 
 }  // namespace fastat

@@ -49,10 +49,21 @@ struct WarpTeam {
   __device__ __forceinline__ V reduce(V v, Op op) const {
     using Reduce = cub::WarpReduce<V, width>;
     typename Reduce::TempStorage unused;  // reductions over a power of two of lanes go through shuffles
-    const V total = Reduce(unused).Reduce(v, op);
-    return __shfl_sync(lanes(), total, 0, width);
+    return from_first(Reduce(unused).Reduce(v, op));
+  }
+
+  template <class V>
+  __device__ __forceinline__ V from_first(V v) const {
+    return __shfl_sync(lanes(), v, 0, width);
+  }
+  template <class V, int K>
+  __device__ __forceinline__ Sums<V, K> from_first(Sums<V, K> v) const {
+    for (int k = 0; k < K; ++k) v.v[k] = from_first(v.v[k]);
+    return v;
   }
 };
+
+constexpr int most_sums = 7;  // in one reduction of a block
 
 // All threads of a block of exactly `threads`.
 template <int threads>
@@ -62,7 +73,8 @@ struct BlockTeam {
     typename cub::BlockReduce<float, threads>::TempStorage f32;
     typename cub::BlockReduce<int64_t, threads>::TempStorage i64;
     typename cub::BlockReduce<int32_t, threads>::TempStorage i32;
-    int64_t result;
+    typename cub::BlockReduce<Sums<double, most_sums>, threads>::TempStorage sums;
+    Sums<double, most_sums> result;
     __device__ Storage() {}
   };
   Storage& storage;
@@ -84,6 +96,7 @@ struct BlockTeam {
   template <class V, class Op>
   __device__ __forceinline__ V reduce(V v, Op op) const {
     using Reduce = cub::BlockReduce<V, threads>;
+    static_assert(sizeof(typename Reduce::TempStorage) <= sizeof(Storage) && sizeof(V) <= sizeof(storage.result));
     __syncthreads();  // the previous result has been read
     const V total = Reduce(reinterpret_cast<typename Reduce::TempStorage&>(storage)).Reduce(v, op);
     __syncthreads();  // the partial results share their place with the result

@@ -1,0 +1,79 @@
+"""The compiled ops behind the training objectives: fake kernels and autograd formulas. Their users are in objectives/.
+
+As in :mod:`fastat.ops`, arithmetic that decides something is in float64 and nothing is read back from a device.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ops = torch.ops.fastat
+holistic = _ops.holistic
+benign_cross_entropy = _ops.benign_cross_entropy
+scale_rows = _ops.scale_rows
+contrast_rows_ = _ops.contrast_rows_
+contrast_gradient_ = _ops.contrast_gradient_
+
+
+@torch.library.register_fake("fastat::holistic")
+def _holistic_fake(losses: Tensor, *_: object) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(losses), losses.new_empty(())
+
+
+def _save_weights(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[0])
+    ctx.mark_non_differentiable(output[0])
+
+
+def _holistic_backward(ctx: Any, _: object, grad_value: Tensor) -> tuple[Tensor | None, ...]:
+    refuse_second_derivatives()
+    return grad_value * ctx.saved_tensors[0], None, None, None, None, None
+
+
+torch.library.register_autograd("fastat::holistic", _holistic_backward, setup_context=_save_weights)
+
+
+@torch.library.register_fake("fastat::benign_cross_entropy")
+def _benign_cross_entropy_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    loss = logits.new_empty(logits.shape[0], dtype=compute)
+    return loss, torch.empty_like(logits), torch.empty_like(loss)
+
+
+def _save_gradient(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(output[1])
+    ctx.mark_non_differentiable(output[1], output[2])
+
+
+def _benign_backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
+    refuse_second_derivatives()
+    (grad,) = ctx.saved_tensors
+    return (grad_loss.unsqueeze(1) * grad).to(grad.dtype), None, None
+
+
+torch.library.register_autograd("fastat::benign_cross_entropy", _benign_backward, setup_context=_save_gradient)
+
+
+@torch.library.register_fake("fastat::scale_rows")
+def _scale_rows_fake(rows: Tensor, *_: object) -> Tensor:
+    return torch.empty_like(rows)
+
+
+@torch.library.register_fake("fastat::contrast_rows_")
+def _contrast_rows_fake(products: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    row = products.new_empty(products.shape[0])
+    return row, torch.empty_like(row), torch.empty_like(row)
+
+
+@torch.library.register_fake("fastat::contrast_gradient_")
+def _contrast_gradient_fake(*_: object) -> None:
+    return None
+
+
+def refuse_second_derivatives() -> None:
+    """The weights of an objective are constants for autograd, so a second derivative would be wrong, not just slow."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("this objective is differentiable once: call backward or autograd.grad without create_graph")

@@ -1,0 +1,211 @@
+"""Benign adversarial training, BAT (Xu et al., "Towards the Memorization Effect of Neural Networks in Adversarial
+Training").
+
+Samples that the model confidently gets wrong under attack count less, and the features of a class are drawn together:
+
+    loss = sum_i w_i l_i / sum_i w_i + beta DL
+
+with l_i the cross-entropy of the adversarial example. The published text states the idea, not every constant: ``gamma``
+(default 1), ``beta`` (0.2) and ``tau`` (0.1) are parameters, and the mean over the positives of DL may stand outside the
+logarithm or inside it.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, Literal, get_args
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastat import objective_ops as ops
+from fastat.arguments import check_data, class_labels, integer_labels
+from fastat.distributed import Group, first_of, gather_parts, gathered, sizes_of
+
+Positives = Literal["outside", "inside"]
+POSITIVES: tuple[str, ...] = get_args(Positives)
+
+_TILE = 1 << 24
+"""Similarities computed at a time: 64 MiB of float32."""
+
+
+def benign_weights(logits: Tensor, y: Tensor, gamma: float = 1.0) -> Tensor:
+    """``exp(-gamma max_{t != y} p_t)`` where the model predicts another class than ``y``, else 1.
+
+    p is the softmax of the logits; of equal logits the first class is the prediction.
+
+    Args:
+        logits: ``[B, C]``, any float dtype; of the adversarial examples.
+        y: integer labels ``[B]`` in [0, C).
+        gamma: >= 0; at 0 all weights are 1.
+
+    Returns:
+        Weights ``[B]`` in [exp(-gamma), 1], float32 (float64 for float64 logits); constants for autograd. On CUDA, where
+        labels are not looked at, one out of range gets the weight NaN.
+
+    Raises:
+        TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
+    """
+    return _weighted(logits.detach() if isinstance(logits, Tensor) else logits, y, gamma)[1]
+
+
+def discrimination_loss(
+    features: Tensor,
+    y: Tensor,
+    tau: float = 0.1,
+    positives: Positives = "outside",
+    *,
+    group: Group | None = None,
+) -> Tensor:
+    """Draws the features of a class together and those of different classes apart.
+
+    With h_i the l2-normalized features (normalized here, with gradient), the mean over the samples i that have a positive
+    (another sample of their class) of
+
+    - "outside": the mean over positives j of ``-log [exp(h_i.h_j / tau) / sum_{k != i} exp(h_i.h_k / tau)]``, the
+      supervised contrastive loss of Khosla et al. 2020;
+    - "inside": ``-log`` of the mean over positives j of that fraction.
+
+    The B x B similarities are made a tile at a time, forward and backward: 64 MiB, whatever B.
+
+    Args:
+        features: ``[B, D]``, any float dtype (half ones are worked on in float32).
+        y: integer labels ``[B]``.
+        tau: temperature, above 0.
+        positives: "outside" or "inside".
+        group: a process group of torch.distributed, over which the batch is spread: the features of all its processes
+            are compared. Every process returns the same loss; gradients are multiplied by the number of processes, since
+            DistributedDataParallel divides the sum by it.
+
+    Returns:
+        0-d, float32 (float64 for float64 features); 0 if no sample has a positive.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: on wrong dtypes, shapes, devices or numbers; a second derivative.
+    """
+    check_data(features, "features")
+    if features.dim() != 2 or features.shape[1] == 0:
+        raise ValueError(f"features must be [B, D] with D >= 1, got {list(features.shape)}")
+    if positives not in POSITIVES:
+        raise ValueError(f"positives must be 'outside' or 'inside', got {positives!r}")
+    labels = integer_labels(y, features, "y")
+    _check_number(tau, "tau", above=True)
+    with torch.autocast(features.device.type, enabled=False):
+        wide = features if features.dtype == torch.float64 else features.float()
+        return _Discrimination.apply(F.normalize(wide, dim=1), labels, 1.0 / tau, positives == "inside", group)
+
+
+def benign_loss(
+    logits: Tensor,
+    features: Tensor,
+    y: Tensor,
+    gamma: float = 1.0,
+    beta: float = 0.2,
+    tau: float = 0.1,
+    positives: Positives = "outside",
+    *,
+    group: Group | None = None,
+) -> Tensor:
+    """The BAT loss: cross-entropies weighted by :func:`benign_weights`, plus ``beta`` times the discrimination loss.
+
+    Weights, cross-entropies and their gradient come from one pass over the logits. For ``beta = 0`` the features are not
+    looked at.
+
+    Args:
+        logits: ``[B, C]``, any float dtype; of the adversarial examples.
+        features: ``[B, D]``, penultimate features of the adversarial examples.
+        y: integer labels ``[B]`` in [0, C).
+        gamma: see :func:`benign_weights`.
+        beta: weight of the discrimination loss, >= 0.
+        tau, positives, group: see :func:`discrimination_loss`; the sums of the weighted mean go over the group as well.
+
+    Returns:
+        0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as for :func:`benign_weights` and :func:`discrimination_loss`.
+    """
+    _check_number(beta, "beta")
+    losses, weights = _weighted(logits, y, gamma)
+    if group is not None:
+        losses, weights = gathered(losses, group), gathered(weights, group)
+    fit = (weights * losses).sum() / weights.sum()
+    if beta == 0:
+        return fit
+    return fit + beta * discrimination_loss(features, y, tau, positives, group=group)
+
+
+class _Discrimination(torch.autograd.Function):
+    """Of normalized features. The loss's gradient is A h / (tau M), A symmetric (csrc/core/benign.h), M the number of
+    samples with a positive: rows of A are made from products that are computed again, so nothing of size B x B is kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, own: Tensor, y: Tensor, inverse_tau: float, inside: bool, group: Group | None
+    ) -> Tensor:
+        sizes = [len(own)] if group is None else sizes_of(own, group)
+        first = 0 if group is None else first_of(sizes, group)
+        h = own if group is None else gather_parts(own, sizes, group)
+        labels = (y if group is None else gather_parts(y, sizes, group)).to(
+            torch.int64 if own.dtype == torch.float64 else torch.int32
+        )
+        rows = torch.stack([own.new_empty(len(own)) for _ in range(3)])
+        for part, products in _tiles(own, h):
+            found = ops.contrast_rows_(products, labels, first + part.start, inverse_tau, inside)
+            for kept, value in zip(rows, found, strict=True):
+                kept[part] = value
+        log_sum, positive, count = rows
+        has_positive = count > 0
+        sums = torch.stack([torch.where(has_positive, log_sum - positive, 0).sum(), has_positive.sum().to(own.dtype)])
+        if group is not None:
+            dist.all_reduce(sums, group=group)
+            rows = gather_parts(rows.T.contiguous(), sizes, group).T.contiguous()
+        total = sums[1].clamp(min=1)
+        ctx.save_for_backward(h, labels, rows, total)
+        ctx.own, ctx.inverse_tau, ctx.inside, ctx.processes = slice(first, first + len(own)), inverse_tau, inside, len(sizes)
+        return sums[0] / total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ops.refuse_second_derivatives()
+        h, labels, (log_sum, positive, count), total = ctx.saved_tensors
+        scale = grads[0] * (ctx.inverse_tau * ctx.processes) / total
+        own = h[ctx.own]
+        grad = torch.empty_like(own)
+        with torch.autocast(h.device.type, enabled=False):
+            for part, products in _tiles(own, h):
+                ops.contrast_gradient_(
+                    products, labels, log_sum, positive, count, scale, ctx.own.start + part.start, ctx.inverse_tau, ctx.inside
+                )
+                torch.mm(products, h, out=grad[part])
+        return grad, None, None, None, None
+
+
+def _tiles(rows: Tensor, columns: Tensor) -> Any:
+    """``(slice of the rows, their products with all columns)``, in one buffer after another of a bounded size."""
+    height = max(1, min(len(rows), _TILE // max(1, len(columns))))
+    buffer = rows.new_empty(height, len(columns))
+    for start in range(0, len(rows), height):
+        part = slice(start, min(start + height, len(rows)))
+        yield part, torch.mm(rows[part], columns.T, out=buffer[: part.stop - start])
+
+
+def _weighted(logits: Tensor, y: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Cross-entropies, with gradient, and weights."""
+    check_data(logits, "logits")
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits must be [B, C] with C >= 2, got {list(logits.shape)}")
+    _check_number(gamma, "gamma")
+    losses, _, weights = ops.benign_cross_entropy(logits.contiguous(), class_labels(y, logits, "y"), float(gamma))
+    return losses, weights
+
+
+def _check_number(value: object, name: str, above: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (0 < value < math.inf or (value == 0 and not above)):
+        raise ValueError(f"{name} must be a finite number {'above' if above else '>='} 0, got {value}")

@@ -1,0 +1,1 @@
+"""The papers' theory as experiments, one module each."""

@@ -1,0 +1,65 @@
+"""Typical and atypical test samples, and how a network does on either while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import nn
+
+from fastat.config import TrainConfig
+from fastat.data import Dataset
+from fastat.evaluation import evaluate
+from fastat.theory.memorization.scores import THRESHOLD, Memorization
+
+ATTACK = "pgd-10"
+
+
+def split_test(test: Dataset, memorization: Memorization, threshold: float = THRESHOLD) -> dict[str, Dataset]:
+    """The test samples in two groups, "typical" and "atypical" (:meth:`Memorization.atypical_test`).
+
+    Args:
+        test: the test samples that memorization was estimated for.
+        memorization: the estimate.
+        threshold: of memorization and influence.
+
+    Raises:
+        ValueError: test holds other samples.
+    """
+    if test.ids.tolist() != memorization.test_ids.tolist():
+        raise ValueError("these are not the test samples that memorization was estimated for: their ids differ")
+    atypical = torch.from_numpy(memorization.atypical_test(threshold))
+    return {"typical": test.take((~atypical).nonzero().flatten()), "atypical": test.take(atypical.nonzero().flatten())}
+
+
+def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:
+    """What :func:`fastat.training.train` takes as ``measure``: clean and PGD-10 accuracy of each group.
+
+    The function takes a network and leaves it as found. It returns accuracies in [0, 1] by name: "typical clean",
+    "typical pgd-10" and so on; a group without samples has none.
+
+    Args:
+        groups: test samples by name.
+        config: the training run; the attack has its norm, eps and seed.
+    """
+
+    def measure(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        found: dict[str, float] = {}
+        for name, group in groups.items():
+            if len(group) > 0:
+                some = group.to(device)
+                result = evaluate(
+                    model,
+                    some.pixels(),
+                    some.labels,
+                    config.eps,
+                    config.norm,
+                    attacks=[ATTACK],
+                    seed=config.seed,
+                    sample_ids=some.ids,
+                )
+                found |= {f"{name} {kind}": accuracy for kind, accuracy in result.accuracy.items()}
+        return found
+
+    return measure

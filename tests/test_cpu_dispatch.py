@@ -15,7 +15,7 @@ torch.manual_seed(0)
 digest = hashlib.sha256()
 def take(*tensors):
     for t in tensors:
-        digest.update(t.contiguous().view(torch.uint8).numpy().tobytes())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
 for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
     x, grad = torch.rand(5, 3, 11, 13).to(dtype), torch.randn(5, 3, 11, 13).to(dtype)
     for norm, eps, step in (("linf", 0.1, ops.linf_step_), ("l2", 1.0, ops.l2_step_), ("l1", 5.0, ops.l1_step_)):
@@ -29,6 +29,10 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
             extra = {"targets": (y + 1) % classes} if kind == "dlr_targeted" else {}
             extra |= {"reference": logits.flip(0)} if kind == "kl" else {}
             take(*ops.attack_loss(logits, y, kind, **extra))
+        take(fastat.benign_weights(logits, y), fastat.discrimination_loss(logits, y % 3, positives="inside"))
+    losses = torch.randn(300).abs().to(dtype)
+    if dtype in (torch.float32, torch.float64):
+        take(*(fastat.holistic_weights(losses, 0.1, 0.2, order) for order in ("hd", "hr")))
 print(fastat.build_info()["cpu"], digest.hexdigest())
 """
 

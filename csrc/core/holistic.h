@@ -277,7 +277,7 @@ FASTAT_HD void write_weights(const Team& team, const HolisticBatch<T>& batch, co
   const double rest = 1.0 - given;
   const auto kept = [=](double loss) { return (loss > under ? 1.0 : 0.0) + (loss == under ? rest : 0.0); };
   const auto s = sums<3, double>(team, batch.n, [=](int64_t i, auto v) {
-    const double p = atoms.mass(i) / (c + atoms.gap(i)), keep = p * kept(atoms.loss(i));
+    const double p = atoms.mass(i) * (c / (c + atoms.gap(i))), keep = p * kept(atoms.loss(i));
     v[0] += p;
     v[1] += keep;
     v[2] += keep * atoms.loss(i);
@@ -286,7 +286,7 @@ FASTAT_HD void write_weights(const Team& team, const HolisticBatch<T>& batch, co
   const double share = gift / count;
   T* weights = batch.weights;
   for_each(team, batch.n, [=](int64_t i) {
-    const double p = atoms.mass(i) / (c + atoms.gap(i)) * inverse;
+    const double p = atoms.mass(i) * (c / (c + atoms.gap(i))) * inverse;
     weights[i] = static_cast<T>(p * kept(atoms.loss(i)) + (atoms.loss(i) == atoms.top ? share : 0.0));
   });
   if (team.rank() == 0) *batch.value = static_cast<T>(s[2] * inverse + gift * atoms.top);

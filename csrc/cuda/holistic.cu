@@ -10,12 +10,12 @@ namespace fastat {
 namespace {
 
 template <class T>
-__global__ void __launch_bounds__(32) holistic_warp(const HolisticArgs a) {
+__global__ void __launch_bounds__(32, 1) holistic_warp(const HolisticArgs a) {
   holistic_weights(WarpTeam<32>{}, batch_of<T>(a));
 }
 
 template <class T, int threads>
-__global__ void __launch_bounds__(threads) holistic_block(const HolisticArgs a) {
+__global__ void __launch_bounds__(threads, 1) holistic_block(const HolisticArgs a) {
   __shared__ typename BlockTeam<threads>::Storage storage;
   holistic_weights(BlockTeam<threads>{storage}, batch_of<T>(a));
 }
@@ -31,7 +31,7 @@ int launch_holistic(const HolisticArgs& a, void* stream) {
     else if (a.n <= 4096)
       holistic_block<T, 256><<<1, 256, 0, s>>>(a);
     else
-      holistic_block<T, 1024><<<1, 1024, 0, s>>>(a);
+      holistic_block<T, 512><<<1, 512, 0, s>>>(a);
     return static_cast<int>(cudaGetLastError());
   });
 }

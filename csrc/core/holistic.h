@@ -75,9 +75,9 @@ FASTAT_HD double mean_gap(const Team& team, const Atoms<T>& atoms, int64_t n) {
   return sums<1, double>(team, n, [=](int64_t i, auto v) { v[0] += atoms.mass(i) * atoms.gap(i); })[0];
 }
 
+// m: the atoms' mean gap.
 template <class Team, class T>
-FASTAT_HD Divergence divergence(const Team& team, const Atoms<T>& atoms, int64_t n, double c) {
-  const double m = mean_gap(team, atoms, n);
+FASTAT_HD Divergence divergence(const Team& team, const Atoms<T>& atoms, int64_t n, double m, double c) {
   const double unit = 1.0 / (c + m);
   const auto s = sums<3, double>(team, n, [=](int64_t i, auto v) {
     const double q = atoms.mass(i), w = atoms.gap(i);
@@ -95,7 +95,7 @@ FASTAT_HD Divergence divergence(const Team& team, const Atoms<T>& atoms, int64_t
 }
 
 // log c where G(c) = r: Newton's method on log(exp G - 1) within a bracket that every turn narrows, halved where a step
-// would leave it. evaluate(c, from_above) returns the Divergence.
+// would leave it. evaluate(c) returns the Divergence; G <= r at `upper`.
 template <class F>
 FASTAT_HD double solve_divergence(double r, double upper, const F& evaluate) {
   double low = least_log_c, high = log_of(upper), x = high;
@@ -321,7 +321,7 @@ FASTAT_HD void holistic_hd(const Team& team, const HolisticBatch<T>& batch, Atom
     // log v + u <= 0 and sum q u^2/v <= variance/(c (c + m)): G <= r from here on.
     const double size = variance / expm1_of(batch.r);
     const double upper = 2.0 * size / (m + sqrt(m * m + 4.0 * size));
-    c = exp_of(solve_divergence(batch.r, upper, [&](double at) { return divergence(team, fixed, n, at); }));
+    c = exp_of(solve_divergence(batch.r, upper, [&](double at) { return divergence(team, fixed, n, m, at); }));
   }
   write_weights(team, batch, fixed, c, count, -std::numeric_limits<double>::infinity(), 0.0);
 }
@@ -346,7 +346,7 @@ FASTAT_HD void holistic_hr(const Team& team, const HolisticBatch<T>& batch, Atom
   const double log_c = solve_divergence(batch.r, upper, [&](double c) {
     const double gap = cut_of_gaps(team, whole, n, c, alpha, t);
     atoms.most = gap;
-    Divergence g = divergence(team, atoms, n, c);
+    Divergence g = divergence(team, atoms, n, mean_gap(team, atoms, n), c);
     if (t.cut_mass > 0.0) g.slope += slope_through_cut(g, c, gap, t.cut_mass, alpha);
     if (g.value > batch.r)
       t.most = t.over;  // c must grow: thresholds fall

@@ -163,7 +163,7 @@ def _solve(losses: Tensor, alpha: Budget, r: Budget, order: Order) -> tuple[Tens
     number, alpha_value = _budget(alpha, "alpha", losses)
     radius, r_value = _budget(r, "r", losses)
     weights, value = ops.holistic(losses.contiguous(), number, radius, alpha_value, r_value, ORDERS.index(order))
-    if not losses.is_cuda and not torch.compiler.is_compiling() and weights[0].isnan():
+    if not losses.is_cuda and not torch.compiler.is_compiling() and math.isnan(value.item()):
         raise _not_finite(losses[~losses.isfinite()].tolist())
     return weights, value
 
@@ -175,10 +175,10 @@ def _numpy_weights(losses: np.ndarray, alpha: Budget, r: Budget, order: Order) -
         raise TypeError(f"losses must be floating-point, got {losses.dtype}")
     if order not in ORDERS:
         raise ValueError(f"order must be 'hd' or 'hr', got {order!r}")
-    weights, _ = _C.holistic(
+    weights, value = _C.holistic(
         losses.astype(np.float64, copy=False), _check_budget(alpha, "alpha"), _check_budget(r, "r"), ORDERS.index(order)
     )
-    if math.isnan(weights[0]):
+    if math.isnan(value):
         raise _not_finite(losses[~np.isfinite(losses)].tolist())
     return weights
 

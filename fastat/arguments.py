@@ -5,6 +5,7 @@ kernels do not know are copied into ones they do.
 """
 
 import math
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -69,6 +70,23 @@ def class_labels(y: Tensor, logits: Tensor, name: str) -> Tensor:
             value = (lowest if lowest < 0 else highest).item()
             raise ValueError(f"{name} must hold classes in [0, {classes}), got {value}")
     return y
+
+
+def check_logits(logits: Tensor, name: str = "logits") -> None:
+    """TypeError or ValueError unless the logits are ``[B, C]`` with C >= 2."""
+    check_data(logits, name)
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(f"{name} must be [B, C] with C >= 2, got {list(logits.shape)}")
+
+
+def check_number(value: object, name: str, above: bool = False) -> float:
+    """A finite number >= 0, or above 0, as a float; TypeError or ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    if not (0 < number < math.inf or (number == 0 and not above)):
+        raise ValueError(f"{name} must be a finite number {'above' if above else '>='} 0, got {value}")
+    return number
 
 
 def box(lower: float | None, upper: float | None) -> tuple[float, float]:

@@ -367,7 +367,7 @@ def test_errors_name_the_argument(change, error, message):
 
 
 def test_errors_of_cross_entropy():
-    with pytest.raises(ValueError, match=r"logits must be \[N, C\] with C >= 2, got \[4\]"):
+    with pytest.raises(ValueError, match=r"logits must be \[B, C\] with C >= 2, got \[4\]"):
         fastat.holistic_cross_entropy(torch.zeros(4), torch.zeros(4).long(), 0.1, 0.1)
     with pytest.raises(ValueError, match=r"y must hold classes in \[0, 3\), got 3"):
         fastat.holistic_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 3]), 0.1, 0.1)

@@ -12,8 +12,6 @@ logarithm or inside it.
 
 from __future__ import annotations
 
-import math
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -22,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastat import objective_ops as ops
-from fastat.arguments import check_data, class_labels, integer_labels
+from fastat.arguments import check_data, check_logits, check_number, class_labels, integer_labels
 from fastat.distributed import Group, first_of, gather_parts, gathered, sizes_of
 
 Positives = Literal["outside", "inside"]
@@ -92,7 +90,7 @@ def discrimination_loss(
     if positives not in POSITIVES:
         raise ValueError(f"positives must be 'outside' or 'inside', got {positives!r}")
     labels = integer_labels(y, features, "y")
-    _check_number(tau, "tau", above=True)
+    check_number(tau, "tau", above=True)
     with torch.autocast(features.device.type, enabled=False):
         wide = features if features.dtype == torch.float64 else features.float()
         return _Discrimination.apply(F.normalize(wide, dim=1), labels, 1.0 / tau, positives == "inside", group)
@@ -128,7 +126,7 @@ def benign_loss(
     Raises:
         TypeError, ValueError, RuntimeError: as for :func:`benign_weights` and :func:`discrimination_loss`.
     """
-    _check_number(beta, "beta")
+    check_number(beta, "beta")
     losses, weights = _weighted(logits, y, gamma)
     if group is not None:
         losses, weights = gathered(losses, group), gathered(weights, group)
@@ -144,9 +142,7 @@ class _Discrimination(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, own: Tensor, y: Tensor, inverse_tau: float, inside: bool, group: Group | None
-    ) -> Tensor:
+    def forward(ctx: Any, own: Tensor, y: Tensor, inverse_tau: float, inside: bool, group: Group | None) -> Tensor:
         sizes = [len(own)] if group is None else sizes_of(own, group)
         first = 0 if group is None else first_of(sizes, group)
         h = own if group is None else gather_parts(own, sizes, group)
@@ -166,7 +162,12 @@ class _Discrimination(torch.autograd.Function):
             rows = gather_parts(rows.T.contiguous(), sizes, group).T.contiguous()
         total = sums[1].clamp(min=1)
         ctx.save_for_backward(h, labels, rows, total)
-        ctx.own, ctx.inverse_tau, ctx.inside, ctx.processes = slice(first, first + len(own)), inverse_tau, inside, len(sizes)
+        ctx.own, ctx.inverse_tau, ctx.inside, ctx.processes = (
+            slice(first, first + len(own)),
+            inverse_tau,
+            inside,
+            len(sizes),
+        )
         return sums[0] / total
 
     @staticmethod
@@ -179,7 +180,15 @@ class _Discrimination(torch.autograd.Function):
         with torch.autocast(h.device.type, enabled=False):
             for part, products in _tiles(own, h):
                 ops.contrast_gradient_(
-                    products, labels, log_sum, positive, count, scale, ctx.own.start + part.start, ctx.inverse_tau, ctx.inside
+                    products,
+                    labels,
+                    log_sum,
+                    positive,
+                    count,
+                    scale,
+                    ctx.own.start + part.start,
+                    ctx.inverse_tau,
+                    ctx.inside,
                 )
                 torch.mm(products, h, out=grad[part])
         return grad, None, None, None, None
@@ -196,16 +205,7 @@ def _tiles(rows: Tensor, columns: Tensor) -> Any:
 
 def _weighted(logits: Tensor, y: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
     """Cross-entropies, with gradient, and weights."""
-    check_data(logits, "logits")
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits must be [B, C] with C >= 2, got {list(logits.shape)}")
-    _check_number(gamma, "gamma")
-    losses, _, weights = ops.benign_cross_entropy(logits.contiguous(), class_labels(y, logits, "y"), float(gamma))
+    check_logits(logits)
+    labels = class_labels(y, logits, "y")
+    losses, _, weights = ops.benign_cross_entropy(logits.contiguous(), labels, check_number(gamma, "gamma"))
     return losses, weights
-
-
-def _check_number(value: object, name: str, above: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (0 < value < math.inf or (value == 0 and not above)):
-        raise ValueError(f"{name} must be a finite number {'above' if above else '>='} 0, got {value}")

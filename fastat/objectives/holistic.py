@@ -23,7 +23,7 @@ from torch import Tensor
 
 from fastat import _C  # type: ignore[attr-defined]
 from fastat import objective_ops as ops
-from fastat.arguments import check_data, class_labels
+from fastat.arguments import check_data, check_logits, check_number, class_labels
 from fastat.distributed import Group, gathered
 from fastat.ops import attack_loss
 
@@ -38,9 +38,7 @@ Budget = float | Tensor
 def holistic_weights(losses: Tensor, alpha: Budget, r: Budget, order: Order = ...) -> Tensor: ...
 @overload
 def holistic_weights(losses: np.ndarray, alpha: float, r: float, order: Order = ...) -> np.ndarray: ...
-def holistic_weights(
-    losses: Tensor | np.ndarray, alpha: Budget, r: Budget, order: Order = "hd"
-) -> Tensor | np.ndarray:
+def holistic_weights(losses: Tensor | np.ndarray, alpha: Budget, r: Budget, order: Order = "hd") -> Tensor | np.ndarray:
     """The worst-case weights of a batch of losses, which sum to 1: the HR loss is ``(weights * losses).sum()``.
 
     Exact (no solver, no sort; csrc/core/holistic.h), for 1 to ten million losses. Losses that tie have equal weights.
@@ -107,9 +105,7 @@ def holistic_cross_entropy(
     """
     if group is not None:
         return holistic_loss(attack_loss(logits, y)[0], alpha, r, order, group=group)
-    check_data(logits, "logits")
-    if logits.dim() != 2 or logits.shape[1] < 2:
-        raise ValueError(f"logits must be [N, C] with C >= 2, got {list(logits.shape)}")
+    check_logits(logits)
     labels = class_labels(y, logits, "y")
     return _HolisticCrossEntropy.apply(logits, labels, alpha, r, order)
 
@@ -194,7 +190,9 @@ def _budget(value: Budget, name: str, losses: Tensor) -> tuple[float, Tensor | N
     if not isinstance(value, Tensor):
         return _check_budget(value, name), None
     if value.dim() != 0 or not value.is_floating_point():
-        raise ValueError(f"{name} must be a number or a 0-d floating-point tensor, got {value.dtype} {list(value.shape)}")
+        raise ValueError(
+            f"{name} must be a number or a 0-d floating-point tensor, got {value.dtype} {list(value.shape)}"
+        )
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         return _check_budget(value.item(), name), None
     if value.device != losses.device:
@@ -203,11 +201,6 @@ def _budget(value: Budget, name: str, losses: Tensor) -> tuple[float, Tensor | N
 
 
 def _check_budget(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
-    if name == "alpha" and not 0 <= number < 1:
+    if name == "alpha" and isinstance(value, Real) and not 0 <= value < 1:
         raise ValueError(f"alpha must be in [0, 1), got {value}")
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value}")
-    return number
+    return check_number(value, name)

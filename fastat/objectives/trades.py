@@ -1,0 +1,36 @@
+"""TRADES (Zhang et al., "Theoretically principled trade-off between robustness and accuracy", ICML 2019)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastat.arguments import check_like, check_logits, check_number, class_labels
+
+
+def trades_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
+    """``mean CE(logits, y) + beta mean KL(softmax(logits) || softmax(logits_adv))``, equation 5 with beta = 1/lambda.
+
+    The adversarial example ascends that divergence (``fastat.pgd(..., loss="kl")``), with the clean prediction as a
+    constant. In the loss itself the gradient flows through both arguments, as in the authors' code.
+
+    Args:
+        logits: ``[B, C]``, any float dtype (half ones are worked on in float32); of the clean images.
+        logits_adv: like ``logits``; of the adversarial ones.
+        y: integer labels ``[B]`` in [0, C).
+        beta: >= 0.
+
+    Returns:
+        0-d, float32 (float64 for float64 logits).
+
+    Raises:
+        TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
+    """
+    check_logits(logits)
+    check_like(logits_adv, logits, "logits_adv")
+    check_number(beta, "beta")
+    labels = class_labels(y, logits, "y")
+    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    log_p, log_q = logits.log_softmax(1, dtype=compute), logits_adv.log_softmax(1, dtype=compute)
+    return F.nll_loss(log_p, labels) + beta * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

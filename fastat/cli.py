@@ -26,7 +26,7 @@ _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CP
 
 @dataclass(frozen=True)
 class Train:
-    """Adversarially train a network, judge it, and draw figures. The defaults depend on --data.
+    """Adversarially train a network, judge it, and draw figures. The defaults depend on --data and --protocol.
 
     The same command again continues a run that was stopped, and shows the results of one that is finished.
     """
@@ -95,10 +95,12 @@ def parse(given: Sequence[str]) -> Train | Evaluate | Info:
         import tyro
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the command line needs tyro: pip install 'fastat[cli]'") from error
-    # --data is looked up first: it decides the defaults of all other flags, which --help should show
+    # these two are looked up first: they decide the defaults of all other flags, which --help should show
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--data", default="digits")
-    config = default_config(peek.parse_known_args(list(given))[0].data)
+    peek.add_argument("--protocol", default="pgd-at")
+    named = peek.parse_known_args(list(given))[0]
+    config = default_config(named.data, named.protocol)
     commands = {"train": Train(config), "evaluate": Evaluate(run=tyro.MISSING), "info": Info()}
     helps = {name: inspect.getdoc(command) or "" for name, command in commands.items()}
     found: Any = tyro.cli(

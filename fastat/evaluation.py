@@ -1,4 +1,4 @@
-"""Clean and robust accuracy of a classifier."""
+"""Clean and robust accuracy of a classifier, and its loss under attack."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastat.attacks import fgsm, pgd
+from fastat.keyed import derive_seed
 from fastat.threat import Norm
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -120,6 +122,50 @@ def robust_accuracy_curve(
     return [hits[eps] / len(x) for eps in eps_list]
 
 
+def adversarial_losses(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    norm: Norm = "linf",
+    *,
+    attack: str = "pgd-10",
+    batch_size: int = 250,
+    bounds: tuple[float, float] = (0.0, 1.0),
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+) -> Tensor:
+    """The cross-entropy of each image under attack, float32 [N], in eval mode; the model is left as found.
+
+    PGD keeps the largest loss of all its iterates and restarts, the random starts included: the best lower bound of the
+    maximum over the ball that it has seen. The arguments are those of :func:`evaluate`.
+
+    Raises:
+        ValueError: an unknown attack, no images, or lengths that disagree.
+    """
+    ids = _check_batch(x, y, batch_size, sample_ids)
+    steps, restarts = _steps_and_restarts(attack)
+
+    def once(x: Tensor, y: Tensor, ids: Tensor, restart: int) -> Tensor:
+        if steps == 0:
+            return fgsm(model, x, y, eps, norm=norm, bounds=bounds)
+        return pgd(
+            model, x, y, eps, steps=steps, norm=norm, bounds=bounds, keep="best", seed=derive_seed(seed, restart),
+            sample_ids=ids,
+        )  # fmt: skip
+
+    losses = []
+    with eval_mode(model):
+        for part in torch.arange(len(x), device=x.device).split(batch_size):
+            found = []
+            for restart in range(restarts):
+                x_adv = once(x[part], y[part], ids[part], restart)
+                with torch.no_grad():
+                    found.append(F.cross_entropy(model(x_adv).float(), y[part], reduction="none"))
+            losses.append(torch.stack(found).amax(0))
+    return torch.cat(losses)
+
+
 def wilson_interval(accuracy: float, n: int, z: float = 1.959964) -> tuple[float, float]:
     """Wilson's (1927) score interval of a proportion seen in n trials; the default z gives 95%.
 
@@ -154,12 +200,9 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
 
 def _attack(name: str, eps: float, norm: Norm, bounds: tuple[float, float], seed: int) -> Attack:
     """The attack of that name as a function of (model, x, y, sample ids)."""
-    if name == "fgsm":
+    steps, restarts = _steps_and_restarts(name)
+    if steps == 0:
         return lambda model, x, y, ids: fgsm(model, x, y, eps, norm=norm, bounds=bounds)
-    match = re.fullmatch(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?", name)
-    if match is None:
-        raise ValueError(f"unknown attack {name!r}; known are fgsm, pgd-STEPS and pgd-STEPSxRESTARTS")
-    steps, restarts = int(match[1]), int(match[2] or 1)
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         return pgd(
@@ -168,6 +211,16 @@ def _attack(name: str, eps: float, norm: Norm, bounds: tuple[float, float], seed
         )  # fmt: skip
 
     return attack
+
+
+def _steps_and_restarts(name: str) -> tuple[int, int]:
+    """Of the PGD attack of that name; (0, 1) for "fgsm"."""
+    if name == "fgsm":
+        return 0, 1
+    match = re.fullmatch(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?", name)
+    if match is None:
+        raise ValueError(f"unknown attack {name!r}; known are fgsm, pgd-STEPS and pgd-STEPSxRESTARTS")
+    return int(match[1]), int(match[2] or 1)
 
 
 def _survivors(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, ids: Tensor, chosen: Tensor) -> Tensor:

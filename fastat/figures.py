@@ -48,7 +48,7 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     losses = [row["train"]["loss"] for row in history]
     left.plot(epochs, losses, color=_BLUE, linewidth=2, marker=marker, markersize=4)
     left.set_ylim(0, 1.06 * max(losses))
-    _label(left, "epoch", "training loss under attack (nats)")
+    _label(left, "epoch", "training objective (nats)")
 
     style: dict[str, Any] = {"linewidth": 2, "marker": marker, "markersize": 4}
     adversarial = [row["train"]["adversarial"] for row in history]

@@ -14,6 +14,7 @@ from fastat.checkpoint import write_json
 from fastat.data import Dataset
 from fastat.evaluation import Evaluation, eval_mode, predict, robust_accuracy_curve
 from fastat.figures import Examples, plot_curves, plot_examples, plot_robustness
+from fastat.protocols import describe
 from fastat.run import Network
 
 _NETWORKS = {
@@ -50,10 +51,10 @@ def write_figures(network: Network, test: Dataset, folder: Path) -> list[Path]:
     title = f"{network.title}, {_NETWORKS.get(config.model, config.model)}"
     threat = rf"{_NORMS[config.norm]} $\epsilon$ = {format_eps(config.eps)}"
     paths = [folder / f"{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
-    trained = f"{title}, PGD-{config.attack_steps} adversarial training, {threat}"
+    trained = f"{title}, {threat}\n{describe(config)}"
 
     plot_curves(paths[0], network.history, trained)
-    plot_examples(paths[1], find_examples(network, test), f"{title}, PGD-20, {threat}")
+    plot_examples(paths[1], find_examples(network, test), f"{title}, {describe(config)}\nattacked by PGD-20, {threat}")
     some = test.subset(_CURVE_IMAGES, config.seed)
     reach = 2 * config.eps if config.eps > 0 else 0.1
     radii = [reach * point / (_CURVE_POINTS - 1) for point in range(_CURVE_POINTS)]
@@ -106,6 +107,7 @@ def results_json(network: Network, result: Evaluation, path: Path) -> dict[str, 
     value = {
         "dataset": network.title,
         "model": network.config.model,
+        "training": describe(network.config),
         "norm": result.norm,
         "eps": result.eps,
         "test_images": result.n,
@@ -120,7 +122,8 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The content of results.json as lines of plain text."""
     network = _NETWORKS.get(results["model"], results["model"])
     head = f"{results['dataset']}, {network}, {results['norm']} eps {format_eps(results['eps'])}"
-    lines = [head, f"{results['test_images']} test images, {results['epochs']} epochs of adversarial training", ""]
+    training = results.get("training", "adversarial training")  # absent from runs of before there was a choice
+    lines = [head, f"{results['test_images']} test images, {results['epochs']} epochs of {training}", ""]
     lines.append(f"{'attack':<12}{'accuracy':>9}   95% interval")
     for name, row in results["accuracy"].items():
         shown = "none (clean)" if name == "clean" else name.upper().replace("X", "x")

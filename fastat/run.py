@@ -15,7 +15,7 @@ from fastat import data, models
 from fastat._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
 from fastat.checkpoint import load_checkpoint, save_checkpoint, write_json, write_json_lines
 from fastat.config import TrainConfig, check_config, differing_fields
-from fastat.data import Dataset, channel_statistics
+from fastat.data import Dataset, Split, channel_statistics, flip_labels
 from fastat.keyed import derive_seed
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
@@ -36,7 +36,7 @@ class Run:
         history: the lines of metrics.jsonl, one per finished epoch.
         epoch: number of finished epochs.
         step: number of finished steps of the current epoch.
-        losses: float32 [steps of an epoch], the mean loss of each step.
+        losses: float32 [steps of an epoch], the objective of each step.
         hits: int64 [steps of an epoch], the attacked images each step classified correctly.
         seconds: time spent on the steps of the current epoch.
     """
@@ -110,9 +110,9 @@ def open_run(config: TrainConfig, folder: Path, data_root: str | Path | None, de
     classes, channels = split.train.classes, split.train.images.shape[1]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
-        model: nn.Module = models.build(config.model, len(classes), channels, mean, std)
+        model: nn.Module = models.build(config.model, len(classes), channels, mean, std, config.width)
     model = place(model, device)
-    train_set = split.train.subset(config.train_size, config.seed).to(device)
+    train_set = training_set(config, split).to(device)
     run = Run(
         config=config,
         folder=folder,
@@ -141,6 +141,11 @@ def open_run(config: TrainConfig, folder: Path, data_root: str | Path | None, de
     write_json(folder / "config.json", dataclasses.asdict(config))
     write_json_lines(folder / "metrics.jsonl", run.history)
     return run
+
+
+def training_set(config: TrainConfig, split: Split) -> Dataset:
+    """What a run trains on: its choice of the training images, with its share of wrong labels."""
+    return flip_labels(split.train.subset(config.train_size, config.seed), config.label_noise, config.seed)
 
 
 def start_epoch(run: Run) -> None:
@@ -182,7 +187,7 @@ def load_network(folder: str | Path, device: torch.device | str | None = None) -
     config = TrainConfig(**state["config"])
     mean, std = state["model"]["mean"].tolist(), state["model"]["std"].tolist()
     with torch.random.fork_rng(devices=[]):
-        model = models.build(config.model, len(state["classes"]), state["channels"], mean, std)
+        model = models.build(config.model, len(state["classes"]), state["channels"], mean, std, config.width)
     model.load_state_dict(state["model"])
     placed = place(model, choose_device(device)).eval()
     return Network(placed, config, state["title"], tuple(state["classes"]), state["history"])

@@ -1,4 +1,4 @@
-"""Adversarial training with PGD (Madry et al. 2018), resumable to the bit."""
+"""Adversarial training, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastat.attacks import pgd
 from fastat.config import TrainConfig
 from fastat.data import augment
 from fastat.evaluation import evaluate
 from fastat.interrupt import interrupts_deferred
 from fastat.keyed import derive_seed, keyed_permutation
 from fastat.progress import Display, training_display
+from fastat.protocols import attack_of, objective_of
 from fastat.run import Network, Run, choose_device, open_run, save_run, start_epoch
 
 MONITORED = ("fgsm", "pgd-20")
@@ -34,11 +33,14 @@ def train(
     device: str | torch.device | None = None,
     checkpoint_every: float = 300.0,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
+    measure_every: int = 1,
 ) -> Network:
-    """Trains a network by PGD adversarial training and keeps the run in a folder.
+    """Trains a network adversarially and keeps the run in a folder.
 
     min over w of E [ max over |d| <= eps of CE(w, x + d, y) ] (Madry et al. 2018, equation 2.1): each step finds d by
-    PGD and descends the loss there. The folder holds config.json, metrics.jsonl (a line per epoch) and checkpoint.pt.
+    the configured attack and descends the configured objective there, by default PGD and the mean of the
+    cross-entropies (:mod:`fastat.protocols` has the others). The folder holds config.json, metrics.jsonl (a line per
+    epoch) and checkpoint.pt.
 
     If the folder holds an unfinished run of the same configuration, that run is continued. On a CPU it then ends with
     the same bits as a run that was never stopped, whenever the old one was killed. A finished run is not trained again.
@@ -51,14 +53,17 @@ def train(
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
         measure: called with the network after every epoch; the numbers it returns are kept in the epoch's line of
             metrics.jsonl, under "measured". It must leave the network as it found it.
+        measure_every: epochs between two of these calls; the last epoch is always measured.
 
     Raises:
         FileNotFoundError: the dataset is missing.
-        ValueError: a value of the configuration is out of its range, or the folder holds a run of another
-            configuration; the message names the fields.
+        ValueError: a value of the configuration is out of its range, the folder holds a run of another configuration
+            (the message names the fields), or measure_every < 1.
         FloatingPointError: the loss is infinite or NaN; the message names the step.
         KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint.
     """
+    if measure_every < 1:
+        raise ValueError(f"measure_every must be at least 1, got {measure_every}")
     run = open_run(config, Path(folder), data_root, choose_device(device))
     total = config.epochs * run.steps_per_epoch
     try:
@@ -66,7 +71,8 @@ def train(
             while run.epoch < config.epochs:
                 _train_epoch(run, display, checkpoint_every)
                 accuracy = _monitor(run)
-                measured = {} if measure is None else dict(measure(run.model))
+                due = (run.epoch + 1) % measure_every == 0 or run.epoch + 1 == config.epochs
+                measured = dict(measure(run.model)) if measure is not None and due else {}
                 with interrupts_deferred():
                     _close_epoch(run, accuracy, measured)
                 display.epoch(run.history[-1])
@@ -81,8 +87,11 @@ def learning_rate(config: TrainConfig, progress: float) -> float:
     """The learning rate when the fraction ``progress`` of the run, in [0, 1], is over.
 
     cyclic: linear from 0 to the peak at 0.4 and back to 0 (Smith 2017, as Wong et al. 2020 use it). cosine: half a
-    cosine from the peak to 0 (Loshchilov and Hutter 2017, without restarts).
+    cosine from the peak to 0 (Loshchilov and Hutter 2017, without restarts). piecewise: divided by ten at 0.5 and again
+    at 0.75, the schedule on which Rice, Wong and Kolter (2020) saw robust overfitting.
     """
+    if config.schedule == "piecewise":
+        return config.lr * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
     if config.schedule == "cosine":
         return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
     peak = 0.4
@@ -119,21 +128,10 @@ def _train_step(run: Run, index: Tensor) -> None:
         x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=_uses_bf16(config, run.device)):
         run.model.train(config.attack_mode == "train")
-        x_adv = pgd(
-            run.model,
-            x,
-            batch.labels,
-            config.eps,
-            config.step_size,
-            config.attack_steps,
-            config.norm,
-            seed=derive_seed(config.seed, step, _ATTACK),
-            sample_ids=batch.ids,
-            validate=False,  # the dataset was checked when it was made; on a GPU a check would wait for it
-        )
+        seed = derive_seed(config.seed, step, _ATTACK)
+        x_adv = attack_of(config)(run.model, x, batch.labels, seed=seed, sample_ids=batch.ids)
         run.model.train()
-        logits = run.model(x_adv)
-        loss = F.cross_entropy(logits.float(), batch.labels)
+        loss, logits = objective_of(config)(run.model, x_adv, batch.labels)
     run.optimizer.zero_grad()
     loss.backward()
     run.optimizer.step()

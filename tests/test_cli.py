@@ -23,6 +23,15 @@ def test_defaults_follow_the_dataset(name):
     assert parse(["train", f"--data={name}", "--epochs", "3"]).config == default_config(name, epochs=3)
 
 
+def test_defaults_follow_the_protocol():
+    assert parse(["train", "--protocol", "hr", "--attack", "n-fgsm", "--r", "0.2"]).config == default_config(
+        "digits", "hr", attack="n-fgsm", r=0.2
+    )
+    flags = ["--data=mnist", "--protocol=bat", "--beta", "0", "--label-noise", "1/10", "--width", "16"]
+    expected = default_config("mnist", "bat", beta=0.0, label_noise=0.1, width=16)
+    assert parse(["train", *flags]).config == expected
+
+
 def test_flags_override():
     command = parse(["train", "--eps", "8/255", "--step-size", "2/255", "--nesterov", "--lr", "1e-3", "--norm", "l2"])
     assert command.config == TrainConfig(eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
@@ -45,6 +54,11 @@ def test_parse_number_rejects(text):
         (["--data", "imagenet"], "error: data must be digits, mnist, cifar10 or folder:PATH, got 'imagenet'"),
         (["--eps", "-1"], "error: eps must be a finite number >= 0, got -1.0"),
         (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
+        (["--protocol", "hrr"], "error: protocol must be one of pgd-at, fgsm-at, rs-fgsm, n-fgsm, hr, bat, got 'hrr'"),
+        (
+            ["--protocol", "bat", "--objective", "holistic"],
+            "error: objective must be benign under protocol bat (default_config sets it), got 'holistic'",
+        ),
     ],
 )
 def test_wrong_values_are_one_line(flags, message):
@@ -65,6 +79,10 @@ def test_help_shows_the_defaults_of_the_dataset(capsys):
         main(["train", "--data", "mnist", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert re.search(r"--eps FLOAT.*?default: 0\.3\)", text)
+    with pytest.raises(SystemExit):
+        main(["train", "--protocol", "bat", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert re.search(r"--objective \{.*?default: benign\)", text)
 
 
 def test_missing_data(monkeypatch, tmp_path):

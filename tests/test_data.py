@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fastat import data
-from fastat.data import augment, channel_statistics, make_dataset
+from fastat.data import augment, channel_statistics, flip_labels, make_dataset
 
 ROOT = os.environ.get("FASTAT_DATA")
 needs_data = pytest.mark.skipif(not ROOT, reason="FASTAT_DATA is not set: no real MNIST or CIFAR-10 here")
@@ -237,6 +237,40 @@ class TestDataset:
     def test_rejects(self, pictures, labels, message):
         with pytest.raises(ValueError, match=message):
             make_dataset("x", pictures, labels, ("a",))
+
+
+class TestFlipLabels:
+    def test_fraction_and_classes(self):
+        train = data.load("digits").train
+        noisy = flip_labels(train, 0.1, seed=3)
+        changed = noisy.labels != train.labels
+        assert int(changed.sum()) == round(0.1 * len(train)) == 144
+        assert noisy.images is train.images
+        assert (int(noisy.labels.min()), int(noisy.labels.max())) == (0, 9)
+        assert flip_labels(train, 0.0, 3) is train
+        assert flip_labels(train, 1.0, 3).labels.ne(train.labels).all()
+
+    def test_other_classes_are_equally_likely(self):
+        many = make_dataset("x", images(1, 1, 1, 1).expand(50_000, 1, 1, 1), torch.full((50_000,), 2), tuple("abcde"))
+        counts = flip_labels(many, 0.8, seed=0).labels.bincount(minlength=5)
+        assert int(counts[2]) == 10_000
+        assert float((counts[[0, 1, 3, 4]] - 10_000).abs().max()) < 5 * 10_000**0.5
+
+    def test_depends_on_seed_and_ids_not_on_the_order(self):
+        train = data.load("digits").train
+        noisy = flip_labels(train, 0.2, seed=3)
+        assert noisy.labels.equal(flip_labels(train, 0.2, seed=3).labels)
+        assert not noisy.labels.equal(flip_labels(train, 0.2, seed=4).labels)
+        order = torch.randperm(len(train))
+        assert flip_labels(train.take(order), 0.2, seed=3).labels.equal(noisy.labels[order])
+
+    def test_rejects(self):
+        train = data.load("digits").train
+        with pytest.raises(ValueError, match=r"must be in \[0, 1\], got 1.5"):
+            flip_labels(train, 1.5, 0)
+        one = make_dataset("x", images(4, 1, 1, 1), torch.zeros(4).long(), ("a",))
+        with pytest.raises(ValueError, match="x cannot be flipped: it has one class"):
+            flip_labels(one, 0.5, 0)
 
 
 class TestAugment:

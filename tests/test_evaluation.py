@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastat.evaluation import evaluate, robust_accuracy_curve, wilson_interval
+from fastat.evaluation import adversarial_losses, evaluate, robust_accuracy_curve, wilson_interval
 
 
 class Threshold(nn.Module):
@@ -103,6 +103,35 @@ def test_mode_is_restored_after_an_error():
 def test_rejects(change, message):
     with pytest.raises(ValueError, match=message):
         evaluate(**{"model": Threshold(), "x": X, "y": Y, "eps": 0.1, **change})
+
+
+@pytest.mark.parametrize("attack", ["fgsm", "pgd-5", "pgd-4x3"])
+def test_adversarial_losses_by_hand(attack):
+    eps = 0.07
+    found = adversarial_losses(Threshold(), X, Y, eps, attack=attack)
+    towards = torch.where(Y == 1, -1.0, 1.0)  # the worst case moves the mean to the other class, within the box
+    mean = (X.flatten(1).mean(1) + eps * towards).clamp(0, 1)
+    expected = torch.nn.functional.softplus(20 * (mean - 0.5) * towards)
+    torch.testing.assert_close(found, expected)
+    assert found.dtype == torch.float32
+
+
+def test_adversarial_losses_do_not_depend_on_batches_and_grow_with_the_attack():
+    model, x, y = small_network().train(), torch.rand(40, 1, 8, 8), torch.arange(40) % 3
+    whole = adversarial_losses(model, x, y, 0.1)
+    assert model.training
+    order = torch.randperm(40)
+    parts = adversarial_losses(model, x[order], y[order], 0.1, batch_size=7, sample_ids=order)
+    torch.testing.assert_close(parts, whole[order])
+    clean = adversarial_losses(model, x, y, 0.0)
+    torch.testing.assert_close(clean, torch.nn.functional.cross_entropy(model.eval()(x), y, reduction="none"))
+    assert (whole >= clean - 1e-5).all()
+    assert (adversarial_losses(model, x, y, 0.1, attack="pgd-10x3", seed=0) >= whole - 1e-6).all()
+    assert not adversarial_losses(model, x, y, 0.1, attack="pgd-1", seed=1).equal(
+        adversarial_losses(model, x, y, 0.1, attack="pgd-1", seed=2)
+    )
+    with pytest.raises(ValueError, match="unknown attack 'apgd'"):
+        adversarial_losses(model, x, y, 0.1, attack="apgd")
 
 
 def test_wilson_interval():

@@ -37,6 +37,14 @@ def test_small_cnn_takes_any_size(channels, size):
     assert parameters(model) < 400_000
 
 
+def test_width_of_the_small_cnn():
+    assert parameters(models.build("small_cnn", 10, 1, width=8)) < parameters(models.build("small_cnn", 10, 1)) / 10
+    assert models.build("small_cnn", 10, 1, width=8).model[-1].in_features == 128
+    for name, width in (("preact_resnet18", 64), ("small_cnn", 0)):
+        with pytest.raises(ValueError, match=f"width is free for small_cnn only, .* got {width} for {name}"):
+            models.build(name, 10, 1, width=width)
+
+
 def test_preact_resnet_shapes_and_gradient():
     model = models.build("preact_resnet18", 10, 3, [0.5] * 3, [0.2] * 3)
     x = torch.rand(2, 3, 32, 32, requires_grad=True)

@@ -60,6 +60,19 @@ def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
         assert "8/255" in title
 
 
+def test_titles_and_table_name_the_protocol(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(report, "plot_curves", lambda path, history, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
+    trained = network(default_config("digits", "hr", attack="n-fgsm", label_noise=0.1))
+    write_figures(trained, data.load("digits").test, tmp_path)
+    training = "HR (alpha 0.05, r 0.1) on N-FGSM, 10% of the training labels flipped"
+    assert all(training in title for title in titles)
+    results = results_json(trained, Evaluation("linf", 0.1, 500, {"clean": 0.9}), tmp_path / "r.json")
+    assert f"500 test images, 3 epochs of {training}" in results_table(results)
+
+
 def test_examples_are_what_they_say():
     test = data.load("digits").test
     trained = network(TrainConfig(eps=0.05))

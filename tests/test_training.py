@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from fastat import checkpoint, data, training
 from fastat.attacks import pgd
 from fastat.checkpoint import load_checkpoint
-from fastat.config import TrainConfig, check_config, default_config, differing_fields
+from fastat.config import TrainConfig, differing_fields
 from fastat.interrupt import interrupts_deferred
 from fastat.run import load_network, open_run
 from fastat.training import learning_rate, train
@@ -109,6 +109,10 @@ def test_learning_rate():
     values = [learning_rate(cyclic, t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
     assert values == pytest.approx([0, 0.1, 0.2, 0.1, 0])
     assert [learning_rate(cosine, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0])
+    piecewise = TrainConfig(lr=0.2, schedule="piecewise")
+    assert [learning_rate(piecewise, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
+        [0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
+    )
 
 
 def test_seeds_repeat_and_differ(tmp_path, finished):
@@ -270,31 +274,46 @@ def test_bf16_on_a_cpu(tmp_path):
     assert network.history[0]["train"]["loss"] > 0
 
 
-@pytest.mark.parametrize(
-    ("data_name", "eps"), [("digits", 0.1), ("mnist", 0.3), ("cifar10", 8 / 255), ("folder:x", 8 / 255)]
-)
-def test_default_configs(data_name, eps):
-    config = default_config(data_name)
-    check_config(config)
-    assert (config.data, config.eps) == (data_name, eps)
-    assert default_config(data_name, epochs=7).epochs == 7
-    with pytest.raises(TypeError, match="epoch"):
-        default_config(data_name, epoch=7)
+def test_label_noise_is_in_the_training_set_alone(tmp_path):
+    run = open_run(replace(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
+    clean = open_run(TINY, tmp_path / "clean", None, torch.device("cpu"))
+    assert int((run.train_set.labels != clean.train_set.labels).sum()) == 24
+    assert run.train_set.images.equal(clean.train_set.images)
+    assert run.monitor_set.labels.equal(clean.monitor_set.labels)
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("data", "imagenet"), ("model", "vgg"), ("norm", "l0"), ("eps", -0.1), ("eps", float("inf")), ("lr", 0.0),
-        ("epochs", 0), ("batch_size", 1), ("step_size", 0.0), ("attack_steps", 0), ("precision", "fp16"),
-        ("augment", "cutout"), ("schedule", "step"), ("attack_mode", "both"), ("train_size", 1), ("eval_size", 0),
-    ],
-)  # fmt: skip
-def test_check_config_names_field_and_value(field, value):
-    with pytest.raises(ValueError, match=f"^{field} must be .*, got {value!r}$"):
-        check_config(replace(TrainConfig(), **{field: value}))
+def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
+    (tmp_path / "config.json").write_text((finished / "config.json").read_text())
+    saved = json.loads((tmp_path / "config.json").read_text())
+    for field in ("protocol", "label_noise", "width"):
+        del saved[field]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    open_run(TINY, tmp_path, None, torch.device("cpu"))
+    assert json.loads((tmp_path / "config.json").read_text())["protocol"] == "pgd-at"
+    assert differing_fields(saved, replace(TINY, width=8)) == ["width: None -> 8"]
 
 
-def test_differing_fields():
-    saved = {**json.loads(json.dumps(TINY.__dict__)), "eps": 0.2}
-    assert differing_fields(saved, TINY) == ["eps: 0.2 -> 0.1"]
+def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkeypatch):
+    config = replace(TINY, epochs=5)
+
+    def measure(model):
+        return {"weight": model.model[5].weight.sum().item()}
+
+    whole = train(config, tmp_path / "whole", measure=measure, measure_every=2)
+    assert [bool(row["measured"]) for row in whole.history] == [False, True, False, True, True]
+    assert whole.history[-1]["measured"] == measure(whole.model)
+    step, calls = training._train_step, iter(range(100))
+
+    def killed(run, index):
+        if next(calls) == 7:
+            raise Killed
+        step(run, index)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_train_step", killed)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "killed", measure=measure, measure_every=2)
+    train(config, tmp_path / "killed", measure=measure, measure_every=2)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    with pytest.raises(ValueError, match="measure_every must be at least 1, got 0"):
+        train(config, tmp_path / "other", measure_every=0)

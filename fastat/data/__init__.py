@@ -11,9 +11,20 @@ from fastat.data.cifar10 import load_cifar10
 from fastat.data.dataset import Dataset, Split, channel_statistics, make_dataset
 from fastat.data.digits import load_digits
 from fastat.data.folder import load_folder
+from fastat.data.label_noise import flip_labels
 from fastat.data.mnist import load_mnist
 
-__all__ = ["AUGMENTATIONS", "Dataset", "Split", "augment", "channel_statistics", "load", "make_dataset", "names"]
+__all__ = [
+    "AUGMENTATIONS",
+    "Dataset",
+    "Split",
+    "augment",
+    "channel_statistics",
+    "flip_labels",
+    "load",
+    "make_dataset",
+    "names",
+]
 
 _LOADERS: dict[str, Callable[[Path | None], Split]] = {
     "digits": load_digits,

@@ -21,7 +21,10 @@ __all__ = [
     "wide_resnet_34_10",
 ]
 
-_NETWORKS: dict[str, Callable[[int, int], nn.Module]] = {
+WITH_WIDTH = ("small_cnn",)
+"""The names of the networks whose width is free."""
+
+_NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "small_cnn": small_cnn,
     "preact_resnet18": preact_resnet18,
     "wide_resnet_28_10": wide_resnet_28_10,
@@ -40,6 +43,7 @@ def build(
     in_channels: int,
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
+    width: int | None = None,
 ) -> Normalized:
     """A freshly initialized network that takes pixels [B, in_channels, H, W] in [0, 1] and returns [B, num_classes].
 
@@ -49,15 +53,20 @@ def build(
         in_channels: channels of the image.
         mean: a number or one per channel, in pixel units; see :class:`Normalized`.
         std: a number or one per channel, above zero.
+        width: channels of the first stage, for a network whose width is free; its own default for None.
 
     Raises:
-        ValueError: an unknown name, fewer than two classes, or mean and std that do not fit in_channels.
+        ValueError: an unknown name, fewer than two classes, mean and std that do not fit in_channels, or a width below
+            1 or for a network that has a fixed one.
     """
     if name not in _NETWORKS:
         raise ValueError(f"unknown model {name!r}; known are {', '.join(_NETWORKS)}")
     if num_classes < 2 or in_channels < 1:
         raise ValueError(f"needs num_classes >= 2 and in_channels >= 1, got {num_classes} and {in_channels}")
-    network = Normalized(_NETWORKS[name](num_classes, in_channels), mean, std)
+    if width is not None and (name not in WITH_WIDTH or width < 1):
+        raise ValueError(f"width is free for {', '.join(WITH_WIDTH)} only, and at least 1; got {width} for {name}")
+    free = {} if width is None else {"width": width}
+    network = Normalized(_NETWORKS[name](num_classes, in_channels, **free), mean, std)
     for statistic, value in (("mean", network.mean), ("std", network.std)):
         if value.numel() not in (1, in_channels):
             raise ValueError(f"{statistic} has {value.numel()} entries for {in_channels} channels")

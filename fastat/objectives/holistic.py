@@ -201,6 +201,6 @@ def _budget(value: Budget, name: str, losses: Tensor) -> tuple[float, Tensor | N
 
 
 def _check_budget(value: object, name: str) -> float:
-    if name == "alpha" and isinstance(value, Real) and not 0 <= value < 1:
+    if name == "alpha" and isinstance(value, Real) and not 0 <= float(value) < 1:
         raise ValueError(f"alpha must be in [0, 1), got {value}")
     return check_number(value, name)

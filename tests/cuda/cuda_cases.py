@@ -4,12 +4,16 @@ import math
 
 import torch
 
-from fastat import ops, reference
+import fastat
+from fastat import objective_ops, ops, reference
 
 DEVICE = torch.device("cuda")
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 NORMS = ["linf", "l2", "l1"]
 P = {"linf": math.inf, "l2": 2, "l1": 1}
+ORDERS = ["hd", "hr"]
+LOSSES = ["random", "ties", "equal", "zeros", "huge"]
+DELAY = 50_000_000  # clock cycles, some 25 ms
 EPS = {"linf": 0.1, "l2": 1.0, "l1": 3.0}
 SIZE = {"linf": 0.03, "l2": 0.4, "l1": 1.5}
 
@@ -38,6 +42,28 @@ def logits_case(kind, rows, classes, dtype=torch.float32, seed=0):
     if kind == "kl":
         extra["reference"] = (logits.double() + torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
     return logits, y, extra
+
+
+def losses_case(kind, n, dtype=torch.float32, seed=0):
+    """Losses of a batch, on the CPU: ties everywhere, all equal, most of them zero, or one that dwarfs the others."""
+    losses = torch.empty(n, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))
+    if kind == "ties":
+        losses = (4 * losses).round() / 4
+    elif kind == "equal":
+        losses = torch.full_like(losses, 0.7)
+    elif kind == "zeros":
+        losses = torch.where(losses < 2, 0.0, losses)
+    elif kind == "huge":
+        losses[n // 2] = 1e30
+    return losses.to(dtype)
+
+
+def products_case(n, dtype=torch.float32, seed=0):
+    """Products of normalized features, and labels of four classes in the integer type of the kernels, on the CPU."""
+    g = torch.Generator().manual_seed(seed)
+    features = torch.nn.functional.normalize(torch.randn(n, 16, generator=g, dtype=dtype), dim=1)
+    labels = torch.randint(4, (n,), generator=g)
+    return features @ features.T, labels.to(torch.int64 if dtype == torch.float64 else torch.int32)
 
 
 def gpu(value):
@@ -108,6 +134,76 @@ def assert_loss(kind, logits, y, extra):
         torch.testing.assert_close(grad.double().cpu(), expected_grad, rtol=rounding, atol=rounding * largest)
     assert loss.dtype == cpu_loss.dtype and grad.dtype == logits.dtype and grad.shape == logits.shape
     return loss, grad
+
+
+def assert_holistic(losses, alpha, r, order):
+    """Compares the HR weights and value on the GPU with those of the CPU op; returns the GPU's weights.
+
+    Both decide in float64 and differ in the order of its sums, which a weight of float32 does not show.
+    """
+    weights, value = holistic(gpu(losses), alpha, r, order)
+    cpu_weights, cpu_value = holistic(losses, alpha, r, order)
+    tolerance = 1e-9 if losses.dtype == torch.float64 else 2.5e-7
+    where = f"N = {len(losses)}, alpha = {alpha}, r = {r}, {order}"
+    assert weights.dtype == value.dtype == losses.dtype and weights.device == gpu(losses).device, where
+    off = (weights.cpu() - cpu_weights).abs().double() / (cpu_weights.double() + 1 / len(losses))
+    assert off.max() <= tolerance, f"weights off by {off.max():.1e}: {where}"
+    torch.testing.assert_close(value.cpu(), cpu_value, rtol=tolerance, atol=0, msg=lambda text: f"{text} {where}")
+    return weights
+
+
+def holistic(losses, alpha, r, order="hd"):
+    """Weights and value by the public functions."""
+    return fastat.holistic_weights(losses, alpha, r, order), fastat.holistic_loss(losses, alpha, r, order)
+
+
+def assert_benign(logits, y, gamma):
+    """Compares losses, gradient and weights of BAT on the GPU with the CPU op, the weights also with the twin."""
+    results = objective_ops.benign_cross_entropy(gpu(logits), gpu(y), gamma)
+    arithmetic = 1e-13 if logits.dtype == torch.float64 else 2e-6
+    rounding = max(arithmetic, torch.finfo(logits.dtype).eps)
+    on_cpu = objective_ops.benign_cross_entropy(logits, y, gamma)
+    for result, expected, atol in zip(results, on_cpu, (arithmetic, rounding, arithmetic), strict=True):
+        torch.testing.assert_close(result.cpu(), expected, rtol=max(arithmetic, atol), atol=atol)
+    exact = reference.benign_weights(logits.double(), y, gamma)
+    torch.testing.assert_close(results[2].cpu().double(), exact, rtol=0, atol=arithmetic)
+
+
+def assert_scaled(rows, weights, scale):
+    """Compares a scaling of rows on the GPU with the CPU op's bits."""
+    result = objective_ops.scale_rows(gpu(rows), gpu(weights), gpu(scale))
+    assert torch.equal(result.cpu(), objective_ops.scale_rows(rows, weights, scale))
+
+
+def assert_contrast(products, labels, first, last, inside):
+    """Compares rows first .. last - 1 of the discrimination loss, forward and backward, on the GPU with the CPU op.
+
+    The own product of each row becomes -infinity; the exponentials are in float32 for float32 products.
+    """
+    tolerance = 1e-13 if products.dtype == torch.float64 else 5e-6
+    tau, scale = 0.1, torch.tensor(0.3, dtype=products.dtype)
+    columns = objective_ops.contrast_rows_(products.clone(), labels, 0, 1 / tau, inside)
+    on_gpu, on_cpu = gpu(products[first:last]).clone(), products[first:last].clone()
+    found = objective_ops.contrast_rows_(on_gpu, gpu(labels), first, 1 / tau, inside)
+    expected = objective_ops.contrast_rows_(on_cpu, labels, first, 1 / tau, inside)
+    assert torch.equal(on_gpu.cpu(), on_cpu)
+    for result, each in zip(found, expected, strict=True):
+        torch.testing.assert_close(result.cpu(), each, rtol=tolerance, atol=tolerance)
+    objective_ops.contrast_gradient_(on_gpu, gpu(labels), *map(gpu, columns), gpu(scale), first, 1 / tau, inside)
+    objective_ops.contrast_gradient_(on_cpu, labels, *columns, scale, first, 1 / tau, inside)
+    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=2 * tolerance, atol=tolerance)
+
+
+def captured(work):
+    """A CUDA graph of the work, and what it returned while it was recorded."""
+    side = torch.cuda.Stream()
+    with torch.cuda.stream(side):
+        work()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = work()
+    return graph, result
 
 
 def _gpu_if_tensor(value):

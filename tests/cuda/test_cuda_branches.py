@@ -6,18 +6,26 @@ from cuda_cases import (
     DTYPES,
     EPS,
     NORMS,
+    ORDERS,
     SIZE,
+    assert_benign,
+    assert_contrast,
+    assert_holistic,
     assert_loss,
     assert_points,
+    assert_scaled,
     assert_step,
     copy64,
     gpu,
     logits_case,
+    losses_case,
     misaligned,
     problem,
+    products_case,
     step_of,
 )
 
+import fastat
 from fastat import ops, reference
 
 # linf: vector loads of 16 bytes where the sizes allow, else one element at a time.
@@ -28,6 +36,7 @@ L2 = [4, 508, 512, 516, 1024, 1028, 2048, 2052, 3072, 3076, 6144, 6148, 8192, 81
 # l1: on chip up to some 19,300 float32, 9,600 float64 and 23,200 half elements; above, streamed (half: in a workspace).
 L1 = {torch.float32: [1, 511, 3072, 20001], torch.float64: [3, 513, 10001], torch.float16: [5, 3072, 24001]}
 L1[torch.bfloat16] = L1[torch.float16]
+REAL = [torch.float32, torch.float64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -137,3 +146,41 @@ def test_best(shape, dtype):
     ops.best_(*results, gpu(x_adv), gpu(loss))
     reference.best_(best_x, best_loss, x_adv, loss)
     assert torch.equal(results[0].cpu(), best_x) and torch.equal(results[1].cpu(), best_loss)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("n", [1, 5, 33, 256, 257, 4096, 4097])  # one warp, 256 threads, 512 threads
+@pytest.mark.parametrize("order", ORDERS)
+def test_holistic(order, n, dtype):
+    assert_holistic(losses_case("random", n, dtype), 0.1, 0.1, order)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("n", [5, 257, 4097])
+def test_holistic_of_a_loss_that_is_not_finite(n, order):
+    losses = losses_case("random", n)
+    losses[n // 2] = float("nan")
+    assert fastat.holistic_weights(gpu(losses), 0.1, 0.1, order).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("classes", [2, 16, 17, 1024, 1025])
+def test_benign_cross_entropy(classes, dtype):
+    assert_benign(*logits_case("ce", 19, classes, dtype)[:2], gamma=1.5)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 7), (2, 128), (5, 257), (300, 10)])
+def test_scale_rows(shape, dtype):
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
+    rows, weights, scale = torch.randn(shape), torch.rand(shape[0]), torch.tensor(-0.7)
+    assert_scaled(rows.to(dtype), weights.to(compute), scale.to(compute))
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("n", [1, 2, 33, 1024, 1025])  # one warp per row, one block per row
+@pytest.mark.parametrize("inside", [False, True])
+def test_contrast(inside, n, dtype):
+    products, labels = products_case(n, dtype)
+    for first, last in {(0, min(n, 3)), (n // 2, min(n, n // 2 + 5)), (n - 1, n)}:
+        assert_contrast(products, labels, first, last, inside)

@@ -2,23 +2,9 @@
 
 import pytest
 import torch
-from cuda_cases import DEVICE, EPS, NORMS, SIZE, gpu, logits_case, problem, step_of
+from cuda_cases import DELAY, DEVICE, EPS, NORMS, SIZE, captured, gpu, logits_case, problem, step_of
 
 from fastat import ops
-
-DELAY = 50_000_000  # clock cycles, some 25 ms
-
-
-def captured(work):
-    """A CUDA graph of the work, and what it returned while it was recorded."""
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = work()
-    return graph, result
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 33)}
 """For glibc: keep freed memory. Otherwise the temporaries of eager code cost page faults or not, up to a factor of
 seven, by the luck of the heap's layout; this is the luckier case for the rivals."""
-SUITES = ("linf_step", "l2_l1_step", "random_start", "attack_loss", "early_stop", "pgd")
+SUITES = ("linf_step", "l2_l1_step", "random_start", "attack_loss", "holistic", "objectives", "early_stop", "pgd")
 
 
 def main(arguments: list[str] | None = None) -> int:

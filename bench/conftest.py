@@ -1,7 +1,7 @@
 """Runs the suites: one module-wide contest per case, one test per contender.
 
 A suite is a module with ROW, TITLE, WHO (names of contenders), ``cases(device)``, ``contest(case, device)`` and one
-test that records the contender ``who`` of the ``outcome``.
+test that records the contender ``who`` of the ``outcome``. A case may have a ``row`` and a ``title`` of its own.
 """
 
 from dataclasses import replace
@@ -38,7 +38,8 @@ def outcome(request) -> Outcome:
     """The contest of one case, checked and timed."""
     device = torch.device(request.config.getoption("bench_device"))
     suite = request.module
-    label = {"row": suite.ROW, "title": suite.TITLE, "case": str(request.param)}
+    row, title = getattr(request.param, "row", suite.ROW), getattr(request.param, "title", suite.TITLE)
+    label = {"row": row, "title": title, "case": str(request.param)}
     held = hold(suite.contest(request.param, device), device)
     request.config.stash[MISSING] += [{**label, "who": name, "reason": why} for name, why in held.missing.items()]
     return replace(held, label=label)

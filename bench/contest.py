@@ -4,7 +4,8 @@ The shared machinery of the suites ``bench_*.py``. Ours runs under two names, "o
 two come out is the noise of the whole case.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,7 @@ class Contest:
         captured: on CUDA, time replays of a CUDA graph, so that launches from Python do not count.
         seconds: how long to go on measuring; the round under way is finished.
         most_sets: input sets at most, also where more would be needed to exceed the cache.
+        threads: torch's threads on the CPU for the checks and the times; None leaves them as they are.
     """
 
     make_inputs: Callable[[int], Inputs]
@@ -49,6 +51,7 @@ class Contest:
     captured: bool = False
     seconds: float = 1.0
     most_sets: int = 32
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ def hold(contest: Contest, device: torch.device) -> Outcome:
     Raises:
         AssertionError: if ours is wrong. A rival that fails or is wrong is reported as missing, with the reason.
     """
+    with _threads(contest.threads):
+        return _hold(contest, device)
+
+
+def _hold(contest: Contest, device: torch.device) -> Outcome:
     first = contest.make_inputs(0)
     facts: dict[str, dict[str, float]] = {}
     missing = dict(contest.missing)
@@ -96,6 +104,16 @@ def hold(contest: Contest, device: torch.device) -> Outcome:
     if OURS in failed:
         raise failed[OURS]
     return Outcome(times, facts, missing | {name: reason(error) for name, error in failed.items()}, contest.bytes)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def reason(error: Exception) -> str:

@@ -12,6 +12,8 @@ from bench.contest import AGAIN, OURS
 
 Case = dict[str, Any]
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+TRAINING_STEP = "training step"
+"""Title of the cases whose contenders are objectives: "ours" is the plain cross-entropy."""
 
 
 def cases_of(raw: dict[str, Any]) -> list[Case]:
@@ -61,14 +63,20 @@ def write(path: Path, text: str) -> None:
 
 
 def tables(run: dict[str, Any]) -> str:
-    """One run as markdown: the operations, then the attacks end to end."""
+    """One run as markdown: the operations, the objectives, training steps under them, the attacks end to end."""
     cuda = run["environment"]["kind"] == "cuda"
     cases = sorted(run["cases"], key=lambda case: case["row"])
     operations = [case for case in cases if case["row"] <= 4]
-    attacks = [case for case in cases if case["row"] > 4]
+    steps = [case for case in cases if case["title"] == TRAINING_STEP]
+    objectives = [case for case in cases if case["row"] in (5, 6) and case not in steps]
+    attacks = [case for case in cases if case["row"] > 6]
     parts = [_headline(run)]
     if operations:
-        parts.append(_operations(operations, cuda))
+        parts.append(_operations(operations, bandwidth=cuda, time=cuda))
+    if objectives:  # their target is a time, also on a CPU
+        parts.append(_operations(objectives, bandwidth=False, time=True))
+    if steps:
+        parts.append(_steps(steps, cuda))
     if attacks:
         parts.append(_attacks(attacks, cuda))
     absent = _absent(cases)
@@ -103,18 +111,39 @@ def _headline(run: dict[str, Any]) -> str:
     return "\n\n".join([lines[0], " ".join(lines[1:])])
 
 
-def _operations(cases: Sequence[Case], cuda: bool) -> str:
+def _operations(cases: Sequence[Case], bandwidth: bool, time: bool) -> str:
     rivals = list(dict.fromkeys(who for case in cases for who in case["contenders"] if who != OURS))
-    head = ["row", "operation", "case", *(f"{who} / ours" for who in rivals), "noise"]
-    lines = [[*head, "of copy bandwidth", "time of ours"] if cuda else head]
+    lines = [["row", "operation", "case", *(f"{who} / ours" for who in rivals), "noise"]]
+    lines[0] += ["of copy bandwidth"] * bandwidth + ["time of ours"] * time
     for case in cases:
         ours = case["contenders"][OURS]
         line = [str(case["row"]), case["title"], case["case"]]
         line += [_ratio(case["contenders"].get(who)) for who in rivals]
         line.append(_noise(case))
-        share = f"{ours['copy_fraction']:.0%}" if "copy_fraction" in ours else "-"
-        lines.append([*line, share, _time(ours["median_s"])] if cuda else line)
+        if bandwidth:
+            line.append(f"{ours['copy_fraction']:.0%}" if "copy_fraction" in ours else "-")
+        lines.append([*line, _time(ours["median_s"])] if time else line)
     return markdown(lines)
+
+
+def _steps(cases: Sequence[Case], cuda: bool) -> str:
+    """Relative to the step on the plain cross-entropy, which is "ours"."""
+    objectives = list(dict.fromkeys(who for case in cases for who in case["contenders"] if who != OURS))
+    head = ["rows", "training step", *(f"{who}, beside plain" for who in objectives), "noise"]
+    lines = [[*head, "time of plain"] if cuda else head]
+    for case in cases:
+        line = ["5, 6", f"PGD-10, {case['case']}"]
+        line += [_change(case["contenders"][who]["ratio"]) if who in case["contenders"] else "-" for who in objectives]
+        low, _, high = case["noise"]
+        line.append(f"{low - 1:+.1%} to {high - 1:+.1%}")
+        lines.append([*line, _time(case["contenders"][OURS]["median_s"])] if cuda else line)
+    return markdown(lines)
+
+
+def _change(ratio: Sequence[float]) -> str:
+    """The median of a ratio as a change, and the middle half of the rounds."""
+    low, median, high = (value - 1 for value in ratio)
+    return f"{median:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
 def _attacks(cases: Sequence[Case], cuda: bool) -> str:

@@ -348,7 +348,7 @@ def test_losses_must_be_finite(bad):
         ({"losses": torch.zeros(2).long()}, TypeError, "losses must be float32"),
         ({"losses": np.zeros(2, dtype=int)}, TypeError, "losses must be floating-point, got int64"),
         ({"losses": [0.1, 0.2]}, TypeError, "losses must be a torch.Tensor, got list"),
-        ({"losses": torch.tensor([1e308, -1e308], dtype=torch.float64)}, ValueError, "the largest less the smallest is infinite"),
+        ({"losses": torch.tensor([1e308, -1e308], dtype=torch.float64)}, ValueError, "largest less the smallest"),
         ({"alpha": 1.0}, ValueError, r"alpha must be in \[0, 1\), got 1.0"),
         ({"alpha": -0.1}, ValueError, r"alpha must be in \[0, 1\), got -0.1"),
         ({"alpha": math.nan}, ValueError, "alpha must be in"),

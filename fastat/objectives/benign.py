@@ -6,8 +6,8 @@ Samples that the model confidently gets wrong under attack count less, and the f
     loss = sum_i w_i l_i / sum_i w_i + beta DL
 
 with l_i the cross-entropy of the adversarial example. The published text states the idea, not every constant: ``gamma``
-(default 1), ``beta`` (0.2) and ``tau`` (0.1) are parameters, and the mean over the positives of DL may stand outside the
-logarithm or inside it.
+(default 1), ``beta`` (0.2) and ``tau`` (0.1) are parameters, and the mean over the positives of DL may stand outside
+the logarithm or inside it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def benign_weights(logits: Tensor, y: Tensor, gamma: float = 1.0) -> Tensor:
         gamma: >= 0; at 0 all weights are 1.
 
     Returns:
-        Weights ``[B]`` in [exp(-gamma), 1], float32 (float64 for float64 logits); constants for autograd. On CUDA, where
-        labels are not looked at, one out of range gets the weight NaN.
+        Weights ``[B]`` in [exp(-gamma), 1], float32 (float64 for float64 logits); constants for autograd. On CUDA,
+        where labels are not looked at, one out of range gets the weight NaN.
 
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
@@ -60,8 +60,8 @@ def discrimination_loss(
 ) -> Tensor:
     """Draws the features of a class together and those of different classes apart.
 
-    With h_i the l2-normalized features (normalized here, with gradient), the mean over the samples i that have a positive
-    (another sample of their class) of
+    With h_i the l2-normalized features (normalized here, with gradient), the mean over the samples i that have a
+    positive (another sample of their class) of
 
     - "outside": the mean over positives j of ``-log [exp(h_i.h_j / tau) / sum_{k != i} exp(h_i.h_k / tau)]``, the
       supervised contrastive loss of Khosla et al. 2020;
@@ -75,8 +75,8 @@ def discrimination_loss(
         tau: temperature, above 0.
         positives: "outside" or "inside".
         group: a process group of torch.distributed, over which the batch is spread: the features of all its processes
-            are compared. Every process returns the same loss; gradients are multiplied by the number of processes, since
-            DistributedDataParallel divides the sum by it.
+            are compared. Every process returns the same loss; gradients are multiplied by the number of processes,
+            since DistributedDataParallel divides the sum by it.
 
     Returns:
         0-d, float32 (float64 for float64 features); 0 if no sample has a positive.
@@ -109,8 +109,8 @@ def benign_loss(
 ) -> Tensor:
     """The BAT loss: cross-entropies weighted by :func:`benign_weights`, plus ``beta`` times the discrimination loss.
 
-    Weights, cross-entropies and their gradient come from one pass over the logits. For ``beta = 0`` the features are not
-    looked at.
+    Weights, cross-entropies and their gradient come from one pass over the logits. For ``beta = 0`` the features are
+    not looked at.
 
     Args:
         logits: ``[B, C]``, any float dtype; of the adversarial examples.

@@ -23,12 +23,12 @@ def gradient_misalignment(
     lower: float | None = 0.0,
     upper: float | None = 1.0,
 ) -> Tensor:
-    """``mean [1 - cos(g(x), g(x + noise))]``, g the gradient of the cross-entropy with respect to the input, equation 5.
+    """``mean [1 - cos(g(x), g(x + noise))]``, g the gradient of the cross-entropy to the input (equation 5).
 
     The noise is uniform in the linf ball of radius ``eps``. A network on whose inputs it is small is nearly linear in
     that ball, so that a single step is a strong attack and single-step training does not collapse; it is added to the
-    training loss with a factor (the authors' 0.2 for eps 8/255 on CIFAR-10). As in the authors' code the gradient at x is
-    a constant; backward goes through that at x + noise and costs a second derivative.
+    training loss with a factor (the authors' 0.2 for eps 8/255 on CIFAR-10). As in the authors' code the gradient at x
+    is a constant; backward goes through that at x + noise and costs a second derivative.
 
     Args:
         model: maps inputs ``[B, ...]`` to logits ``[B, C]``, twice differentiable.

@@ -73,8 +73,8 @@ def holistic_loss(
         alpha, r, order: see :func:`holistic_weights`.
         group: a process group of torch.distributed, over which the batch is spread: the losses of all its processes are
             gathered (there may be more in one than in another), every process solves the global problem and returns the
-            same loss. Gradients are multiplied by the number of processes, since DistributedDataParallel divides the sum
-            by it.
+            same loss. Gradients are multiplied by the number of processes, since DistributedDataParallel divides the
+            sum by it.
 
     Returns:
         0-d, of the dtype of ``losses``; between their mean and their maximum, increasing in ``alpha`` and ``r``.
@@ -115,8 +115,8 @@ def certificate(n: int, r: float) -> float:
 
     The theorem (Bennouna, Lucas, Van Parys 2023) says ``1 - exp(-r n + O(1))``: the constant in the exponent depends on
     the problem and is left out here, so this is a rate, not a guarantee for a given n. It is about the HR loss of the
-    whole training set, with the worst case over the perturbations (an attack only bounds it from below), and holds if at
-    most ``alpha n`` points were tampered with. Minibatch HR training minimizes a mean of batch-wise HR losses instead.
+    whole training set, with the worst case over the perturbations (an attack only bounds it from below), and holds if
+    at most ``alpha n`` points were tampered with. Minibatch HR training minimizes a mean of batch-wise HR losses instead.
 
     Args:
         n: number of training points, >= 1.

@@ -116,7 +116,7 @@ def certificate(n: int, r: float) -> float:
     The theorem (Bennouna, Lucas, Van Parys 2023) says ``1 - exp(-r n + O(1))``: the constant in the exponent depends on
     the problem and is left out here, so this is a rate, not a guarantee for a given n. It is about the HR loss of the
     whole training set, with the worst case over the perturbations (an attack only bounds it from below), and holds if
-    at most ``alpha n`` points were tampered with. Minibatch HR training minimizes a mean of batch-wise HR losses instead.
+    at most ``alpha n`` points were tampered with. Minibatch training minimizes a mean of batch-wise HR losses instead.
 
     Args:
         n: number of training points, >= 1.

@@ -84,17 +84,19 @@ struct ScaleArgs {
   int64_t count, length;
 };
 
+// Rows first, first + 1, ... of the matrix of products of n samples. The sums are four rows of `length` numbers each:
+// log-sum, positive, count and loss.
 struct ContrastArgs {
-  ElementType type;    // f32 or f64
-  void* products;      // rows x n; row i is of sample first + i
+  ElementType type;  // f32 or f64
+  void* products;
   const void* labels;  // n integers of the width of the type
   int64_t rows, n, first;
   double inverse_tau;
   bool inside;
-  void* log_sum;  // forward: results, one per row; backward: inputs, n each
-  void* positive;
-  void* count;
-  const void* scale;  // backward: one number of the type
+  void* sums_of_rows;       // forward: where those of the first row go
+  int64_t length;           // forward
+  const void* sums_of_all;  // backward: n each
+  const void* scale;        // backward: one number of the type
 };
 
 struct BestArgs {

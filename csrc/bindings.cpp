@@ -32,13 +32,14 @@ STABLE_TORCH_LIBRARY(fastat, m) {
       "weights, Tensor value)");
   m.def("benign_cross_entropy(Tensor logits, Tensor y, float gamma) -> (Tensor loss, Tensor grad, Tensor weights)");
   m.def("scale_rows(Tensor rows, Tensor weights, Tensor scale) -> Tensor");
-  // products: rows first .. of the matrix of all; the own product of each becomes -infinity.
+  // products: rows first, first + 1, ... of the matrix of all. sums: log-sum, positive, count, loss, a row each, of
+  // which columns start, start + 1, ... are written.
   m.def(
-      "contrast_rows_(Tensor(a!) products, Tensor labels, int first, float inverse_tau, bool inside) -> (Tensor "
-      "log_sum, Tensor positive, Tensor count)");
+      "contrast_rows_(Tensor(a!) sums, Tensor products, Tensor labels, int start, int first, float inverse_tau, bool "
+      "inside) -> ()");
   m.def(
-      "contrast_gradient_(Tensor(a!) products, Tensor labels, Tensor log_sum, Tensor positive, Tensor count, Tensor "
-      "scale, int first, float inverse_tau, bool inside) -> ()");
+      "contrast_gradient_(Tensor(a!) products, Tensor labels, Tensor sums, Tensor scale, int first, float inverse_tau, "
+      "bool inside) -> ()");
   m.def("best_(Tensor(a!) best_x, Tensor(b!) best_loss, Tensor x_adv, Tensor loss) -> ()");
 }
 

@@ -1,5 +1,5 @@
 // From tensors to kernel arguments, and the registration of the ops, once for both backends. A Backend has static
-// functions step, random_start, attack_loss and best that take the structs of args.h and a device index.
+// functions of the ops' names that take the structs of args.h and a device index.
 //
 // The checks here are internal: fastat/ops.py has already looked at what a user can get wrong and brought every tensor
 // into the layout the kernels want.
@@ -177,8 +177,8 @@ struct Ops {
   }
 
   // What both directions of the discrimination loss have in common; the rest is filled in by them.
-  static ContrastArgs contrast_args(Tensor& products, const Tensor& labels, int64_t first, double inverse_tau,
-                                    bool inside) {
+  static ContrastArgs contrast_args(const Tensor& products, void* data, const Tensor& labels, const Tensor& sums,
+                                    int64_t first, double inverse_tau, bool inside) {
     const ElementType type = element_type(products);
     STD_TORCH_CHECK(products.dim() == 2 && products.is_contiguous() &&
                         (type == ElementType::f32 || type == ElementType::f64) && first >= 0 &&
@@ -187,8 +187,12 @@ struct Ops {
     check_vector(labels, type == ElementType::f64 ? ScalarType::Long : ScalarType::Int, products.size(1), products,
                  "labels");
     STD_TORCH_CHECK(labels.is_contiguous(), "fastat: labels must be contiguous");
+    STD_TORCH_CHECK(sums.dim() == 2 && sums.size(0) == 4 && sums.is_contiguous() &&
+                        sums.scalar_type() == products.scalar_type() && sums.is_cuda() == products.is_cuda() &&
+                        sums.get_device_index() == products.get_device_index(),
+                    "fastat: sums must be a contiguous matrix of four rows, like the products");
     return {type,
-            products.mutable_data_ptr(),
+            data,
             labels.const_data_ptr(),
             products.size(0),
             products.size(1),
@@ -196,38 +200,31 @@ struct Ops {
             inverse_tau,
             inside,
             nullptr,
-            nullptr,
+            sums.size(1),
             nullptr,
             nullptr};
   }
 
-  static std::tuple<Tensor, Tensor, Tensor> contrast_rows_(Tensor products, Tensor labels, int64_t first,
-                                                           double inverse_tau, bool inside) {
-    ContrastArgs args = contrast_args(products, labels, first, inverse_tau, inside);
-    const int64_t size[] = {products.size(0)};
-    Tensor log_sum = torch::stable::new_empty(products, {size, 1});
-    Tensor positive = torch::stable::empty_like(log_sum), count = torch::stable::empty_like(log_sum);
-    args.log_sum = log_sum.mutable_data_ptr();
-    args.positive = positive.mutable_data_ptr();
-    args.count = count.mutable_data_ptr();
-    if (products.numel() != 0) Backend::contrast_rows(args, products.get_device_index());
-    return {log_sum, positive, count};
+  static void contrast_rows_(Tensor sums, Tensor products, Tensor labels, int64_t start, int64_t first,
+                             double inverse_tau, bool inside) {
+    ContrastArgs args =
+        contrast_args(products, const_cast<void*>(products.const_data_ptr()), labels, sums, first, inverse_tau, inside);
+    STD_TORCH_CHECK(start >= 0 && start + products.size(0) <= sums.size(1),
+                    "fastat: the sums have no place for the rows");
+    if (products.numel() == 0) return;
+    args.sums_of_rows = static_cast<char*>(sums.mutable_data_ptr()) + start * (args.type == ElementType::f64 ? 8 : 4);
+    Backend::contrast_rows(args, products.get_device_index());
   }
 
-  static void contrast_gradient_(Tensor products, Tensor labels, Tensor log_sum, Tensor positive, Tensor count,
-                                 Tensor scale, int64_t first, double inverse_tau, bool inside) {
-    ContrastArgs args = contrast_args(products, labels, first, inverse_tau, inside);
-    for (const Tensor* t : {&log_sum, &positive, &count}) {
-      check_vector(*t, products.scalar_type(), products.size(1), products, "log_sum, positive and count");
-      STD_TORCH_CHECK(t->is_contiguous(), "fastat: log_sum, positive and count must be contiguous");
-    }
+  static void contrast_gradient_(Tensor products, Tensor labels, Tensor sums, Tensor scale, int64_t first,
+                                 double inverse_tau, bool inside) {
+    ContrastArgs args = contrast_args(products, products.mutable_data_ptr(), labels, sums, first, inverse_tau, inside);
+    STD_TORCH_CHECK(sums.size(1) == products.size(1), "fastat: the sums must be those of all samples");
     STD_TORCH_CHECK(scale.numel() == 1 && scale.scalar_type() == products.scalar_type() &&
                         scale.is_cuda() == products.is_cuda() &&
                         scale.get_device_index() == products.get_device_index(),
                     "fastat: scale must be one number of the type of the products, on their device");
-    args.log_sum = const_cast<void*>(log_sum.const_data_ptr());
-    args.positive = const_cast<void*>(positive.const_data_ptr());
-    args.count = const_cast<void*>(count.const_data_ptr());
+    args.sums_of_all = sums.const_data_ptr();
     args.scale = scale.const_data_ptr();
     if (products.numel() != 0) Backend::contrast_gradient(args, products.get_device_index());
   }

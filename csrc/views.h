@@ -74,24 +74,27 @@ FASTAT_HD void scale_element(const ScaleArgs& a, int64_t row, int64_t column) {
 
 template <class C>
 FASTAT_HD ContrastRow<C> contrast_row_at(const ContrastArgs& a, int64_t row) {
-  return {static_cast<C*>(a.products) + row * a.n, static_cast<const typename FloatFormat<C>::Int*>(a.labels), a.n,
-          a.first + row, static_cast<C>(a.inverse_tau)};
+  return {static_cast<const C*>(a.products) + row * a.n, static_cast<const typename FloatFormat<C>::Int*>(a.labels),
+          a.n, a.first + row, static_cast<C>(a.inverse_tau)};
 }
 
 template <class C, class Team>
 FASTAT_HD void contrast_row_of(const Team& team, const ContrastArgs& a, int64_t row) {
   const ContrastSums<C> found = contrast_row(team, contrast_row_at<C>(a, row), a.inside);
   if (team.rank() != 0) return;
-  static_cast<C*>(a.log_sum)[row] = found.log_sum;
-  static_cast<C*>(a.positive)[row] = found.positive;
-  static_cast<C*>(a.count)[row] = found.count;
+  C* to = static_cast<C*>(a.sums_of_rows) + row;
+  to[0] = found.log_sum;
+  to[a.length] = found.positive;
+  to[2 * a.length] = found.count;
+  to[3 * a.length] = found.count > C(0) ? found.log_sum - found.positive : C(0);
 }
 
+// Overwrites product k of the row with its coefficient.
 template <bool inside, class C>
-FASTAT_HD void contrast_element(const ContrastArgs& a, const ContrastRow<C>& row, int64_t k) {
-  const ContrastColumns<C> all{static_cast<const C*>(a.log_sum), static_cast<const C*>(a.positive),
-                               static_cast<const C*>(a.count)};
-  row.products[k] = contrast_coefficient<inside>(row, all, *static_cast<const C*>(a.scale), k);
+FASTAT_HD void contrast_element(const ContrastArgs& a, const ContrastRow<C>& row, C* to, int64_t k) {
+  const C* sums = static_cast<const C*>(a.sums_of_all);
+  const ContrastColumns<C> all{sums, sums + a.n, sums + 2 * a.n};
+  to[k] = contrast_coefficient<inside>(row, all, *static_cast<const C*>(a.scale), k);
 }
 
 template <class T>

@@ -13,9 +13,9 @@ from torch.distributed import ProcessGroup as Group
 def gathered(part: Tensor, group: Group) -> Tensor:
     """The parts of all processes one after the other, ``[N_1 + N_2 + ..., ...]``, in the order of their ranks.
 
-    The processes may have different numbers of samples. Backward takes it that every process computes the same from the
-    result: the gradient of the own part, times the number of processes, since DistributedDataParallel divides the sum
-    of the processes' gradients by it.
+    The processes may have different numbers of samples; on CUDA, learning them waits for the device once. Backward
+    takes it that every process computes the same from the result: it is the gradient of the own part times the number of
+    processes, since DistributedDataParallel divides the sum of the processes' gradients by it.
 
     Raises:
         ValueError: the parts are all empty.
@@ -24,11 +24,11 @@ def gathered(part: Tensor, group: Group) -> Tensor:
 
 
 def sizes_of(part: Tensor, group: Group) -> list[int]:
-    """How many samples each process of the group has. (On CUDA this waits for the device.)"""
+    """How many samples each process of the group has."""
     own = torch.tensor([len(part)], device=part.device)
     found = [torch.empty_like(own) for _ in range(group.size())]
     dist.all_gather(found, own, group=group)
-    sizes = [int(size) for size in found]
+    sizes: list[int] = torch.cat(found).tolist()
     if sum(sizes) == 0:
         raise ValueError("no process of the group has a sample")
     return sizes

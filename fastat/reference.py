@@ -143,12 +143,13 @@ def benign_weights(logits, y, gamma=1.0):  # type: ignore[no-untyped-def]
     """See :func:`fastat.benign_weights`."""
     probabilities = _compute(logits.detach()).softmax(1)
     largest_other = probabilities.scatter(1, y[:, None], 0).amax(1)
-    return torch.where(logits.argmax(1) == y, 1.0, torch.exp(-gamma * largest_other))
+    return torch.where(logits.argmax(1) == y, 1.0, torch.exp((-gamma * largest_other).clamp(min=-80)))
 
 
 def discrimination_loss(features, y, tau=0.1, positives="outside"):  # type: ignore[no-untyped-def]
     """See :func:`fastat.discrimination_loss`."""
-    h = F.normalize(_compute(features), dim=1)
+    norm = torch.linalg.vector_norm(_compute(features), dim=1, keepdim=True)
+    h = _compute(features) / torch.where(norm > 0, norm, math.inf)
     similarity = (h @ h.T / tau).fill_diagonal_(-math.inf)
     same = (y[:, None] == y[None, :]).fill_diagonal_(False)
     count = same.sum(1)

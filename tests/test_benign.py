@@ -127,6 +127,39 @@ def test_samples_without_a_positive_do_not_count(positives):
 
 
 @pytest.mark.parametrize("positives", POSITIVES)
+def test_features_without_a_direction_or_a_number(positives):
+    y = torch.tensor([0, 0, 1, 1, 1])
+    features = torch.randn(5, 3)
+    features[2] = 0  # similarity 0 with all, and no gradient
+    ours, exact = features.clone().requires_grad_(), features.double().requires_grad_()
+    loss, expected = (
+        fastat.discrimination_loss(ours, y, 0.2, positives),
+        reference.discrimination_loss(exact, y, 0.2, positives),
+    )
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=1e-4, atol=1e-5)
+    assert (ours.grad[2] == 0).all()
+    scaled = fastat.discrimination_loss(1e-15 * torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), y)
+    assert scaled == pytest.approx(
+        fastat.discrimination_loss(torch.randn(5, 3, generator=torch.Generator().manual_seed(0)), y).item(), rel=1e-5
+    )
+    for bad in (math.nan, math.inf):
+        features[0, 1] = bad
+        assert fastat.discrimination_loss(features, y, 0.2, positives).isnan()
+        assert fastat.discrimination_loss(torch.full((6, 4), bad), torch.arange(6) // 2, 0.2, positives).isnan()
+
+
+def test_large_gamma_leaves_a_mean():
+    logits, y = torch.tensor([[5.0, 0.0, 0.0]] * 2), torch.tensor([1, 1])
+    for gamma in (50, 200, 1e30):
+        loss = fastat.benign_loss(logits, torch.randn(2, 3), y, gamma=gamma, beta=0)
+        torch.testing.assert_close(loss, F.cross_entropy(logits, y))
+        assert (fastat.benign_weights(logits, y, gamma) > 0).all()
+
+
+@pytest.mark.parametrize("positives", POSITIVES)
 def test_tiles_do_not_show(monkeypatch, positives):
     _, features, y = case(70, 6, 4, torch.float64)
     whole, tiled = features.clone().requires_grad_(), features.clone().requires_grad_()
@@ -235,6 +268,11 @@ def test_one_derivative_only():
         (lambda z, h, y: fastat.discrimination_loss(h[0], y), ValueError, r"features must be \[B, D\]"),
         (lambda z, h, y: fastat.discrimination_loss(h, y[:2]), ValueError, r"y must have shape \[4\], got \[2\]"),
         (lambda z, h, y: fastat.discrimination_loss(h, y.float()), TypeError, "y must be an integer tensor"),
+        (
+            lambda z, h, y: fastat.discrimination_loss(h, y * 2**32),
+            ValueError,
+            "y must fit in 32 bits, got labels from 0",
+        ),
         (lambda z, h, y: fastat.discrimination_loss(h, y, 0), ValueError, "tau must be a finite number above 0, got 0"),
         (lambda z, h, y: fastat.discrimination_loss(h, y, 0.1, "both"), ValueError, "positives must be .* got 'both'"),
         (lambda z, h, y: fastat.benign_loss(z, h, y, beta=math.inf), ValueError, "beta must be a finite number >= 0"),
@@ -259,12 +297,9 @@ def test_opcheck(dtype):
     logits, _, y = case(5, 1, 4, dtype)
     torch.library.opcheck(torch.ops.fastat.benign_cross_entropy.default, (logits.requires_grad_(), y, 1.0))
     tile, labels = products(dtype)
-    torch.library.opcheck(torch.ops.fastat.contrast_rows_.default, (tile, labels, 1, 10.0, False))
-    row = torch.rand(6, dtype=dtype)
-    scale = torch.tensor(0.5, dtype=dtype)
-    torch.library.opcheck(
-        torch.ops.fastat.contrast_gradient_.default, (tile, labels, row, row, row + 1, scale, 1, 10.0, True)
-    )
+    sums, scale = torch.rand(4, 6, dtype=dtype), torch.tensor(0.5, dtype=dtype)
+    torch.library.opcheck(torch.ops.fastat.contrast_rows_.default, (sums, tile, labels, 2, 1, 10.0, False))
+    torch.library.opcheck(torch.ops.fastat.contrast_gradient_.default, (tile, labels, sums, scale, 1, 10.0, True))
 
 
 def test_compiles_in_one_graph():

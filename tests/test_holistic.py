@@ -251,6 +251,14 @@ def test_budgets_beyond_all_measure(order):
         weights = fastat.holistic_weights(losses, alpha, r, order)
         assert weights.isfinite().all() and weights.sum().item() == pytest.approx(1, abs=1e-12)
     assert fastat.holistic_weights(losses, 0, 1e4, order)[losses.argmax()] == 1
+    smallest = torch.tensor([0, 5e-324], dtype=torch.float64)
+    assert torch.equal(fastat.holistic_weights(smallest, 0, 0, order), torch.tensor([0.5, 0.5], dtype=torch.float64))
+
+
+def test_a_trimmed_loss_may_lie_far_below():
+    losses = torch.tensor([-1e150, 0, 1, 0.5], dtype=torch.float64)
+    trimmed = torch.tensor([-5.0, 0, 1, 0.5], dtype=torch.float64)
+    assert value_of(losses, 0.25, 0.1, "hd") == pytest.approx(value_of(trimmed, 0.25, 0.1, "hd"), rel=1e-12)
 
 
 # ---- gradients

@@ -14,7 +14,8 @@
 // infinite.
 //
 // Beside ce, in the same pass, the weight of benign adversarial training (Xu et al.): exp(-gamma max_{t != y} p_t)
-// where the model predicts another class than y, else 1. It is the largest probability that counts there, exp(0)/sum.
+// where the model predicts another class than y, else 1. It is the largest
+// probability that counts there, exp(0)/sum. The exponent ends at -80, so that a sum of weights is never 0.
 #pragma once
 
 #include "elementary.h"
@@ -47,12 +48,6 @@ FASTAT_HD Softmax<C> softmax_of(const Team& team, const T* logits, int64_t class
   const C max = max_of<C>(team, classes, [=](int64_t i) { return load(logits[i]); });
   const auto sum = sums<1, double>(team, classes, [=](int64_t i, auto v) { v[0] += exp_of(load(logits[i]) - max); });
   return {max, sum[0]};
-}
-
-// log(1 + v) for v >= 0, exact for small v, where most of a confident model's loss lies.
-FASTAT_HD double log1p_of(double v) {
-  const double u = 1.0 + v;
-  return u == 1.0 ? v : log_of(u) * (v / (u - 1.0));
 }
 
 template <class Team, class T, class C = compute_t<T>>
@@ -94,7 +89,9 @@ FASTAT_HD void ce_row(const Team& team, const LossRow<T>& row) {
       right = label == -max_of<int64_t>(team, row.classes,
                                         [=](int64_t i) { return load(logits[i]) == max ? -i : -row.classes; });
     if (team.rank() == 0)
-      *row.weight = sum != sum ? static_cast<C>(sum) : right ? C(1) : static_cast<C>(exp_of(-row.gamma / sum));
+      *row.weight = sum != sum ? static_cast<C>(sum)
+                    : right    ? C(1)
+                               : static_cast<C>(exp_of(clamp(-row.gamma / sum, -80.0, 0.0)));
   }
   if (team.rank() == 0)
     *row.loss =

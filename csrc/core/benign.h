@@ -18,18 +18,11 @@ FASTAT_NAMESPACE_BEGIN
 template <class C>
 struct ContrastRow {
   using Int = typename FloatFormat<C>::Int;
-  C* products;
+  const C* products;
   const Int* labels;
   int64_t n, self;
   C inverse_tau;
 };
-
-// The own product takes no part: it becomes -infinity, whose exp is 0.
-template <class Team, class C>
-FASTAT_HD void leave_out_self(const Team& team, const ContrastRow<C>& row) {
-  if (team.rank() == 0) row.products[row.self] = -std::numeric_limits<C>::infinity();
-  team.sync();
-}
 
 template <class C>
 struct ContrastSums {
@@ -38,17 +31,18 @@ struct ContrastSums {
 
 template <class Team, class C>
 FASTAT_HD ContrastSums<C> contrast_row(const Team& team, const ContrastRow<C>& row, bool inside) {
-  leave_out_self(team, row);
   const C* products = row.products;
   const auto* labels = row.labels;
   const auto own = labels[row.self];
+  const int64_t self = row.self;
   const C inverse_tau = row.inverse_tau, lowest = -std::numeric_limits<C>::infinity();
-  const auto positive = [=](int64_t k) { return (labels[k] == own) & (products[k] > lowest); };
-  const C top = max_of<C>(team, row.n, [=](int64_t k) { return products[k]; });
+  const auto positive = [=](int64_t k) { return (labels[k] == own) & (k != self); };
+  const C top = max_of<C>(team, row.n, [=](int64_t k) { return k == self ? lowest : products[k]; });
   const C shift = top * inverse_tau;
   const auto s = sums<3, double>(team, row.n, [=](int64_t k, auto v) {
     const C similarity = products[k] * inverse_tau;
-    v[0] += exp_of(similarity - shift);
+    const C share = exp_of(similarity - shift);
+    v[0] += k == self ? C(0) : share;
     v[1] += positive(k) ? similarity : C(0);
     v[2] += positive(k) ? C(1) : C(0);
   });

@@ -99,6 +99,19 @@ FASTAT_HD C log_excess(C u, C v) {
   return near ? tail - u * u * inverse : far_from;
 }
 
+// log(1 + v) for v >= 0, exact for small v, where most of a confident model's loss lies.
+FASTAT_HD double log1p_of(double v) {
+  const double u = 1.0 + v;
+  return u == 1.0 ? v : log_of(u) * (v / (u - 1.0));
+}
+
+// exp(g) - 1 for g >= 0, to the last digits also where g is small; at most exp(700).
+FASTAT_HD double expm1_of(double g) {
+  const double series = g * (1.0 + g * (0.5 + g * (1.0 / 6.0 + g * (1.0 / 24.0))));
+  return g < 1e-3 ? series : exp_of(g < 700.0 ? g : 700.0) - 1.0;
+}
+FASTAT_HD double log_expm1(double g) { return g < 40.0 ? log_of(expm1_of(g)) : g; }
+
 // cos and sin of u turns, u in [0, 1).
 FASTAT_HD void cos_sin_turns(float u, float& cosine, float& sine) {
   const float magic = u * 4.0f + 12582912.0f;

@@ -58,13 +58,6 @@ struct Atoms {
 constexpr double least_log_c = -340.0;  // exp of twice its negative is still finite
 constexpr double no_divergence = 1e-280;
 
-// exp(g) - 1 for g >= 0, to the last digits also where g is small; at most exp(700).
-FASTAT_HD double expm1_of(double g) {
-  const double series = g * (1.0 + g * (0.5 + g * (1.0 / 6.0 + g * (1.0 / 24.0))));
-  return g < 1e-3 ? series : exp_of(g < 700.0 ? g : 700.0) - 1.0;
-}
-FASTAT_HD double log_expm1(double g) { return g < 40.0 ? log_of(expm1_of(g)) : g; }
-
 struct Divergence {
   double value, slope;  // G, and its derivative with respect to log c
   double sum1, sum2;    // sum q/(c + w) and sum q/(c + w)^2
@@ -262,10 +255,10 @@ FASTAT_HD double slope_through_cut(const Divergence& g, double c, double gap, do
 }
 
 template <class Team, class T>
-FASTAT_HD void put_on_largest(const Team& team, const HolisticBatch<T>& batch, T top, double count) {
+FASTAT_HD void put_on_largest(const Team& team, const HolisticBatch<T>& batch, T from, T top, double count) {
   const T *losses = batch.losses, share = static_cast<T>(1.0 / count);
   T* weights = batch.weights;
-  for_each(team, batch.n, [=](int64_t i) { weights[i] = losses[i] == top ? share : T(0); });
+  for_each(team, batch.n, [=](int64_t i) { weights[i] = losses[i] >= from ? share : T(0); });
   if (team.rank() == 0) *batch.value = top;
 }
 
@@ -308,6 +301,7 @@ FASTAT_HD void holistic_hd(const Team& team, const HolisticBatch<T>& batch, Atom
       v[1] += loss == at ? 1.0 : 0.0;
     });
     atoms.threshold = at;
+    if (at < atoms.top) atoms.inverse_spread = 1.0 / (atoms.top - at);  // trimmed losses may be far below
     atoms.tied = atoms.full * (found[0] + found[1] - k) / found[1];
   }
   const Atoms<T> fixed = atoms;
@@ -332,9 +326,9 @@ FASTAT_HD void holistic_hr(const Team& team, const HolisticBatch<T>& batch, Atom
   const int64_t n = batch.n;
   const double alpha = batch.alpha;
   // Two atoms, the largest losses and the rest: if the step can leave the rest with alpha, all of it is given away.
-  const double rest = 1.0 - count * atoms.full;
-  const double two_atoms = (1.0 - rest) * log_of((1.0 - rest) / (1.0 - alpha)) + rest * log_of(rest / alpha);
-  if (alpha >= rest || two_atoms <= batch.r) return put_on_largest(team, batch, top, count);
+  const double most = count * atoms.full, rest = 1.0 - most;
+  const double two_atoms = most * log_of(most / (1.0 - alpha)) + rest * log_of(rest / alpha);
+  if (alpha >= rest || two_atoms <= batch.r) return put_on_largest(team, batch, top, top, count);
   const Atoms<T> whole = atoms;
   const double m = mean_gap(team, whole, n);
   const double variance = sums<1, double>(team, n, [=](int64_t i, auto v) {
@@ -379,7 +373,8 @@ FASTAT_HD void holistic_weights(const Team& team, const HolisticBatch<T>& batch)
     if (team.rank() == 0) *batch.value = nan;
     return;
   }
-  if (spread < std::numeric_limits<double>::min()) return put_on_largest(team, batch, top, s[1]);
+  if (spread < std::numeric_limits<double>::min())  // all equal, as far as gaps can tell
+    return put_on_largest(team, batch, lowest, top, static_cast<double>(n));
   const double full = 1.0 / static_cast<double>(n);
   const Atoms<T> atoms{losses, top, 1.0 / spread, lowest, full, full, 0.0, 1.0};
   if (batch.hr && alpha > 0.0 && r > no_divergence)

@@ -139,10 +139,11 @@ void contrast_gradient(const ContrastArgs& a, int64_t begin, int64_t end) {
   with_real_type(a.type, [&](auto zero) {
     for (int64_t i = begin; i < end; ++i) {
       const auto row = contrast_row_at<decltype(zero)>(a, i);
+      auto* to = static_cast<decltype(zero)*>(a.products) + i * a.n;
       if (a.inside)
-        for_each(SerialTeam{}, a.n, [=](int64_t k) { contrast_element<true>(a, row, k); });
+        for_each(SerialTeam{}, a.n, [=](int64_t k) { contrast_element<true>(a, row, to, k); });
       else
-        for_each(SerialTeam{}, a.n, [=](int64_t k) { contrast_element<false>(a, row, k); });
+        for_each(SerialTeam{}, a.n, [=](int64_t k) { contrast_element<false>(a, row, to, k); });
     }
   });
 }

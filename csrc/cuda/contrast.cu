@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(block_threads) contrast_of_large_rows(const Co
 template <class C, bool inside>
 __global__ void __launch_bounds__(block_threads) contrast_gradient_elements(const ContrastArgs a) {
   const ContrastRow<C> row = contrast_row_at<C>(a, blockIdx.x);
-  for (int64_t k = threadIdx.x; k < a.n; k += block_threads) contrast_element<inside>(a, row, k);
+  C* to = static_cast<C*>(a.products) + static_cast<int64_t>(blockIdx.x) * a.n;
+  for (int64_t k = threadIdx.x; k < a.n; k += block_threads) contrast_element<inside>(a, row, to, k);
 }
 
 }  // namespace

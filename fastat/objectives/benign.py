@@ -12,16 +12,16 @@ the logarithm or inside it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastat import objective_ops as ops
 from fastat.arguments import check_data, check_logits, check_number, class_labels, integer_labels
-from fastat.distributed import Group, first_of, gather_parts, gathered, sizes_of
+from fastat.distributed import Group, first_of, gather_parts, sizes_of
 
 Positives = Literal["outside", "inside"]
 POSITIVES: tuple[str, ...] = get_args(Positives)
@@ -38,16 +38,17 @@ def benign_weights(logits: Tensor, y: Tensor, gamma: float = 1.0) -> Tensor:
     Args:
         logits: ``[B, C]``, any float dtype; of the adversarial examples.
         y: integer labels ``[B]`` in [0, C).
-        gamma: >= 0; at 0 all weights are 1.
+        gamma: >= 0; at 0 all weights are 1. The exponent ends at -80: the sum of a batch's weights is never 0.
 
     Returns:
-        Weights ``[B]`` in [exp(-gamma), 1], float32 (float64 for float64 logits); constants for autograd. On CUDA,
+        Weights ``[B]`` in (0, 1], float32 (float64 for float64 logits); constants for autograd. On CUDA,
         where labels are not looked at, one out of range gets the weight NaN.
 
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    return _weighted(logits.detach() if isinstance(logits, Tensor) else logits, y, gamma)[1]
+    labels, gamma = _checked_labels(logits, y, gamma)
+    return ops.benign_cross_entropy(logits.detach().contiguous(), labels, gamma)[2]
 
 
 def discrimination_loss(
@@ -67,16 +68,17 @@ def discrimination_loss(
       supervised contrastive loss of Khosla et al. 2020;
     - "inside": ``-log`` of the mean over positives j of that fraction.
 
-    The B x B similarities are made a tile at a time, forward and backward: 64 MiB, whatever B.
+    The B x B similarities are made a tile at a time, forward and backward: beside a few tensors of the features' size
+    that is 64 MiB (float64: 128), whatever B. Features of all zeros have no direction: similarity 0, no gradient.
 
     Args:
         features: ``[B, D]``, any float dtype (half ones are worked on in float32).
-        y: integer labels ``[B]``.
+        y: integer labels ``[B]`` of at most 32 bits.
         tau: temperature, above 0.
         positives: "outside" or "inside".
-        group: a process group of torch.distributed, over which the batch is spread: the features of all its processes
-            are compared. Every process returns the same loss; gradients are multiplied by the number of processes,
-            since DistributedDataParallel divides the sum by it.
+        group: None for this process alone, or a process group of torch.distributed over which the batch is spread: the
+            features of all its processes are compared. Every process returns the same loss; gradients are multiplied by
+            the number of processes, since DistributedDataParallel divides the sum by it.
 
     Returns:
         0-d, float32 (float64 for float64 features); 0 if no sample has a positive.
@@ -90,10 +92,12 @@ def discrimination_loss(
     if positives not in POSITIVES:
         raise ValueError(f"positives must be 'outside' or 'inside', got {positives!r}")
     labels = integer_labels(y, features, "y")
+    if not labels.is_cuda and not torch.compiler.is_compiling() and (labels.int() != labels).any():
+        raise ValueError(f"y must fit in 32 bits, got labels from {int(labels.min())} to {int(labels.max())}")
     check_number(tau, "tau", above=True)
     with torch.autocast(features.device.type, enabled=False):
         wide = features if features.dtype == torch.float64 else features.float()
-        return _Discrimination.apply(F.normalize(wide, dim=1), labels, 1.0 / tau, positives == "inside", group)
+        return _Discrimination.apply(_normalized(wide), labels, 1.0 / tau, positives == "inside", group)
 
 
 def benign_loss(
@@ -127,10 +131,8 @@ def benign_loss(
         TypeError, ValueError, RuntimeError: as for :func:`benign_weights` and :func:`discrimination_loss`.
     """
     check_number(beta, "beta")
-    losses, weights = _weighted(logits, y, gamma)
-    if group is not None:
-        losses, weights = gathered(losses, group), gathered(weights, group)
-    fit = (weights * losses).sum() / weights.sum()
+    labels, gamma = _checked_labels(logits, y, gamma)
+    fit = _WeightedCrossEntropy.apply(logits, labels, gamma, group)
     if beta == 0:
         return fit
     return fit + beta * discrimination_loss(features, y, tau, positives, group=group)
@@ -145,67 +147,73 @@ class _Discrimination(torch.autograd.Function):
     def forward(ctx: Any, own: Tensor, y: Tensor, inverse_tau: float, inside: bool, group: Group | None) -> Tensor:
         sizes = [len(own)] if group is None else sizes_of(own, group)
         first = 0 if group is None else first_of(sizes, group)
-        h = own if group is None else gather_parts(own, sizes, group)
-        labels = (y if group is None else gather_parts(y, sizes, group)).to(
-            torch.int64 if own.dtype == torch.float64 else torch.int32
-        )
-        rows = torch.stack([own.new_empty(len(own)) for _ in range(3)])
-        for part, products in _tiles(own, h):
-            found = ops.contrast_rows_(products, labels, first + part.start, inverse_tau, inside)
-            for kept, value in zip(rows, found, strict=True):
-                kept[part] = value
-        log_sum, positive, count = rows
-        has_positive = count > 0
-        sums = torch.stack([torch.where(has_positive, log_sum - positive, 0).sum(), has_positive.sum().to(own.dtype)])
+        h, labels = own, y.to(torch.int64 if own.dtype == torch.float64 else torch.int32)
         if group is not None:
-            dist.all_reduce(sums, group=group)
-            rows = gather_parts(rows.T.contiguous(), sizes, group).T.contiguous()
-        total = sums[1].clamp(min=1)
-        ctx.save_for_backward(h, labels, rows, total)
-        ctx.own, ctx.inverse_tau, ctx.inside, ctx.processes = (
-            slice(first, first + len(own)),
-            inverse_tau,
-            inside,
-            len(sizes),
-        )
-        return sums[0] / total
+            h, labels = gather_parts(own, sizes, group), gather_parts(labels, sizes, group)
+        sums = own.new_empty(4, len(own))
+        for start, products in _tiles(own, h):
+            ops.contrast_rows_(sums, products, labels, start, first + start, inverse_tau, inside)
+        total = torch.stack([sums[3].sum(), sums[2].count_nonzero()])
+        if group is not None:
+            dist.all_reduce(total, group=group)
+            sums = gather_parts(sums.T.contiguous(), sizes, group).T.contiguous()
+        count = total[1].clamp(min=1)
+        ctx.save_for_backward(h, labels, sums, count)
+        ctx.first, ctx.size, ctx.processes = first, len(own), len(sizes)
+        ctx.inverse_tau, ctx.inside = inverse_tau, inside
+        return total[0] / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         ops.refuse_second_derivatives()
-        h, labels, (log_sum, positive, count), total = ctx.saved_tensors
-        scale = grads[0] * (ctx.inverse_tau * ctx.processes) / total
-        own = h[ctx.own]
+        h, labels, sums, count = ctx.saved_tensors
+        scale = grads[0] * (ctx.inverse_tau * ctx.processes) / count
+        own = h[ctx.first : ctx.first + ctx.size]
         grad = torch.empty_like(own)
         with torch.autocast(h.device.type, enabled=False):
-            for part, products in _tiles(own, h):
-                ops.contrast_gradient_(
-                    products,
-                    labels,
-                    log_sum,
-                    positive,
-                    count,
-                    scale,
-                    ctx.own.start + part.start,
-                    ctx.inverse_tau,
-                    ctx.inside,
-                )
-                torch.mm(products, h, out=grad[part])
+            for start, products in _tiles(own, h):
+                ops.contrast_gradient_(products, labels, sums, scale, ctx.first + start, ctx.inverse_tau, ctx.inside)
+                torch.mm(products, h, out=grad[start : start + len(products)])
         return grad, None, None, None, None
 
 
-def _tiles(rows: Tensor, columns: Tensor) -> Any:
-    """``(slice of the rows, their products with all columns)``, in one buffer after another of a bounded size."""
+class _WeightedCrossEntropy(torch.autograd.Function):
+    """sum w l / sum w, w the BAT weights as constants. Backward is one launch."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, y: Tensor, gamma: float, group: Group | None) -> Tensor:
+        losses, grad, weights = ops.benign_cross_entropy(logits.detach().contiguous(), y, gamma)
+        total = torch.stack([torch.dot(weights, losses), weights.sum()])
+        ctx.processes = 1
+        if group is not None:
+            dist.all_reduce(total, group=group)
+            ctx.processes = group.size()
+        ctx.save_for_backward(grad, weights, total)
+        return total[0] / total[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ops.refuse_second_derivatives()
+        grad, weights, total = ctx.saved_tensors
+        return ops.scale_rows(grad, weights, ctx.processes * grads[0] / total[1]), None, None, None
+
+
+def _normalized(features: Tensor) -> Tensor:
+    """Rows divided by their l2 norm; a row of zeros stays, and has no gradient."""
+    norm = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / torch.where(norm > 0, norm, torch.inf)
+
+
+def _tiles(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """``(first row, products of some rows with all columns)``, in a buffer of a bounded size that is used again."""
     height = max(1, min(len(rows), _TILE // max(1, len(columns))))
     buffer = rows.new_empty(height, len(columns))
     for start in range(0, len(rows), height):
-        part = slice(start, min(start + height, len(rows)))
-        yield part, torch.mm(rows[part], columns.T, out=buffer[: part.stop - start])
+        part = rows[start : start + height]
+        yield start, torch.mm(part, columns.T, out=buffer[: len(part)])
 
 
-def _weighted(logits: Tensor, y: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropies, with gradient, and weights."""
+def _checked_labels(logits: Tensor, y: Tensor, gamma: float) -> tuple[Tensor, float]:
+    """Labels as the op takes them, and gamma."""
     check_logits(logits)
-    labels = class_labels(y, logits, "y")
-    losses, _, weights = ops.benign_cross_entropy(logits.contiguous(), labels, check_number(gamma, "gamma"))
-    return losses, weights
+    return class_labels(y, logits, "y"), check_number(gamma, "gamma")

@@ -25,13 +25,13 @@ from fastat import _C  # type: ignore[attr-defined]
 from fastat import objective_ops as ops
 from fastat.arguments import check_data, check_logits, check_number, class_labels
 from fastat.distributed import Group, gathered
-from fastat.ops import attack_loss
+from fastat.ops import LOSS_KINDS, attack_loss
 
 Order = Literal["hd", "hr"]
 ORDERS: tuple[str, ...] = get_args(Order)
 
 Budget = float | Tensor
-"""A number, or a 0-d floating-point tensor on the device of the losses, which is never read back."""
+"""A number, or a 0-d floating-point tensor, a constant for autograd; on CUDA it is not read back."""
 
 
 @overload
@@ -41,8 +41,9 @@ def holistic_weights(losses: np.ndarray, alpha: float, r: float, order: Order = 
 def holistic_weights(losses: Tensor | np.ndarray, alpha: Budget, r: Budget, order: Order = "hd") -> Tensor | np.ndarray:
     """The worst-case weights of a batch of losses, which sum to 1: the HR loss is ``(weights * losses).sum()``.
 
-    Exact (no solver, no sort; csrc/core/holistic.h), for 1 to ten million losses. Losses that tie have equal weights.
-    On CUDA nothing is read back, and the call can be captured in a graph.
+    Exact (no solver, no sort; csrc/core/holistic.h), for 1 to ten million losses that span at most 1e100. Losses that
+    tie have equal weights. On CUDA nothing is read back, and the call can be captured in a graph; one block of threads
+    works on it, which is made for batches of up to some 65,536 losses and takes its time over millions.
 
     Args:
         losses: ``[N]``, finite; a float32 or float64 tensor, or a numpy array.
@@ -71,10 +72,10 @@ def holistic_loss(
     Args:
         losses: ``[N]``, finite, float32 or float64.
         alpha, r, order: see :func:`holistic_weights`.
-        group: a process group of torch.distributed, over which the batch is spread: the losses of all its processes are
-            gathered (there may be more in one than in another), every process solves the global problem and returns the
-            same loss. Gradients are multiplied by the number of processes, since DistributedDataParallel divides the
-            sum by it.
+        group: None for this process alone, or a process group of torch.distributed over which the batch is spread: the
+            losses of all its processes are gathered (one may have more than another), every process solves the global
+            problem and returns the same loss. Gradients are multiplied by the number of processes, since
+            DistributedDataParallel divides the sum by it.
 
     Returns:
         0-d, of the dtype of ``losses``; between their mean and their maximum, increasing in ``alpha`` and ``r``.
@@ -83,6 +84,7 @@ def holistic_loss(
         TypeError, ValueError, RuntimeError: as for :func:`holistic_weights`; a second derivative.
     """
     if group is not None:
+        _check_losses(losses)
         losses = gathered(losses, group)
     return _solve(losses, alpha, r, order)[1]
 
@@ -90,7 +92,10 @@ def holistic_loss(
 def holistic_cross_entropy(
     logits: Tensor, y: Tensor, alpha: Budget, r: Budget, order: Order = "hd", *, group: Group | None = None
 ) -> Tensor:
-    """The HR loss of the cross-entropies of a batch. On CUDA forward and backward take three launches.
+    """The HR loss of the cross-entropies of a batch: weights, losses and their gradient in three launches on CUDA.
+
+    (One for the cross-entropies and their gradient, one for the weights, one for backward; int64 labels and contiguous
+    logits given.)
 
     Args:
         logits: ``[N, C]``, any float dtype; of the adversarial examples.
@@ -135,7 +140,7 @@ class _HolisticCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, y: Tensor, alpha: Budget, r: Budget, order: Order) -> Tensor:
-        losses, grad = attack_loss(logits.detach(), y)
+        losses, grad = torch.ops.fastat.attack_loss(logits.detach().contiguous(), y, LOSS_KINDS.index("ce"), None, None)
         weights, value = _solve(losses, alpha, r, order)
         ctx.save_for_backward(grad, weights)
         return value
@@ -149,10 +154,8 @@ class _HolisticCrossEntropy(torch.autograd.Function):
 
 def _solve(losses: Tensor, alpha: Budget, r: Budget, order: Order) -> tuple[Tensor, Tensor]:
     """Weights and value."""
-    check_data(losses, "losses")
-    if losses.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"losses must be float32 or float64, got {losses.dtype}")
-    if losses.dim() != 1 or losses.shape[0] == 0:
+    _check_losses(losses)
+    if losses.shape[0] == 0:
         raise ValueError(f"losses must be a vector of at least one, got shape {list(losses.shape)}")
     if order not in ORDERS:
         raise ValueError(f"order must be 'hd' or 'hr', got {order!r}")
@@ -162,6 +165,14 @@ def _solve(losses: Tensor, alpha: Budget, r: Budget, order: Order) -> tuple[Tens
     if not losses.is_cuda and not torch.compiler.is_compiling() and math.isnan(value.item()):
         raise _not_finite(losses[~losses.isfinite()].tolist())
     return weights, value
+
+
+def _check_losses(losses: Tensor) -> None:
+    check_data(losses, "losses")
+    if losses.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"losses must be float32 or float64, got {losses.dtype}")
+    if losses.dim() != 1:
+        raise ValueError(f"losses must be a vector, got shape {list(losses.shape)}")
 
 
 def _numpy_weights(losses: np.ndarray, alpha: Budget, r: Budget, order: Order) -> np.ndarray:
@@ -195,9 +206,9 @@ def _budget(value: Budget, name: str, losses: Tensor) -> tuple[float, Tensor | N
         )
     if value.device.type == "cpu" and not torch.compiler.is_compiling():
         return _check_budget(value.item(), name), None
-    if value.device != losses.device:
+    if value.device not in (losses.device, torch.device("cpu")):
         raise ValueError(f"{name} must be on {losses.device}, got {value.device}")
-    return 0.0, value.detach().double()
+    return 0.0, value.detach().to(losses.device, torch.float64)
 
 
 def _check_budget(value: object, name: str) -> float:

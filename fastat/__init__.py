@@ -3,6 +3,7 @@
 from fastat import ops, reference
 from fastat._extension import build_info
 from fastat.attacks import fgsm, pgd
+from fastat.features import with_features
 from fastat.models.normalized import Normalized
 from fastat.objectives import (
     benign_loss,
@@ -36,4 +37,5 @@ __all__ = [
     "project_",
     "random_start",
     "reference",
+    "with_features",
 ]

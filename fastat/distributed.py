@@ -14,8 +14,8 @@ def gathered(part: Tensor, group: Group) -> Tensor:
     """The parts of all processes one after the other, ``[N_1 + N_2 + ..., ...]``, in the order of their ranks.
 
     The processes may have different numbers of samples; on CUDA, learning them waits for the device once. Backward
-    takes it that every process computes the same from the result: it is the gradient of the own part times the number of
-    processes, since DistributedDataParallel divides the sum of the processes' gradients by it.
+    takes it that every process computes the same from the result: it is the gradient of the own part times the number
+    of processes, since DistributedDataParallel divides the sum of the processes' gradients by it.
 
     Raises:
         ValueError: the parts are all empty.

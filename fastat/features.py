@@ -85,15 +85,33 @@ def _classifier_input(model: Model, x: Tensor) -> tuple[Any, Any]:
         return _pair(output)
     # what follows the layer (a temperature, a log-softmax, DDP's own bookkeeping) makes another tensor of its output
     made = [call for call in calls if call.given is output][-1:] or [
-        call for call in calls if call.given.shape == output.shape
-    ]
-    if len(made) != 1:
+        call for call in calls if call.given.shape == output.shape and _made_of(output, call.given)
+    ][-1:]
+    if not made:
         seen = ", ".join(f"{call.name or 'the model'} {list(call.given.shape)}" for call in calls) or "none"
         raise ValueError(
             f"cannot tell which linear layer makes the logits {list(output.shape)} (linear layers called: {seen}): "
             f"name the module whose output are the features, one of {_names(inner)}"
         )
     return output, _unchanged(made[0].taken, made[0].versions[0], f"the input of {made[0].name!r}")
+
+
+def _made_of(output: Tensor, given: Tensor) -> bool:
+    """Whether the graph leads from the output back to ``given`` and meets no other parameter on the way."""
+    found, seen = False, set()
+    nodes = [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node is given.grad_fn:
+            found = True
+        elif hasattr(node, "variable"):
+            return False
+        else:
+            nodes += [before for before, _ in node.next_functions]
+    return found
 
 
 def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tuple[Any, Any]:

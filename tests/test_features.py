@@ -219,3 +219,22 @@ class TestErrors:
     def test_outputs_that_do_not_fit(self, output, message):
         with pytest.raises(ValueError, match=message):
             with_features(lambda x: output)(X)
+
+
+class OwnHead(torch.nn.Module):
+    """A hidden layer as wide as the logits, and a head that is no nn.Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden = torch.nn.Linear(4, 3)
+        self.head = torch.nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x):
+        return self.hidden(x).relu() @ self.head
+
+
+def test_a_hidden_layer_as_wide_as_the_logits_is_not_taken_for_their_maker():
+    with pytest.raises(ValueError, match=r"cannot tell which linear layer makes the logits \[5, 3\]"):
+        with_features(OwnHead())(torch.randn(5, 4))
+    logits, features = with_features(OwnHead(), "hidden")(torch.randn(5, 4))
+    assert features.shape == (5, 3) and features.requires_grad

@@ -236,5 +236,5 @@ class OwnHead(torch.nn.Module):
 def test_a_hidden_layer_as_wide_as_the_logits_is_not_taken_for_their_maker():
     with pytest.raises(ValueError, match=r"cannot tell which linear layer makes the logits \[5, 3\]"):
         with_features(OwnHead())(torch.randn(5, 4))
-    logits, features = with_features(OwnHead(), "hidden")(torch.randn(5, 4))
+    _, features = with_features(OwnHead(), "hidden")(torch.randn(5, 4))
     assert features.shape == (5, 3) and features.requires_grad

@@ -178,20 +178,21 @@ def assert_scaled(rows, weights, scale):
 def assert_contrast(products, labels, first, last, inside):
     """Compares rows first .. last - 1 of the discrimination loss, forward and backward, on the GPU with the CPU op.
 
-    The own product of each row becomes -infinity; the exponentials are in float32 for float32 products.
+    The exponentials are in float32 for float32 products. The sums of the rows go to the second column and on.
     """
     tolerance = 1e-13 if products.dtype == torch.float64 else 5e-6
-    tau, scale = 0.1, torch.tensor(0.3, dtype=products.dtype)
-    columns = objective_ops.contrast_rows_(products.clone(), labels, 0, 1 / tau, inside)
-    on_gpu, on_cpu = gpu(products[first:last]).clone(), products[first:last].clone()
-    found = objective_ops.contrast_rows_(on_gpu, gpu(labels), first, 1 / tau, inside)
-    expected = objective_ops.contrast_rows_(on_cpu, labels, first, 1 / tau, inside)
-    assert torch.equal(on_gpu.cpu(), on_cpu)
-    for result, each in zip(found, expected, strict=True):
-        torch.testing.assert_close(result.cpu(), each, rtol=tolerance, atol=tolerance)
-    objective_ops.contrast_gradient_(on_gpu, gpu(labels), *map(gpu, columns), gpu(scale), first, 1 / tau, inside)
-    objective_ops.contrast_gradient_(on_cpu, labels, *columns, scale, first, 1 / tau, inside)
-    torch.testing.assert_close(on_gpu.cpu(), on_cpu, rtol=2 * tolerance, atol=tolerance)
+    tau, scale, n = 0.1, torch.tensor(0.3, dtype=products.dtype), len(products)
+    of_all = products.new_empty(4, n)
+    objective_ops.contrast_rows_(of_all, products, labels, 0, 0, 1 / tau, inside)
+    found = gpu(products.new_full((4, last - first + 2), -1.0))
+    rows = gpu(products[first:last]).clone()
+    objective_ops.contrast_rows_(found, rows, gpu(labels), 1, first, 1 / tau, inside)
+    assert torch.equal(rows.cpu(), products[first:last]) and (found[:, [0, -1]] == -1).all()
+    torch.testing.assert_close(found[:, 1:-1].cpu(), of_all[:, first:last], rtol=tolerance, atol=tolerance)
+    objective_ops.contrast_gradient_(rows, gpu(labels), gpu(of_all), gpu(scale), first, 1 / tau, inside)
+    expected = products[first:last].clone()
+    objective_ops.contrast_gradient_(expected, labels, of_all, scale, first, 1 / tau, inside)
+    torch.testing.assert_close(rows.cpu(), expected, rtol=2 * tolerance, atol=tolerance)
 
 
 def captured(work):

@@ -24,21 +24,29 @@ class TrainConfig:
     width: int | None = None
     """Channels of the first stage of small_cnn, 32 if not given; the other networks have fixed widths."""
     protocol: ProtocolName = "pgd-at"
-    """Name that sets attack or objective: fgsm-at, rs-fgsm and n-fgsm the attack, hr and bat the objective."""
+    """Name that sets attack, objective or both; train --protocol NAME --help shows what."""
     attack: AttackName = "pgd"
     """Attack of the training."""
     objective: ObjectiveName = "cross-entropy"
-    """Loss on the attacked batch: its mean, the holistically robust loss (HR), or the benign one (BAT)."""
+    """Loss on the attacked batch: its mean, TRADES, MART, the holistically robust one (HR), the benign one (BAT)."""
     norm: Literal["linf", "l2", "l1"] = "linf"
     """Norm of the perturbation."""
     eps: float = 0.1
     """Radius of the perturbation, pixels from 0 to 1."""
     attack_steps: int = 10
-    """Steps of the training attack pgd; the others take one."""
+    """Steps of the training attacks pgd and pgd-kl (which ascends TRADES' divergence); the others take one."""
     step_size: float | None = None
     """Step of the training attack, in the unit of eps; if not given 2.5 eps / steps, 1.25 eps for rs-fgsm, else eps."""
     attack_mode: Literal["eval", "train"] = "eval"
     """Mode of the network under attack; in eval mode batch norm keeps its statistics clear of the attack's iterates."""
+    trades_beta: float = 6.0
+    """TRADES: weight of the divergence between clean and attacked predictions."""
+    mart_lambda: float = 5.0
+    """MART: weight of the divergence on images that are not predicted surely."""
+    grad_align: float = 0.0
+    """Weight of GradAlign, which keeps the network linear within eps; 0 leaves it out. Costs a second derivative."""
+    awp: float = 0.0
+    """Adversarial weight perturbation: the weights' relative size of a worst step (5e-3 in its paper); 0: none."""
     alpha: float = 0.05
     """HR: the fraction of the training data that may be wrong, in [0, 1)."""
     r: float = 0.1
@@ -127,7 +135,18 @@ def check_config(config: TrainConfig) -> None:
     _check(config, "schedule", config.schedule in ("cyclic", "cosine", "piecewise"), "cyclic, cosine or piecewise")
     _check(config, "precision", config.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
     _check(config, "augment", config.augment in data.AUGMENTATIONS, f"one of {', '.join(data.AUGMENTATIONS)}")
-    for field in ("eps", "momentum", "weight_decay", "r", "gamma", "beta"):
+    for field in (
+        "eps",
+        "momentum",
+        "weight_decay",
+        "r",
+        "gamma",
+        "beta",
+        "trades_beta",
+        "mart_lambda",
+        "grad_align",
+        "awp",
+    ):
         value = getattr(config, field)
         _check(config, field, math.isfinite(value) and value >= 0, "a finite number >= 0")
     for field in ("lr", "tau"):
@@ -161,6 +180,8 @@ def _check_protocol(config: TrainConfig) -> None:
     for field, known in names.items():
         _check(config, field, getattr(config, field) in known, f"one of {', '.join(known)}")
     for field, value in PROTOCOLS[config.protocol].items():
+        if field not in names:  # a number, which is free
+            continue
         rule = f"{value} under protocol {config.protocol} (default_config sets it)"
         _check(config, field, getattr(config, field) == value, rule)
     _check(config, "order", config.order in ORDERS, "hd or hr")

@@ -5,18 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from fastat.awp import perturbed_weights
 from fastat.config import TrainConfig
 from fastat.data import augment
 from fastat.evaluation import evaluate
 from fastat.interrupt import interrupts_deferred
 from fastat.keyed import derive_seed, keyed_permutation
 from fastat.progress import Display, training_display
-from fastat.protocols import attack_of, objective_of
+from fastat.protocols import AttackedBatch, attack_of, objective_of
 from fastat.run import Network, Run, choose_device, open_run, save_run, start_epoch
 
 MONITORED = ("fgsm", "pgd-20")
@@ -131,10 +133,12 @@ def _train_step(run: Run, index: Tensor) -> None:
         seed = derive_seed(config.seed, step, _ATTACK)
         x_adv = attack_of(config)(run.model, x, batch.labels, seed=seed, sample_ids=batch.ids)
         run.model.train()
-        loss, logits = objective_of(config)(run.model, x_adv, batch.labels)
-    run.optimizer.zero_grad()
-    loss.backward()
-    run.optimizer.step()
+        objective = partial(objective_of(config), run.model, AttackedBatch(x, x_adv, batch.labels, batch.ids, seed))
+        with perturbed_weights(run.model, lambda: objective()[0], config.awp):
+            loss, logits = objective()
+            run.optimizer.zero_grad()
+            loss.backward()
+            run.optimizer.step()
     run.losses[run.step] = loss.detach()
     run.hits[run.step] = (logits.detach().argmax(1) == batch.labels).sum()
 

@@ -33,13 +33,15 @@ def perturbed_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float
         for buffer, before in buffers:
             buffer.copy_(before)
         steps = [_step(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
-        torch._foreach_add_(weights, steps)
+        for weight, step in zip(weights, steps, strict=True):
+            weight.add_(step)
     torch.clear_autocast_cache()  # it may hold the weights as they were
     try:
         yield
     finally:
         with torch.no_grad():
-            torch._foreach_sub_(weights, steps)
+            for weight, step in zip(weights, steps, strict=True):
+                weight.sub_(step)
 
 
 def _step(weight: Tensor, gradient: Tensor | None, gamma: float) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 from fastat import cli, training
 from fastat.cli import default_folder, main, parse, parse_number
 from fastat.config import TrainConfig, default_config
+from fastat.protocols import PROTOCOLS
 
 TINY = [
     "train", "--data", "digits", "--epochs", "1", "--attack-steps", "1", "--train-size", "128",
@@ -54,7 +55,7 @@ def test_parse_number_rejects(text):
         (["--data", "imagenet"], "error: data must be digits, mnist, cifar10 or folder:PATH, got 'imagenet'"),
         (["--eps", "-1"], "error: eps must be a finite number >= 0, got -1.0"),
         (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
-        (["--protocol", "hrr"], "error: protocol must be one of pgd-at, fgsm-at, rs-fgsm, n-fgsm, hr, bat, got 'hrr'"),
+        (["--protocol", "hrr"], f"error: protocol must be one of {', '.join(PROTOCOLS)}, got 'hrr'"),
         (
             ["--protocol", "bat", "--objective", "holistic"],
             "error: objective must be benign under protocol bat (default_config sets it), got 'holistic'",

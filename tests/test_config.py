@@ -26,7 +26,7 @@ def test_default_configs(data_name, eps):
         ("data", "imagenet"), ("model", "vgg"), ("norm", "l0"), ("eps", -0.1), ("eps", float("inf")), ("lr", 0.0),
         ("epochs", 0), ("batch_size", 1), ("step_size", 0.0), ("attack_steps", 0), ("precision", "fp16"),
         ("augment", "cutout"), ("schedule", "step"), ("attack_mode", "both"), ("train_size", 1), ("eval_size", 0),
-        ("protocol", "hrr"), ("attack", "cw"), ("objective", "trades"), ("alpha", 1.0), ("r", -0.1), ("order", "dh"),
+        ("protocol", "hrr"), ("attack", "cw"), ("objective", "hinge"), ("alpha", 1.0), ("r", -0.1), ("order", "dh"),
         ("gamma", float("nan")), ("beta", -1.0), ("tau", 0.0), ("positives", "both"), ("label_noise", 1.0),
         ("width", 0),
     ],

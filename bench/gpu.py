@@ -134,7 +134,7 @@ PARTS: dict[str, tuple[Callable[[Setting, float], tuple[str, str]], float]] = {
     "build": (build, 150),
     "tests": (tests, 120),
     "memcheck": (sanitizer("memcheck"), 90),
-    "bench": (bench, 240),
+    "bench": (bench, 300),
     "racecheck": (sanitizer("racecheck"), 90),
 }
 """Each part with the most seconds it may take; the last gets what is left."""

@@ -36,7 +36,7 @@ bench: $(VENV)/.extension $(VENV)/.peers
 	$(PY) -m bench $(ARGS)
 
 bench-table: $(VENV)/.extension
-	$(PY) -m bench table bench/results/*.json
+	$(PY) -m bench table $(wildcard bench/results/cpu*.json bench/results/gpu-*.json)
 
 # What HR and BAT training do, on the datasets that are there; half an hour on two idle cores, continued if interrupted.
 study: $(VENV)/.extension

@@ -4,7 +4,7 @@
 ``python -m bench table FILES``
                            puts the tables of these files into README.md, between its markers
 
-A run writes ``cpu.json`` or ``gpu-<device>.json``, and the table beside it as ``.md``, after every suite: what a run
+A run writes ``cpu.json`` or ``gpu-<device>.json``, of some suites ``cpu-<suites>.json``, and the table beside it as ``.md``, after every suite: what a run
 that is cut off has measured is kept. The exit status tells whether every suite passed its checks, never how fast
 anything was.
 """
@@ -64,6 +64,8 @@ def run_suites(device: str | None, out: Path, suites: tuple[str, ...], limit: fl
     run |= {"ceilings": {}, "cases": [], "failed": {}}
     words = re.findall(r"[a-z0-9]+", str(environment["device"]).lower())
     name = "cpu" if device == "cpu" else "-".join(["gpu", *words])
+    if tuple(suites) != SUITES:  # some of them do not overwrite what all of them wrote
+        name = "-".join([name, *suites])
     for suite in suites:
         start = time.perf_counter()
         raw, failure = run_suite(suite, device, limit)

@@ -4,9 +4,9 @@
 ``python -m bench table FILES``
                            puts the tables of these files into README.md, between its markers
 
-A run writes ``cpu.json`` or ``gpu-<device>.json``, of some suites ``cpu-<suites>.json``, and the table beside it as ``.md``, after every suite: what a run
-that is cut off has measured is kept. The exit status tells whether every suite passed its checks, never how fast
-anything was.
+A run writes ``cpu.json`` or ``gpu-<device>.json``, of some suites ``cpu-<suites>.json``, and the table beside it as
+``.md``, after every suite: what a run that is cut off has measured is kept. The exit status tells whether every suite
+passed its checks, never how fast anything was.
 """
 
 import argparse

@@ -14,9 +14,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
 # colours that stay apart for colour-blind readers (Okabe and Ito)
-_BLUE, _ORANGE, _GREEN, _RED, _GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-_TEST_LINES = (("clean", _BLUE, "clean"), ("fgsm", _ORANGE, "FGSM"), ("pgd-20", _RED, "PGD-20"))
-_DPI = 160
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
+_TEST_LINES = (("clean", BLUE, "clean"), ("fgsm", ORANGE, "FGSM"), ("pgd-20", RED, "PGD-20"))
+DPI = 160
 
 
 @dataclass(frozen=True)
@@ -46,22 +46,22 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 16 else None
     losses = [row["train"]["loss"] for row in history]
-    left.plot(epochs, losses, color=_BLUE, linewidth=2, marker=marker, markersize=4)
+    left.plot(epochs, losses, color=BLUE, linewidth=2, marker=marker, markersize=4)
     left.set_ylim(0, 1.06 * max(losses))
-    _label(left, "epoch", "training objective (nats)")
+    label_axes(left, "epoch", "training objective (nats)")
 
     style: dict[str, Any] = {"linewidth": 2, "marker": marker, "markersize": 4}
     adversarial = [row["train"]["adversarial"] for row in history]
-    right.plot(epochs, adversarial, color=_GREY, linestyle="--", label="train, under its attack", **style)
+    right.plot(epochs, adversarial, color=GREY, linestyle="--", label="train, under its attack", **style)
     for name, color, label in _TEST_LINES:
         right.plot(epochs, [row["test"][name] for row in history], color=color, label=f"test, {label}", **style)
     right.set_ylim(0, 1.02)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _label(right, "epoch", f"accuracy ({history[-1]['test_images']} test images)")
+    label_axes(right, "epoch", f"accuracy ({history[-1]['test_images']} test images)")
     right.legend(loc="best", fontsize=11)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_robustness(
@@ -70,15 +70,15 @@ def plot_robustness(
     """Accuracy under PGD-20 against the radius, with the radius of the training marked."""
     figure = Figure(figsize=(7.5, 5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(radii, accuracy, color=_RED, linewidth=2.2, marker="o", markersize=6, label=f"PGD-20 ({n} test images)")
-    axes.axvline(trained, color=_GREY, linestyle="--", linewidth=1.5, label=r"$\epsilon$ of the training")
+    axes.plot(radii, accuracy, color=RED, linewidth=2.2, marker="o", markersize=6, label=f"PGD-20 ({n} test images)")
+    axes.axvline(trained, color=GREY, linestyle="--", linewidth=1.5, label=r"$\epsilon$ of the training")
     axes.set_xlim(left=0)
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _label(axes, label, "accuracy under attack")
+    label_axes(axes, label, "accuracy under attack")
     axes.legend(loc="best", fontsize=11)
     axes.set_title(title, fontsize=12)
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_examples(path: Path, examples: Examples, title: str) -> None:
@@ -87,7 +87,7 @@ def plot_examples(path: Path, examples: Examples, title: str) -> None:
     figure = Figure(figsize=(1.5 * max(columns, 5) + 1.4, 5.9), layout="constrained")
     figure.suptitle(f"{title}\n{examples.shown}", fontsize=13)
     if columns == 0:
-        figure.savefig(path, dpi=_DPI)
+        figure.savefig(path, dpi=DPI)
         return
     difference = examples.adversarial - examples.images
     amplification = 0.5 / max(float(difference.abs().max()), 1e-12)
@@ -96,23 +96,25 @@ def plot_examples(path: Path, examples: Examples, title: str) -> None:
     grid = figure.subplots(3, columns, squeeze=False)
     for row, (images, name) in enumerate(zip(rows, names, strict=True)):
         for axes, image in zip(grid[row], images, strict=True):
-            _show(axes, image)
+            show_image(axes, image)
         grid[row][0].set_ylabel(name, fontsize=12)
     for column, (true, predicted) in enumerate(zip(examples.true, examples.predicted, strict=True)):
         right = true == predicted
         grid[0][column].set_title(true, fontsize=12)
-        grid[1][column].set_title(predicted, fontsize=12, color=_GREEN if right else _RED, fontweight="bold")
-    figure.savefig(path, dpi=_DPI)
+        grid[1][column].set_title(predicted, fontsize=12, color=GREEN if right else RED, fontweight="bold")
+    figure.savefig(path, dpi=DPI)
 
 
-def _show(axes: Axes, image: Tensor) -> None:
+def show_image(axes: Axes, image: Tensor) -> None:
+    """An image [C, H, W] in [0, 1], without ticks."""
     pixels: np.ndarray[Any, Any] = image.permute(1, 2, 0).numpy()
     axes.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
 
 
-def _label(axes: Axes, x: str, y: str) -> None:
+def label_axes(axes: Axes, x: str, y: str) -> None:
+    """Names the axes and gives them the look that all figures share."""
     axes.set_xlabel(x, fontsize=12)
     axes.set_ylabel(y, fontsize=12)
     axes.tick_params(labelsize=11)

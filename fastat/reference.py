@@ -306,7 +306,7 @@ def _trim(values: Tensor, k: Tensor | float) -> Tensor:
 
 
 def _worst_within_kl(values: Tensor, mass: Tensor, r: Tensor | float) -> Tensor:
-    """The p that maximizes p.values within KL(mass || p) <= r; float64 (PAPERS: mass / (eta - values), normalized)."""
+    """The p that maximizes p.values within KL(mass || p) <= r; in float64: mass / (eta - values), normalized."""
     top, spread = values.max(), values.max() - values.min()
     if r == 0 or spread == 0:
         return mass

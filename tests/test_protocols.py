@@ -78,7 +78,7 @@ def textbook_holistic(config: TrainConfig, logits: Tensor, features: Tensor, y: 
 
 
 def textbook_benign(config: TrainConfig, logits: Tensor, features: Tensor, y: Tensor) -> Tensor:
-    """The two sums of PAPERS.md, section 2, sample by sample."""
+    """The loss and its discrimination term as they are defined, sample by sample."""
     losses = F.cross_entropy(logits, y, reduction="none")
     weights = torch.ones(len(y))
     for i, row in enumerate(logits.detach().softmax(1)):

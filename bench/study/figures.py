@@ -13,16 +13,16 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from bench.study.cells import ALPHAS, ARMS, BENIGN, BOTH, BY_ALPHA, BY_R, DATASETS, NOISES, PLAIN, RS, WIDTHS, Arm, Cell
 from bench.study.measure import in_sample
 from bench.study.summary import Outcome, Spread, Value, by_cell, clean, curve, epochs, final, robust, test_loss
-from fastat.figures import _BLUE, _DPI, _GREEN, _GREY, _ORANGE, _RED, _label
+from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 _SKY, _PINK = "#56B4E9", "#CC79A7"
 _TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG)"}
 _COLORS = {
-    PLAIN.name: _BLUE,
-    **dict(zip((arm.name for arm in BY_R), (_ORANGE, _RED, _PINK), strict=True)),
-    **dict(zip((arm.name for arm in BY_ALPHA), (_SKY, _GREEN), strict=True)),
+    PLAIN.name: BLUE,
+    **dict(zip((arm.name for arm in BY_R), (ORANGE, RED, _PINK), strict=True)),
+    **dict(zip((arm.name for arm in BY_ALPHA), (_SKY, GREEN), strict=True)),
     BOTH.name: "black",
-    **dict(zip((arm.name for arm in BENIGN), (_GREY, _GREEN), strict=True)),
+    **dict(zip((arm.name for arm in BENIGN), (GREY, GREEN), strict=True)),
 }
 _NARROWEST = 0.04
 """Half of the shortest axis of accuracies: what a few hundred test images cannot tell apart should look alike."""
@@ -46,7 +46,7 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
     for name, figure in figures.items():
         if figure is not None:
             paths.append(folder / f"{name}.png")
-            figure.savefig(paths[-1], dpi=_DPI)
+            figure.savefig(paths[-1], dpi=DPI)
     return paths
 
 
@@ -71,12 +71,12 @@ def _promise(cells: Cells) -> Figure | None:
                 if found := cells.get(Cell(data, name, noise, WIDTHS[data])):
                     _dumbbell(axes, y, final(found, Outcome.own_loss), final(found, test_loss))
                 else:
-                    axes.text(0.02, y, "not run", color=_GREY, va="center", transform=axes.get_yaxis_transform())
+                    axes.text(0.02, y, "not run", color=GREY, va="center", transform=axes.get_yaxis_transform())
             axes.set_yticks(range(len(names), 0, -1), names)
             axes.set_ylim(0.3, len(names) + 0.7)
             axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
             axes.set_title(panel_title(data, noise), fontsize=12)
-            _label(axes, "loss under attack (nats)", "")
+            label_axes(axes, "loss under attack (nats)", "")
     _share_legend(figure, grid[0][0])
     figure.suptitle("After training: HR loss of the training set, at the budgets of the training, and test loss")
     return figure
@@ -131,7 +131,7 @@ def _grid(
         for j, arm in enumerate(arms):
             fill(grid[i][j], arm, noise)
             grid[i][j].set_title(arm.name + (f", {noise:.0%} flipped" if noise else ", true labels"), fontsize=12)
-            _label(grid[i][j], x if i == len(noises) - 1 else "", "loss under attack (nats)" if j == 0 else "")
+            label_axes(grid[i][j], x if i == len(noises) - 1 else "", "loss under attack (nats)" if j == 0 else "")
         grid[i][0].set_ylim(bottom=0)  # of the whole row, once it is drawn
     grid[0][0].legend(fontsize=11)
     figure.suptitle(title, fontsize=12 if len(arms) > 2 else 10)
@@ -153,14 +153,14 @@ def _budgets(cells: Cells) -> Figure | None:
             found = cells.get(Cell(data, PLAIN.name, noise, WIDTHS[data]))
             if found is None:
                 continue
-            for alpha, color in zip(ALPHAS, (_BLUE, _ORANGE, _GREEN), strict=True):
+            for alpha, color in zip(ALPHAS, (BLUE, ORANGE, GREEN), strict=True):
                 losses = [final(found, _at(alpha, r)) for r in RS]
                 _band(axes, RS, losses, color, rf"training set, $\alpha$ = {alpha:g}", marker="o")
             test = final(found, test_loss)
-            axes.axhline(test.mean, color=_RED, linestyle="--", linewidth=2, label="test, mean loss")
-            axes.axhspan(test.low, test.high, color=_RED, alpha=0.15, linewidth=0)
+            axes.axhline(test.mean, color=RED, linestyle="--", linewidth=2, label="test, mean loss")
+            axes.axhspan(test.low, test.high, color=RED, alpha=0.15, linewidth=0)
             axes.set_ylim(bottom=0)
-            _label(axes, "r (nats)", "loss under attack (nats)" if j == 0 else "")
+            label_axes(axes, "r (nats)", "loss under attack (nats)" if j == 0 else "")
     grid[0][0].legend(fontsize=10)
     figure.suptitle("Networks of plain adversarial training: the HR loss of their training set, by budget")
     return figure
@@ -184,13 +184,13 @@ def _overfitting(cells: Cells) -> Figure | None:
                 )
                 last = epochs(found)[-1]
         for drop in (0.5, 0.75):
-            left.axvline(drop * last, color=_GREY, linewidth=1, linestyle=":")
+            left.axvline(drop * last, color=GREY, linewidth=1, linestyle=":")
         left.set_title(f"{panel_title(data, noise)} (dotted: learning rate / 10)", fontsize=12)
         left.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        _label(left, "epoch", "robust test accuracy")
+        label_axes(left, "epoch", "robust test accuracy")
         right.set_xticks(range(len(arms)), [arm.name.replace("HR ", "HR\n") for arm in arms])
         right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-        _label(right, "", "best less final")
+        label_axes(right, "", "best less final")
         right.set_title("mean (bar), and each seed", fontsize=12)
     highest = max(right.get_ylim()[1] for _, right in grid)
     for _, right in grid:
@@ -208,7 +208,7 @@ def _benign(cells: Cells) -> Figure | None:
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (data, noise) in zip(grid, panels, strict=True):
         seen = []
-        for arm, color, marker in zip((PLAIN, *BENIGN), (_BLUE, _ORANGE, _RED), "osD", strict=True):
+        for arm, color, marker in zip((PLAIN, *BENIGN), (BLUE, ORANGE, RED), "osD", strict=True):
             if found := cells.get(Cell(data, arm.name, noise, WIDTHS[data])):
                 up, along = final(found, clean), final(found, robust)
                 axes.plot(along.values, up.values, marker, color=color, markersize=6, alpha=0.45, linewidth=0)
@@ -222,7 +222,7 @@ def _benign(cells: Cells) -> Figure | None:
             limit(middle - reach, min(middle + reach, 1.005))
             axis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_title(panel_title(data, noise).replace(", ", "\n", 1), fontsize=12)
-        _label(axes, "robust test accuracy", "clean test accuracy")
+        label_axes(axes, "robust test accuracy", "clean test accuracy")
     grid[0].legend(fontsize=11)
     figure.suptitle("Benign adversarial training: mean (large) and each seed (small)")
     return figure
@@ -239,18 +239,18 @@ def _panels(cells: Cells, chosen: Callable[[Cell], bool]) -> list[tuple[str, flo
 
 
 def _dumbbell(axes: Axes, y: float, own: Spread, test: Spread) -> None:
-    axes.plot([own.mean, test.mean], [y, y], color=_GREY, linewidth=1.2, alpha=0.6)
+    axes.plot([own.mean, test.mean], [y, y], color=GREY, linewidth=1.2, alpha=0.6)
     for spread, color, marker, name in (
-        (own, _BLUE, "o", "training set, HR loss"),
-        (test, _RED, "D", "test, mean loss"),
+        (own, BLUE, "o", "training set, HR loss"),
+        (test, RED, "D", "test, mean loss"),
     ):
         reach = [[spread.mean - spread.low], [spread.high - spread.mean]]
         axes.errorbar(spread.mean, y, xerr=reach, color=color, marker=marker, markersize=8, capsize=3, label=name)
 
 
 def _both(axes: Axes, x: Sequence[float], own: Sequence[Spread], test: Sequence[Spread], **style: Any) -> None:
-    _band(axes, x, own, _BLUE, "training set, HR loss", **style)
-    _band(axes, x, test, _RED, "test, mean loss", "--", **style)
+    _band(axes, x, own, BLUE, "training set, HR loss", **style)
+    _band(axes, x, test, RED, "test, mean loss", "--", **style)
 
 
 def _band(

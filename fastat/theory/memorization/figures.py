@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from fastat.data import Dataset
 from fastat.evaluation import wilson_interval
-from fastat.figures import _BLUE, _DPI, _GREY, _RED, _label, _show
+from fastat.figures import BLUE, DPI, GREY, RED, label_axes, show_image
 from fastat.theory.memorization.groups import ATTACK
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 
-_COLORS = {"typical": _BLUE, "atypical": _RED}
+_COLORS = {"typical": BLUE, "atypical": RED}
 _KINDS = (("clean", "-", "o"), (ATTACK, "--", "s"))
 _BIN = 0.05
 _CLASSES, _PER_CLASS = 10, 3
@@ -36,18 +36,18 @@ def plot_scores(path: Path, memorization: Memorization, title: str, threshold: f
         [scores[~above], scores[above]],
         bins=[edge * _BIN for edge in range(first, round(1 / _BIN) + 1)],
         stacked=True,
-        color=[_BLUE, _RED],
+        color=[BLUE, RED],
         label=[f"typical: {(~above).sum():,}", f"atypical: {above.sum():,} ({above.mean():.1%})"],
         edgecolor="white",
     )
-    axes.axvline(threshold, color=_GREY, linestyle="--", linewidth=1.5, label=f"threshold {threshold:g}")
+    axes.axvline(threshold, color=GREY, linestyle="--", linewidth=1.5, label=f"threshold {threshold:g}")
     axes.set_yscale("log")
     axes.set_ylim(bottom=0.7)
     axes.set_axisbelow(True)
-    _label(axes, "memorization: accuracy with the sample in the subset minus without it", "training samples")
+    label_axes(axes, "memorization: accuracy with the sample in the subset minus without it", "training samples")
     axes.legend(loc="upper right", fontsize=11)
     axes.set_title(title, fontsize=13)
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_examples(
@@ -73,7 +73,7 @@ def plot_examples(
                 _show_score(grid[row, column], train, memorization, position, threshold)
         top = grids[0][0, column]
         top.annotate(name, (0.5, 1.32), xycoords="axes fraction", ha="center", fontsize=14, fontweight="bold")
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
 
 
 def plot_group_curves(path: Path, history: Sequence[Mapping[str, Any]], sizes: Mapping[str, int], title: str) -> None:
@@ -105,10 +105,10 @@ def plot_group_curves(path: Path, history: Sequence[Mapping[str, Any]], sizes: M
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     ticks = MaxNLocator(integer=True).tick_values(1, epochs[-1])
     axes.set_xticks([tick for tick in ticks if 1 <= tick <= epochs[-1]])  # none where only the intervals stand
-    _label(axes, "epoch; to the right: the last one with 95% intervals", "accuracy on test samples")
+    label_axes(axes, "epoch; to the right: the last one with 95% intervals", "accuracy on test samples")
     figure.legend(loc="outside lower center", fontsize=11, ncols=2)
     axes.set_title(title, fontsize=13)
-    figure.savefig(path, dpi=_DPI)
+    figure.savefig(path, dpi=DPI)
 
 
 def _most_and_least(scores: NDArray[np.float64], members: NDArray[np.bool_]) -> tuple[list[int], list[int]]:
@@ -124,13 +124,13 @@ def _show_score(axes: Axes, train: Dataset, memorization: Memorization, position
     if position is None:
         axes.set_axis_off()
         return
-    _show(axes, train.pixels(train.images[position]).cpu())
+    show_image(axes, train.pixels(train.images[position]).cpu())
     score = memorization.memorization[position]
     atypical = score > threshold
     axes.set_title(
         f"{score:z.2f}",
         fontsize=11,
         pad=3,
-        color=_RED if atypical else _GREY,
+        color=RED if atypical else GREY,
         fontweight="bold" if atypical else "normal",
     )

@@ -351,7 +351,7 @@ def test_losses_must_be_finite(bad):
     [
         ({"losses": torch.zeros(0)}, ValueError, r"at least one, got shape \[0\]"),
         ({"losses": np.zeros(0)}, ValueError, r"at least one, got shape \[0\]"),
-        ({"losses": torch.zeros(2, 2)}, ValueError, r"losses must be a vector .* got shape \[2, 2\]"),
+        ({"losses": torch.zeros(2, 2)}, ValueError, r"losses must be a vector, got shape \[2, 2\]"),
         ({"losses": torch.zeros(2).half()}, TypeError, "losses must be float32 or float64, got torch.float16"),
         ({"losses": torch.zeros(2).long()}, TypeError, "losses must be float32"),
         ({"losses": np.zeros(2, dtype=int)}, TypeError, "losses must be floating-point, got int64"),

@@ -38,7 +38,7 @@ bench: $(VENV)/.extension $(VENV)/.peers
 bench-table: $(VENV)/.extension
 	$(PY) -m bench table $(wildcard bench/results/cpu*.json bench/results/gpu-*.json)
 
-# What HR and BAT training do, on the datasets that are there; half an hour on two idle cores, continued if interrupted.
+# What HR and BAT training do, on the datasets that are there; three quarters of an hour on two cores, resumed.
 study: $(VENV)/.extension
 	$(PY) -m bench.study $(ARGS)
 

@@ -86,7 +86,7 @@ _SHARED: Mapping[str, Any] = {
     "train_size": 500,
     "batch_size": 64,
     "attack_steps": 5,
-    "lr": 0.05,  # at 0.1 the largest budgets, alpha and r 0.1 together, do not leave the constant prediction
+    "lr": 0.05,  # at 0.1 the largest budgets, alpha and r 0.1 together, do not leave the uniform prediction
     "schedule": "piecewise",  # the one on which robust overfitting was described (Rice, Wong, Kolter 2020)
     "augment": "none",
     "monitor_size": 1,  # the study measures by itself

@@ -12,7 +12,19 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bench.study.cells import ALPHAS, ARMS, BENIGN, BOTH, BY_ALPHA, BY_R, DATASETS, NOISES, PLAIN, RS, WIDTHS, Arm, Cell
 from bench.study.measure import in_sample
-from bench.study.summary import Outcome, Spread, Value, by_cell, clean, curve, epochs, final, robust, test_loss
+from bench.study.summary import (
+    UNIFORM,
+    Outcome,
+    Spread,
+    Value,
+    by_cell,
+    clean,
+    curve,
+    epochs,
+    final,
+    robust,
+    test_loss,
+)
 from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 _SKY, _PINK = "#56B4E9", "#CC79A7"
@@ -52,7 +64,7 @@ def draw(outcomes: Sequence[Outcome], folder: Path) -> list[Path]:
 
 def panel_title(data: str, noise: float) -> str:
     """The dataset, and whether labels are flipped."""
-    return _TITLES[data] + (f", {noise:.0%} of the training labels flipped" if noise else ", true labels")
+    return _TITLES[data] + (f", {noise:.0%} flipped labels" if noise else ", true labels")
 
 
 def _promise(cells: Cells) -> Figure | None:
@@ -72,6 +84,7 @@ def _promise(cells: Cells) -> Figure | None:
                     _dumbbell(axes, y, final(found, Outcome.own_loss), final(found, test_loss))
                 else:
                     axes.text(0.02, y, "not run", color=GREY, va="center", transform=axes.get_yaxis_transform())
+            axes.axvline(UNIFORM, color=GREY, linestyle=":", linewidth=1.5, label="ln 10: uniform prediction")
             axes.set_yticks(range(len(names), 0, -1), names)
             axes.set_ylim(0.3, len(names) + 0.7)
             axes.set_xlim(0, 1.05 * axes.get_xlim()[1])
@@ -90,7 +103,7 @@ def _length(cells: Cells, data: str) -> Figure | None:
 
     def fill(axes: Axes, arm: Arm, noise: float) -> None:
         if found := cells.get(Cell(data, arm.name, noise, WIDTHS[data])):
-            _both(axes, epochs(found), curve(found, Outcome.own_loss), curve(found, test_loss))
+            _both(axes, epochs(found), curve(found, Outcome.own_loss), curve(found, test_loss), marker="o")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     title = (
@@ -263,4 +276,4 @@ def _band(
 
 def _share_legend(figure: Figure, axes: Axes) -> None:
     handles = dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2, fontsize=11)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, fontsize=11)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -22,32 +23,13 @@ from bench.study.cells import (
 )
 from bench.study.figures import panel_title
 from bench.study.measure import in_sample
+from bench.study.prose import CERTIFICATE, CHOICES, COUNTED, KEPT, LENGTH, OVERFITTING, PROMISE
 from bench.study.summary import Outcome, Spread, by_cell, clean, epochs, final, robust, test_loss
 from fastat.checkpoint import write_bytes
 from fastat.objectives import certificate
 from fastat.report import format_eps
 
 Cells = dict[Cell, list[Outcome]]
-
-KEPT = "at least the test loss"
-_PROMISE = """## What HR promises
-
-The HR loss of the whole training set, with the labels as trained on, at the budgets of the run's own training (for
-plain and BAT training alpha = r = 0: the mean), and the mean loss of the test images with their true labels, both after
-training."""
-_CERTIFICATE = """The certificate, 1 - exp(-r n), is the theorem's rate without its constant, exp(O(1)), which may be
-large. The theorem holds for the worst case over perturbations, of which an attack shows only a part, and for at most
-alpha n wrong labels. It does not say how a network that was chosen by these very training images fares unless the
-constant covers that choice; and training minimizes the HR loss of batches, not that of the set."""
-_LENGTH = """## Over the length of the training
-
-In how many runs the loss on the training set was at least the test loss. These are epochs of the same runs, whose
-learning rate falls at half and at three quarters of the training."""
-_OVERFITTING = """## Robust overfitting
-
-Robust test accuracy over the training: its best measured value, its final one, and the gap between them. The best of
-several noisy measurements lies above the final one even where nothing overfits: with some hundred test images a gap of
-one or two points says little."""
 
 
 def write_text(
@@ -64,7 +46,7 @@ def write_text(
         _promise(cells),
         _length(cells),
         _width(cells),
-        _overfitting(cells),
+        _overfitting(cells, quick),
         _benign(cells),
         _accuracies(cells),
         "\n\n".join(f"![{picture.stem}]({picture.name})" for picture in pictures),
@@ -112,7 +94,7 @@ def _settings(cells: Cells, quick: bool) -> str:
                 str(len(runs)),
                 f"{sum(outcome.seconds for outcome in runs) / 60:.0f}",
             ])  # fmt: skip
-    head = ["data", "linf eps", "training images", "test images", "epochs", "width", "runs", "core minutes"]
+    head = ["data", "linf eps", "training images", "test images", "epochs", "width", "runs", "minutes"]
     training = setting_of(DATASETS[0], quick).training
     return (
         "## What was run\n\n" + table(head, rows) + f"\n\nsmall_cnn, PGD-{training['attack_steps']} on batches of "
@@ -120,7 +102,7 @@ def _settings(cells: Cells, quick: bool) -> str:
         "divided by ten at half and at three quarters of the training, the schedule on which robust overfitting was "
         "described (Rice, Wong, Kolter 2020). No augmentation. HR in the order hd. Losses are measured under "
         f"{LOSS_ATTACK.upper()} (the largest loss of its iterates: a lower bound of the worst case), robust accuracy "
-        f"under {ACCURACY_ATTACK.upper()}."
+        f"under {ACCURACY_ATTACK.upper()}. {CHOICES}"
     )
 
 
@@ -149,9 +131,9 @@ def _promise(cells: Cells) -> str:
         "difference",
         KEPT,
         "robust",
-        "certificate",
+        "rate of the certificate",
     ]
-    return "\n\n".join([_PROMISE, table(head, rows), _counted(cells), _covered(cells), _CERTIFICATE])
+    return "\n\n".join([PROMISE, table(head, rows), _counted(cells), _covered(cells), CERTIFICATE])
 
 
 def _certified(arm: Arm, noise: float, n: int) -> str:
@@ -181,11 +163,11 @@ def _counted(cells: Cells) -> str:
                 ]
                 if group:
                     blind = sum(outcome.margin(outcome.rows[-1]) >= 0 and not outcome.learned for outcome in group)
-                    aside = f" ({blind} of them by a network near chance)" if blind else ""
+                    aside = f" ({blind} of them by networks that say little)" if blind else ""
                     parts.append(f"{kind} in {kept([run.margin(run.rows[-1]) for run in group])} runs{aside}")
             if parts:
                 lines.append(f"- {panel_title(data, noise)}: {', '.join(parts)}.")
-    return "The loss on the training set was at least the test loss after training:\n" + "\n".join(lines)
+    return f"{COUNTED}\n\n" + "\n".join(lines)
 
 
 def _length(cells: Cells) -> str:
@@ -200,7 +182,7 @@ def _length(cells: Cells) -> str:
                 for cell, runs in found
             ]  # fmt: skip
             parts.append(table(head, rows))
-    return "\n\n".join([_LENGTH, *parts]) if parts else ""
+    return "\n\n".join([LENGTH, *parts]) if parts else ""
 
 
 def _width(cells: Cells) -> str:
@@ -219,7 +201,7 @@ def _width(cells: Cells) -> str:
     return "## Over the width of the network (digits)\n\n" + table(head, rows) if rows else ""
 
 
-def _overfitting(cells: Cells) -> str:
+def _overfitting(cells: Cells, quick: bool) -> str:
     arms = {arm.name for arm in (PLAIN, *BY_R)}
     places = {(cell.data, cell.noise) for cell in cells if cell.arm == BY_R[0].name}
     chosen = _ordered(
@@ -230,16 +212,23 @@ def _overfitting(cells: Cells) -> str:
         [*_place(cell), percent(Spread(tuple(max(row["robust"] for row in outcome.rows) for outcome in found))),
          percent(final(found, robust)),
          percent(Spread(tuple(outcome.gap for outcome in found))),
-         f"{_rise(found):+.3f}"]
+         f"{_rise(found):+.3f}", f"{_error(found, quick):.1%}"]
         for cell, found in chosen
     ]  # fmt: skip
-    head = ["data", "flipped", "training", "best robust accuracy", "final", "gap", "final test loss less its lowest"]
-    return f"{_OVERFITTING}\n\n{table(head, rows)}" if rows else ""
+    head = ["data", "flipped", "training", "best robust accuracy", "final", "gap", "final test loss less its lowest",
+            "standard error"]  # fmt: skip
+    return f"{OVERFITTING}\n\n{table(head, rows)}" if rows else ""
 
 
 def _rise(found: Sequence[Outcome]) -> float:
     rises = [run.rows[-1]["test loss"] - min(row["test loss"] for row in run.rows) for run in found]
     return sum(rises) / len(rises)
+
+
+def _error(found: Sequence[Outcome], quick: bool) -> float:
+    """Of one robust accuracy, over the draw of the test images."""
+    accuracy = final(found, robust).mean
+    return math.sqrt(accuracy * (1 - accuracy) / setting_of(found[0].cell.data, quick).test_size)
 
 
 def _benign(cells: Cells) -> str:

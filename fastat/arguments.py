@@ -16,6 +16,11 @@ from fastat.threat import check_size
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+def compute_dtype(t: Tensor) -> torch.dtype:
+    """The precision in which data of this type are worked on: float64 for float64, else float32."""
+    return torch.float64 if t.dtype == torch.float64 else torch.float32
+
+
 def check_data(t: Tensor, name: str) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -46,7 +51,7 @@ def per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tens
         return float(value), None
     if value.device != x.device:
         raise ValueError(f"{name} must be on {x.device}, got {value.device}")
-    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    compute = compute_dtype(x)
     return 0.0, value.detach().to(compute).expand(x.shape[0])
 
 

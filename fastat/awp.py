@@ -9,9 +9,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastat.distributed import Group, mean_
+
 
 @contextmanager
-def perturbed_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float) -> Iterator[None]:
+def perturbed_weights(
+    model: nn.Module, loss: Callable[[], Tensor], gamma: float, group: Group | None = None
+) -> Iterator[None]:
     """Within the block every weight w stands at ``w + gamma ||w|| g / ||g||``, g the gradient of the loss at w.
 
     One ascent step in weight space, layer by layer, on weights of two and more dimensions (biases and batch norm stay).
@@ -22,13 +26,16 @@ def perturbed_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float
         model: its parameters are moved in place.
         loss: computes the loss, 0-d with gradient.
         gamma: size of the perturbation relative to the weights; 0 does nothing.
+        group: None, or the process group over which the batch is spread: the gradient is then the mean of those of its
+            processes.
     """
     if gamma == 0:
         yield
         return
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    gradients = torch.autograd.grad(loss(), weights, allow_unused=True)
+    gradients = torch.autograd.grad(loss(), weights, materialize_grads=True)
+    mean_(gradients, group)
     with torch.no_grad():
         for buffer, before in buffers:
             buffer.copy_(before)
@@ -44,7 +51,6 @@ def perturbed_weights(model: nn.Module, loss: Callable[[], Tensor], gamma: float
                 weight.sub_(step)
 
 
-def _step(weight: Tensor, gradient: Tensor | None, gamma: float) -> Tensor:
-    if gradient is None:
-        return torch.zeros_like(weight)
-    return gamma * weight.norm() * gradient / (gradient.norm() + 1e-12)
+def _step(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
+    step = gamma * weight.norm() * gradient / (gradient.norm() + 1e-12)
+    return step.nan_to_num(0, 0, 0)  # a weight that it made NaN would stay NaN

@@ -1,24 +1,29 @@
-"""The command line: ``python -m fastat train | evaluate | info``."""
+"""The command line: ``fastat train | evaluate | report | info``, or ``python -m fastat ...``."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import hashlib
 import inspect
+import io
 import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fastat import data, info
-from fastat.config import TrainConfig, check_config, default_config
-from fastat.evaluation import evaluate
-from fastat.report import results_json, results_table, write_figures
-from fastat.run import Network, check_same_config, choose_device, load_network
+from fastat.config import ConfigError, TrainConfig, check_config, config_from, default_config
+from fastat.distributed import Group, rank_of, torchrun_group
+from fastat.network import Network, choose_device, load_network
+from fastat.page import write_page
+from fastat.protocols import PROTOCOLS, ProtocolName
+from fastat.report import judge, results_table
+from fastat.run import check_same_config
 from fastat.training import train
 
 _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
@@ -26,30 +31,45 @@ _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CP
 
 @dataclass(frozen=True)
 class Train:
-    """Adversarially train a network, judge it, and draw figures. The defaults depend on --data and --protocol.
+    """fastat train [PROTOCOL] [flags]: adversarially train a network, judge it, and draw figures.
 
-    The same command again continues a run that was stopped, and shows the results of one that is finished.
+    PROTOCOL is one of {protocols}; the defaults of the flags follow it and --data. The same command again continues a
+    run that was stopped, and shows the results of one that is finished. On several GPUs or machines: torchrun
+    --nproc-per-node N -m fastat train ...
     """
 
-    config: TrainConfig
+    settings: TrainConfig
+    config: Path | None = None
+    """A config.json, of an earlier run for example, that has the defaults of the other flags."""
     out: Path | None = None
     """Folder of the run; by default runs/ and a name that stands for the configuration."""
     data_root: Path | None = None
     """Folder with the datasets; by default the environment variable FASTAT_DATA."""
+    download: bool = False
+    """Fetch the dataset into that folder if it is missing there."""
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
     checkpoint_every: float = 300.0
     """Seconds between two checkpoints within an epoch."""
+    tensorboard: bool = False
+    """Also write the curves for TensorBoard, into the run's folder "tensorboard"."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Judge the network of a run folder as it is now, into its folder "evaluation"."""
+    """fastat evaluate RUN [flags]: judge the network of a run folder as it is now, or of a checkpoint file.
+
+    Writes its results and figures into the folder "evaluation" beside the checkpoint.
+    """
 
     run: Path
-    """Folder of the run."""
+    """Folder of a run, or a checkpoint file of one."""
+    which: Literal["best", "last"] | None = None
+    """Network of a run folder: of its best epoch or its last; by default what the run selects."""
     eval_size: int | None = None
     """Number of test images; by default what the run was trained with."""
+    out: Path | None = None
+    """Folder of the results."""
     data_root: Path | None = None
     """Folder with the datasets; by default the environment variable FASTAT_DATA."""
     device: str | None = None
@@ -57,8 +77,21 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Report:
+    """fastat report RUN [RUN ...] [flags]: one HTML page, complete in itself, that shows runs side by side."""
+
+    runs: tuple[Path, ...]
+    """Folders of runs, finished or not."""
+    out: Path = Path("report.html")
+    """File of the page."""
+
+
+@dataclass(frozen=True)
 class Info:
-    """Show how fastat was built, and the devices it finds."""
+    """fastat info: show how fastat was built, and the devices it finds."""
+
+
+Command = Train | Evaluate | Report | Info
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -74,8 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _train(command)
         elif isinstance(command, Evaluate):
             _evaluate(command)
+        elif isinstance(command, Report):
+            print(f"report: {write_page(command.runs, command.out)}")
         else:
             info.main()
+    except ConfigError as error:
+        raise SystemExit(f"error: --{_flag(error.field)}: {error}") from error
     except (FileNotFoundError, FloatingPointError, ModuleNotFoundError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
@@ -83,10 +120,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(130) from None
 
 
-def parse(given: Sequence[str]) -> Train | Evaluate | Info:
+def parse(given: Sequence[str]) -> Command:
     """The command of a command line.
 
     Raises:
+        FileNotFoundError: the file of --config is missing.
         ModuleNotFoundError: tyro is not installed.
         ValueError: a value of the configuration is out of its range.
         SystemExit: tyro refused the command line, or showed its help.
@@ -95,25 +133,33 @@ def parse(given: Sequence[str]) -> Train | Evaluate | Info:
         import tyro
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("the command line needs tyro: pip install 'fastat[cli]'") from error
-    # these two are looked up first: they decide the defaults of all other flags, which --help should show
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--data", default="digits")
-    peek.add_argument("--protocol", default="pgd-at")
-    named = peek.parse_known_args(list(given))[0]
-    config = default_config(named.data, named.protocol)
-    commands = {"train": Train(config), "evaluate": Evaluate(run=tyro.MISSING), "info": Info()}
-    helps = {name: inspect.getdoc(command) or "" for name, command in commands.items()}
-    found: Any = tyro.cli(
-        tyro.extras.subcommand_type_from_defaults(commands, helps, prefix_names=False),
-        prog="fastat",
-        description="Fast adversarial training.",
-        args=given,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-        registry=_fractions(tyro),
-    )
-    assert isinstance(found, Train | Evaluate | Info)
+    given = _names_as_flags(given)
+    commands = {
+        "train": Train(_starting_point(given)),
+        "evaluate": Evaluate(run=tyro.MISSING),
+        "report": Report(runs=tyro.MISSING),
+        "info": Info(),
+    }
+    helps = {name: inspect.cleandoc(command.__doc__ or "") for name, command in commands.items()}
+    helps["train"] = helps["train"].format(protocols=", ".join(PROTOCOLS))
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            found: Any = tyro.cli(
+                tyro.extras.subcommand_type_from_defaults(commands, helps, prefix_names=False),
+                prog="fastat",
+                description="Fast adversarial training.",
+                args=given,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                registry=_fractions(tyro),
+            )
+    except SystemExit as stop:
+        if stop.code == 2:
+            raise SystemExit(f"error: {_one_line(complaint.getvalue())}") from None
+        raise
+    assert isinstance(found, Command)
     if isinstance(found, Train):
-        check_config(found.config)
+        check_config(found.settings)
     return found
 
 
@@ -132,39 +178,79 @@ def parse_number(text: str) -> float:
 
 
 def default_folder(config: TrainConfig) -> Path:
-    """runs/<data>-<model>-<eight characters of a hash of the configuration>: another configuration, another folder."""
+    """runs/<data>-<protocol>-<model>-<eight characters of a hash of the configuration>: one folder a configuration."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode()).hexdigest()[:8]
-    name = re.sub(r"[^A-Za-z0-9]+", "-", config.data).strip("-")[-40:]
-    return Path("runs") / f"{name}-{config.model}-{digest}"
+    names = (re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[-40:] for text in (config.data, config.model))
+    return Path("runs") / "-".join([next(names), config.protocol, next(names), digest])
+
+
+def _names_as_flags(given: Sequence[str]) -> list[str]:
+    """``train hr`` as ``train --protocol hr``, ``evaluate RUN`` as ``evaluate --run RUN``, ``report A B`` likewise."""
+    flags = {"train": "--protocol", "evaluate": "--run", "report": "--runs"}
+    if len(given) > 1 and given[0] in flags and not given[1].startswith("-"):
+        return [given[0], flags[given[0]], *given[1:]]
+    return list(given)
+
+
+def _starting_point(given: Sequence[str]) -> TrainConfig:
+    """The defaults of the flags of ``train``, which --help should show: they follow --data, --protocol and --config."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--data", "--protocol", "--config"):
+        peek.add_argument(name)
+    named = peek.parse_known_args(list(given))[0]
+    if named.protocol is not None and named.protocol not in get_args(ProtocolName):
+        known = ", ".join(get_args(ProtocolName))
+        raise ConfigError("protocol", f"protocol must be one of {known}, got {named.protocol!r}")
+    if given[:1] == ["train"] and named.config is not None:
+        file = Path(named.config)
+        if not file.exists():
+            raise FileNotFoundError(f"--config: there is no file {file}")
+        try:
+            return config_from(json.loads(file.read_text()))
+        except ValueError as error:
+            raise ValueError(f"--config: {file}: {error}") from error
+    return default_config(named.data or "digits", named.protocol or "pgd-at")
 
 
 def _train(command: Train) -> None:
-    config = command.config
+    config, device = command.settings, choose_device(command.device)
     folder = default_folder(config) if command.out is None else command.out
     results = folder / "results.json"
     check_same_config(folder, config)
     if results.exists():
         print(f"{folder} holds this run, finished (delete it to train again)")
-        _show(json.loads(results.read_text()), sorted((folder / "figures").glob("*.png")))
+        _show(json.loads(results.read_text()), folder)
         return
-    device = choose_device(command.device)
-    print(f"training on {config.data}, {config.model}, on {device}; run folder {folder}", flush=True)
-    network = train(
-        config,
+    with torchrun_group(device) as group:
+        if rank_of(group) == 0:
+            where = f"{device}" if group is None else f"{group.size()} processes"
+            print(f"training on {config.data}, {config.model}, on {where}; run folder {folder}", flush=True)
+        network = _train_in(command, folder, device, group)
+        first = rank_of(group) == 0
+    if first:
+        _judge(network, folder, command.data_root, config.eval_size)
+
+
+def _train_in(command: Train, folder: Path, device: Any, group: Group | None) -> Network:
+    return train(
+        command.settings,
         folder,
         data_root=command.data_root,
+        download=command.download,
         device=device,
+        group=group,
         checkpoint_every=command.checkpoint_every,
+        tensorboard=command.tensorboard,
     )
-    _judge(network, folder, command.data_root, config.eval_size)
 
 
 def _evaluate(command: Evaluate) -> None:
-    network = load_network(command.run, command.device)
-    if not network.history:
+    network = load_network(command.run, command.device, which=command.which)
+    if network.epoch == 0:
         raise ValueError(f"{command.run} has no finished epoch yet")
     # In a folder of its own: results.json beside the checkpoint says that the training is finished.
-    folder = command.run / "evaluation"
+    beside = command.run if command.run.is_dir() else command.run.parent
+    folder = beside / "evaluation" if command.out is None else command.out
     _judge(network, folder, command.data_root, command.eval_size or network.config.eval_size)
 
 
@@ -172,30 +258,27 @@ def _judge(network: Network, folder: Path, data_root: Path | None, size: int | N
     """Evaluates, draws, writes results.json, prints the table."""
     config = network.config
     device = next(network.model.parameters()).device
-    test = data.load(config.data, data_root).test
     if size is None and device.type == "cpu":
         size = _CPU_EVAL_SIZE
-    test = test.subset(size, config.seed).to(device)
+    test = data.load(config.data, data_root).test.subset(size, config.seed).load().to(device)
     print(f"evaluating on {len(test)} test images, and drawing", flush=True)
-    figures = write_figures(network, test, folder / "figures")
-    found = evaluate(
-        network.model,
-        test.pixels(),
-        test.labels,
-        config.eps,
-        config.norm,
-        seed=config.seed,
-        sample_ids=test.ids,
-    )
-    # last: a run folder with results is complete
-    results = results_json(network, found, folder / "results.json")
-    _show(results, figures)
+    _show(judge(network, test, folder), folder)
 
 
-def _show(results: Mapping[str, Any], figures: Sequence[Path]) -> None:
+def _show(results: Mapping[str, Any], folder: Path) -> None:
     print(f"\n{results_table(results)}\n\nfigures:")
-    for path in figures:
-        print(f"  {path}")
+    for name in results["figures"]:
+        print(f"  {folder / name}")
+
+
+def _flag(field: str) -> str:
+    return field.replace("_", "-")
+
+
+def _one_line(box: str) -> str:
+    """What tyro prints in a box over many lines."""
+    words = re.sub(r"[^\x00-\x7f]", " ", box).split()
+    return " ".join(words)
 
 
 def _fractions(tyro: Any) -> Any:

@@ -1,13 +1,76 @@
-"""A batch that is spread over the processes of torch.distributed: gathering it, with gradients."""
+"""A batch that is spread over the processes of torch.distributed: joining them, gathering, averaging."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup as Group
+
+
+@contextmanager
+def torchrun_group(device: torch.device) -> Iterator[Group | None]:
+    """The group of the processes that torchrun started this one with, left at the end; None in a process by itself.
+
+    The processes talk through NCCL on a GPU and through Gloo on CPUs.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        yield None
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.group.WORLD
+    finally:
+        dist.destroy_process_group()
+
+
+def local_rank() -> int:
+    """Number of this process among those of its machine, 0 without torchrun."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def rank_of(group: Group | None) -> int:
+    """Number of this process in the group; 0 without one."""
+    return 0 if group is None else group.rank()
+
+
+def size_of(group: Group | None) -> int:
+    """Number of processes of the group; 1 without one."""
+    return 1 if group is None else group.size()
+
+
+def sum_(tensors: Sequence[Tensor], group: Group | None) -> None:
+    """Replaces every tensor by its sum over the processes, in place, all in one exchange; they have one dtype."""
+    if group is None or not tensors:
+        return
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat, group=group)
+    parts = flat.split([tensor.numel() for tensor in tensors])
+    for tensor, part in zip(tensors, parts, strict=True):
+        tensor.copy_(part.view_as(tensor))
+
+
+def mean_(tensors: Sequence[Tensor], group: Group | None) -> None:
+    """Replaces every tensor by its mean over the processes, like :func:`sum_`."""
+    sum_(tensors, group)
+    if group is not None:
+        torch._foreach_div_(list(tensors), group.size())
+
+
+def agreed(yes: bool, group: Group | None, device: torch.device) -> bool:
+    """What the first process of the group says, on all of them."""
+    if group is None:
+        return yes
+    flag = torch.tensor(int(yes and group.rank() == 0), device=device)
+    dist.all_reduce(flag, group=group)
+    return bool(flag)
 
 
 def gathered(part: Tensor, group: Group) -> Tensor:

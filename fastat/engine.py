@@ -20,8 +20,13 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 def unwrapped(model: Model) -> Model:
     """The module inside a DistributedDataParallel one: an attack runs no parameter backward for DDP to wait for."""
-    inner = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    inner = uncompiled(model)
     return inner.module if isinstance(inner, DistributedDataParallel) else model
+
+
+def uncompiled(model: Model) -> Model:
+    """The module inside one that torch.compile made."""
+    return getattr(model, "_orig_mod", model)
 
 
 def couples_samples(model: Model) -> bool:

@@ -27,14 +27,30 @@ class Evaluation:
     Attributes:
         norm: norm of the perturbations.
         eps: their radius, in the unit of the pixels.
-        n: number of images.
-        accuracy: fraction of the n images classified correctly, by name: "clean", then the attacks.
+        correct: bool [n] on the CPU, by name: "clean", then the attacks; which images are classified correctly.
     """
 
     norm: Norm
     eps: float
-    n: int
-    accuracy: dict[str, float]
+    correct: dict[str, Tensor]
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
+        return len(self.correct["clean"])
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """Fraction of the n images classified correctly, by name."""
+        return {name: int(right.sum()) / self.n for name, right in self.correct.items()}
+
+    def by_class(self, labels: Tensor, classes: int) -> dict[str, list[float | None]]:
+        """The accuracies of the images of each class, given their labels, int64 [n]; None for a class without any."""
+        members = [labels.cpu() == number for number in range(classes)]
+        return {
+            name: [float(right[own].float().mean()) if own.any() else None for own in members]
+            for name, right in self.correct.items()
+        }
 
     def interval(self, name: str) -> tuple[float, float]:
         """The 95% confidence interval of an accuracy, over the draw of the n images."""
@@ -78,14 +94,14 @@ def evaluate(
     """
     tried = {name: _attack(name, eps, norm, bounds, seed) for name in attacks}
     ids = _check_batch(x, y, batch_size, sample_ids)
-    hits = dict.fromkeys(("clean", *tried), 0)
+    correct = {name: torch.zeros(len(x), dtype=torch.bool, device=x.device) for name in ("clean", *tried)}
     with eval_mode(model):
         for part in torch.arange(len(x), device=x.device).split(batch_size):
             right = part[predict(model, x[part]) == y[part]]
-            hits["clean"] += len(right)
+            correct["clean"][right] = True
             for name, attack in tried.items():
-                hits[name] += int(_survivors(model, attack, x, y, ids, right).sum())
-    return Evaluation(norm, eps, len(x), {name: count / len(x) for name, count in hits.items()})
+                correct[name][right] = _survivors(model, attack, x, y, ids, right)
+    return Evaluation(norm, eps, {name: right.cpu() for name, right in correct.items()})
 
 
 def robust_accuracy_curve(

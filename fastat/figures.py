@@ -15,7 +15,7 @@ from torch import Tensor
 
 # colours that stay apart for colour-blind readers (Okabe and Ito)
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
-_TEST_LINES = (("clean", BLUE, "clean"), ("fgsm", ORANGE, "FGSM"), ("pgd-20", RED, "PGD-20"))
+_VAL_LINES = (("clean", BLUE, "clean"), ("fgsm", ORANGE, "FGSM"), ("pgd-20", RED, "PGD-20"))
 DPI = 160
 
 
@@ -38,8 +38,8 @@ class Examples:
     shown: str
 
 
-def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Training loss, and train and test accuracy, by epoch; at least one epoch."""
+def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str, best: int | None = None) -> None:
+    """Training loss, and train and validation accuracy, by epoch; at least one epoch. The best epoch is marked."""
     figure = Figure(figsize=(11, 4.6), layout="constrained")
     figure.suptitle(title, fontsize=13)
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
@@ -53,11 +53,16 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str) ->
     style: dict[str, Any] = {"linewidth": 2, "marker": marker, "markersize": 4}
     adversarial = [row["train"]["adversarial"] for row in history]
     right.plot(epochs, adversarial, color=GREY, linestyle="--", label="train, under its attack", **style)
-    for name, color, label in _TEST_LINES:
-        right.plot(epochs, [row["test"][name] for row in history], color=color, label=f"test, {label}", **style)
+    if history[0]["val"]:
+        for name, color, label in _VAL_LINES:
+            accuracy = [row["val"][name] for row in history]
+            right.plot(epochs, accuracy, color=color, label=f"validation, {label}", **style)
+    if best is not None:
+        right.axvline(best, color=GREY, linestyle=":", linewidth=1.5, label="best epoch")
     right.set_ylim(0, 1.02)
     right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    label_axes(right, "epoch", f"accuracy ({history[-1]['test_images']} test images)")
+    watched = history[-1]["val_images"]
+    label_axes(right, "epoch", f"accuracy ({watched} validation images)" if watched else "accuracy")
     right.legend(loc="best", fontsize=11)
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -10,12 +10,12 @@ from types import FrameType
 
 
 @contextmanager
-def interrupts_deferred() -> Iterator[None]:
+def interrupts_deferred(wanted: bool = True) -> Iterator[None]:
     """Holds Ctrl-C back until the block is done, then raises KeyboardInterrupt: weights are never half updated.
 
-    Python delivers signals to the main thread only; in another one this does nothing.
+    Python delivers signals to the main thread only; in another one, and if not wanted, this does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not wanted or threading.current_thread() is not threading.main_thread():
         yield
         return
     seen = False

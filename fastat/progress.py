@@ -21,10 +21,16 @@ class Display(Protocol):
     def epoch(self, row: Mapping[str, Any]) -> None:
         """An epoch is over; row is its line of metrics.jsonl."""
 
+    def finding(self, found: Mapping[str, Any]) -> None:
+        """A monitor saw something; found is what metrics.jsonl will have of it."""
+
 
 @contextmanager
-def training_display(epochs: int, total_steps: int, done: int) -> Iterator[Display]:
-    """A progress bar if the standard output is a terminal, else one line per epoch."""
+def training_display(epochs: int, total_steps: int, done: int, *, quiet: bool = False) -> Iterator[Display]:
+    """A progress bar if the standard output is a terminal, else one line per epoch; nothing if quiet."""
+    if quiet:
+        yield _Nothing()
+        return
     if not sys.stdout.isatty():
         yield _Lines(epochs)
         return
@@ -48,6 +54,17 @@ class _TwoLines(Progress):
         yield from (Text(task.fields["numbers"]) for task in self.tasks)
 
 
+class _Nothing:
+    def step(self, done: int, epoch: int, loss: float, accuracy: float, rate: float) -> None:
+        pass
+
+    def epoch(self, row: Mapping[str, Any]) -> None:
+        pass
+
+    def finding(self, found: Mapping[str, Any]) -> None:
+        pass
+
+
 class _Lines:
     def __init__(self, epochs: int) -> None:
         self._epochs = epochs
@@ -57,15 +74,20 @@ class _Lines:
 
     def epoch(self, row: Mapping[str, Any]) -> None:
         width = len(str(self._epochs))
-        train, test = row["train"], row["test"]
+        train = row["train"]
         parts = [
             f"epoch {row['epoch']:{width}}/{self._epochs}",
             f"loss {train['loss']:.3f}",
             f"train adversarial {train['adversarial']:.1%}",
-            "test " + "  ".join(f"{name} {value:.1%}" for name, value in test.items()),
+            *_validation(row),
             f"{row['images_per_second']:,.0f} images/s",
         ]
         print("  ".join(parts), flush=True)
+        if row["stopped"]:
+            print(f"stopped early: {row['stopped']}", flush=True)
+
+    def finding(self, found: Mapping[str, Any]) -> None:
+        print(f"{found['monitor']}: {found['text']}", flush=True)
 
 
 class _Bar:
@@ -73,7 +95,7 @@ class _Bar:
         self._progress = progress
         self._task = task
         self._epochs = epochs
-        self._test = ""
+        self._validation = ""
 
     def step(self, done: int, epoch: int, loss: float, accuracy: float, rate: float) -> None:
         self._progress.update(
@@ -81,8 +103,17 @@ class _Bar:
             completed=done,
             description=f"epoch {epoch}/{self._epochs}",
             rate=f"{rate:,.0f} images/s",
-            numbers=f"loss {loss:.3f}  train adversarial {accuracy:.1%}{self._test}",
+            numbers=f"loss {loss:.3f}  train adversarial {accuracy:.1%}{self._validation}",
         )
 
     def epoch(self, row: Mapping[str, Any]) -> None:
-        self._test = "  test " + " ".join(f"{name} {value:.1%}" for name, value in row["test"].items())
+        self._validation = "  ".join(["", *_validation(row)])
+        if row["stopped"]:
+            self._progress.print(f"stopped early: {row['stopped']}")
+
+    def finding(self, found: Mapping[str, Any]) -> None:
+        self._progress.print(f"{found['monitor']}: {found['text']}")
+
+
+def _validation(row: Mapping[str, Any]) -> list[str]:
+    return ["val " + "  ".join(f"{name} {value:.1%}" for name, value in row["val"].items())] if row["val"] else []

@@ -2,40 +2,59 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastat.attacks import fgsm, pgd
+from fastat.distributed import Group
+from fastat.engine import Model, uncompiled
 from fastat.features import with_features
-from fastat.objectives import benign_loss, gradient_misalignment, holistic_cross_entropy, mart_loss, trades_loss
+from fastat.objectives import (
+    benign_loss,
+    gradient_misalignment,
+    holistic_cross_entropy,
+    holistic_loss,
+    mart_loss,
+    trades_loss,
+)
+from fastat.objectives.holistic import NotFiniteError
 from fastat.ops import random_start
 
 if TYPE_CHECKING:
     from fastat.config import TrainConfig
 
-ProtocolName = Literal["pgd-at", "standard", "fgsm-at", "rs-fgsm", "n-fgsm", "gradalign", "trades", "mart", "hr", "bat"]
-AttackName = Literal["pgd", "pgd-kl", "fgsm", "rs-fgsm", "n-fgsm", "none"]
-ObjectiveName = Literal["cross-entropy", "trades", "mart", "holistic", "benign"]
+ProtocolName = Literal[
+    "standard", "pgd-at", "fgsm-at", "rs-fgsm", "n-fgsm", "gradalign", "free", "trades", "mart", "hr", "bat"
+]
+AttackName = Literal["none", "pgd", "pgd-kl", "fgsm", "rs-fgsm", "n-fgsm", "free"]
+LossName = Literal["cross-entropy", "trades", "mart"]
+ObjectiveName = Literal["mean", "holistic", "benign"]
 
-PROTOCOLS: Mapping[str, Mapping[str, str | float]] = {
-    "pgd-at": {},  # Madry et al. 2018
+PROTOCOLS: Mapping[ProtocolName, Mapping[str, str | float]] = {
     "standard": {"attack": "none"},
+    "pgd-at": {},  # Madry et al. 2018
     "fgsm-at": {"attack": "fgsm"},  # Goodfellow, Shlens, Szegedy 2015
     "rs-fgsm": {"attack": "rs-fgsm"},  # Wong, Rice, Kolter 2020
     "n-fgsm": {"attack": "n-fgsm"},  # de Jorge et al. 2022
     "gradalign": {"attack": "fgsm", "grad_align": 0.2},  # Andriushchenko and Flammarion 2020
-    "trades": {"attack": "pgd-kl", "objective": "trades"},  # Zhang et al. 2019
-    "mart": {"objective": "mart"},  # Wang et al. 2020
-    "hr": {"objective": "holistic"},  # Bennouna, Lucas, Van Parys 2023
-    "bat": {"objective": "benign"},  # Xu et al., benign adversarial training
+    "free": {"attack": "free"},  # Shafahi et al. 2019
+    "trades": {"attack": "pgd-kl", "loss": "trades", "attack_mode": "eval"},  # Zhang et al. 2019
+    "mart": {"loss": "mart", "attack_mode": "eval"},  # Wang et al. 2020
+    "hr": {"objective": "holistic", "attack_mode": "eval"},  # Bennouna, Lucas, Van Parys 2023
+    "bat": {"objective": "benign", "attack_mode": "eval"},  # Xu et al., benign adversarial training
 }
-"""What each name sets apart from PGD training on the cross-entropy. The rest is free: any attack goes with any
-objective, so HR on N-FGSM is ``protocol="hr", attack="n-fgsm"``."""
+"""What each name sets apart from PGD training on the cross-entropy. The rest is free: any attack goes with any loss of
+the samples and any objective over them, so HR on N-FGSM is ``protocol="hr", attack="n-fgsm"``, BAT with TRADES
+``protocol="bat", loss="trades", attack="pgd-kl"``.
+
+The mode of the network under attack is that of the authors' code, where there is some: Madry et al. and those who train
+in a single step attack in train mode, TRADES and MART in eval mode."""
 
 TrainingAttack = Callable[..., Tensor]
 """``(model, x, y, seed=, sample_ids=) -> x_adv``"""
@@ -43,16 +62,20 @@ TrainingAttack = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class AttackedBatch:
-    """What an objective sees: clean and attacked images [B, C, H, W], labels and ids [B], the seed of this step."""
+    """What an objective sees: clean and attacked images [B, C, H, W], labels and ids [B], the seed of this step.
+
+    With a process group the batch is spread over its processes, and this is the part of one of them.
+    """
 
     x: Tensor
     x_adv: Tensor
     y: Tensor
     ids: Tensor
     seed: int
+    group: Group | None = None
 
 
-Objective = Callable[[nn.Module, AttackedBatch], tuple[Tensor, Tensor]]
+Objective = Callable[[Model, AttackedBatch], tuple[Tensor, Tensor]]
 """``(model, batch) -> (loss, 0-d float32 with gradient; logits [B, C] of the attacked images)``."""
 
 _TRADES_NOISE = 1e-3  # the authors start from normal noise of this size; here it is uniform
@@ -66,7 +89,10 @@ _SINGLE_STEP: Mapping[str, tuple[float, float, bool]] = {
 
 
 def attack_of(config: TrainConfig) -> TrainingAttack:
-    """The attack that a run trains on; without a step size of its own, with that of its paper."""
+    """The attack that a run trains on; without a step size of its own, with that of its paper.
+
+    Not for "free", whose perturbation is moved by the step of the training itself (:mod:`fastat.step`).
+    """
     # the dataset was checked when it was made; on a GPU a check of every batch would wait for it
     if config.attack == "pgd":
         return partial(
@@ -87,47 +113,50 @@ def attack_of(config: TrainConfig) -> TrainingAttack:
 
 
 def objective_of(config: TrainConfig) -> Objective:
-    """The loss that a run descends on its attacked batches.
+    """What a run descends on its attacked batches: one number of the losses of the samples.
 
-    ================== ===============================================================================================
-    ``cross-entropy``  its mean (Madry et al. 2018, equation 2.1)
-    ``trades``         :func:`fastat.objectives.trades.trades_loss`, clean and attacked images in two passes
-    ``mart``           :func:`fastat.objectives.mart.mart_loss`, likewise
-    ``holistic``       the HR loss of the cross-entropies: :func:`fastat.objectives.holistic.holistic_cross_entropy`
-    ``benign``         reweighted, and discriminating features: :func:`fastat.objectives.benign.benign_loss`, on the
-                       input of the network's linear layer
-    ================== ===============================================================================================
+    ================= ================================================================================================
+    ``loss``
+    ``cross-entropy`` of the attacked images (Madry et al. 2018, equation 2.1)
+    ``trades``        :func:`fastat.objectives.trades.trades_loss`, clean and attacked images in two passes
+    ``mart``          :func:`fastat.objectives.mart.mart_loss`, likewise
+    ``objective``
+    ``mean``          the mean of the losses
+    ``holistic``      their HR loss, :func:`fastat.objectives.holistic.holistic_loss`
+    ``benign``        reweighted, and discriminating features: :func:`fastat.objectives.benign.benign_loss`, on the
+                      input of the network's linear layer
+    ================= ================================================================================================
 
-    With ``grad_align`` its multiple of :func:`fastat.objectives.gradalign.gradient_misalignment` is added.
+    Label smoothing is in the cross-entropies that are descended, that of the clean images in TRADES; its divergence and
+    the attacks have none. With ``grad_align`` its multiple of
+    :func:`fastat.objectives.gradalign.gradient_misalignment` is added. "holistic" and "benign" are of the global batch.
     """
-    chosen = partial(_OBJECTIVES[config.objective], config)
+    chosen = partial(_objective, config)
     return partial(_with_alignment, config, chosen) if config.grad_align > 0 else chosen
 
 
 def describe(config: TrainConfig) -> str:
     """The training in the words of a title: "PGD-10 adversarial training", "HR (alpha 0.05, r 0.1) on N-FGSM"."""
     attack = f"PGD-{config.attack_steps}" if config.attack.startswith("pgd") else config.attack.upper()
-    if config.attack == "none":
-        attack = "clean images"
+    attack = {"none": "clean images", "free": f"Free (m = {config.replays})"}.get(config.attack, attack)
+    loss = {"trades": f"TRADES (beta {config.trades_beta:g})", "mart": f"MART (lambda {config.mart_lambda:g})"}
+    on = f"{loss[config.loss]} on {attack}" if config.loss in loss else attack
     if config.objective == "holistic":
         order = "" if config.order == "hd" else f", order {config.order}"
-        text = f"HR (alpha {config.alpha:g}, r {config.r:g}{order}) on {attack}"
+        text = f"HR (alpha {config.alpha:g}, r {config.r:g}{order}) on {on}"
     elif config.objective == "benign":
-        text = f"BAT (gamma {config.gamma:g}, beta {config.beta:g}) on {attack}"
-    elif config.objective == "trades":
-        text = f"TRADES (beta {config.trades_beta:g}) on {attack}"
-    elif config.objective == "mart":
-        text = f"MART (lambda {config.mart_lambda:g}) on {attack}"
+        text = f"BAT (gamma {config.gamma:g}, beta {config.beta:g}) on {on}"
+    elif config.loss in loss:
+        text = on
     else:
         text = "standard training" if config.attack == "none" else f"{attack} adversarial training"
     text += f" with GradAlign ({config.grad_align:g})" if config.grad_align else ""
     text += f" with AWP ({config.awp:g})" if config.awp else ""
+    text += f" with {config.average.upper()}" if config.average != "none" else ""
     return text + (f", {100 * config.label_noise:g}% of the training labels flipped" if config.label_noise else "")
 
 
-def _trades_attack(
-    config: TrainConfig, model: nn.Module, x: Tensor, y: Tensor, seed: int, sample_ids: Tensor
-) -> Tensor:
+def _trades_attack(config: TrainConfig, model: Model, x: Tensor, y: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
     """PGD on the divergence from the clean prediction, which has no gradient at x itself: from a point close by."""
     start = random_start(x, min(_TRADES_NOISE, config.eps), "linf", seed, sample_ids)
     return pgd(
@@ -136,48 +165,51 @@ def _trades_attack(
     )  # fmt: skip
 
 
-def _cross_entropy(config: TrainConfig, model: nn.Module, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
-    logits = model(batch.x_adv)
-    return F.cross_entropy(logits.float(), batch.y), logits
+def _objective(config: TrainConfig, model: Model, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
+    clean = None if config.loss == "cross-entropy" else model(batch.x).float()
+    if config.objective == "benign":
+        output, features = with_features(model)(batch.x_adv)
+        logits = output.float()
+        constants = (config.gamma, config.beta, config.tau, config.positives)
+        losses = None if _fuses(config) else _sample_losses(config, clean, logits, batch.y)
+        return benign_loss(logits, features.float(), batch.y, *constants, losses=losses, group=batch.group), logits
+    logits = model(batch.x_adv).float()
+    if config.objective == "holistic":
+        return _holistic(config, clean, logits, batch), logits
+    return _sample_losses(config, clean, logits, batch.y).mean(), logits
 
 
-def _trades(config: TrainConfig, model: nn.Module, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
-    clean, logits = model(batch.x), model(batch.x_adv)
-    return trades_loss(clean.float(), logits.float(), batch.y, config.trades_beta), logits
+def _fuses(config: TrainConfig) -> bool:
+    """Whether the losses are those that HR and BAT make themselves, with their gradient in one pass."""
+    return config.loss == "cross-entropy" and config.label_smoothing == 0
 
 
-def _mart(config: TrainConfig, model: nn.Module, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
-    clean, logits = model(batch.x), model(batch.x_adv)
-    return mart_loss(clean.float(), logits.float(), batch.y, config.mart_lambda), logits
+def _sample_losses(config: TrainConfig, clean: Tensor | None, logits: Tensor, y: Tensor) -> Tensor:
+    """[B], of the configured loss."""
+    smoothing = config.label_smoothing
+    if clean is None:
+        return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)
+    if config.loss == "trades":
+        return trades_loss(clean, logits, y, config.trades_beta, label_smoothing=smoothing, reduction="none")
+    return mart_loss(clean, logits, y, config.mart_lambda, reduction="none")
 
 
-def _holistic(config: TrainConfig, model: nn.Module, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
-    logits = model(batch.x_adv)
-    if logits.device.type == "cpu" and not bool(logits.isfinite().all()):
-        return F.cross_entropy(
-            logits.float(), batch.y
-        ), logits  # not finite: the training loop stops and names the step
-    return holistic_cross_entropy(logits.float(), batch.y, config.alpha, config.r, config.order), logits
-
-
-def _benign(config: TrainConfig, model: nn.Module, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
-    logits, features = with_features(model)(batch.x_adv)
-    constants = (config.gamma, config.beta, config.tau, config.positives)
-    return benign_loss(logits.float(), features.float(), batch.y, *constants), logits
+def _holistic(config: TrainConfig, clean: Tensor | None, logits: Tensor, batch: AttackedBatch) -> Tensor:
+    budgets = (config.alpha, config.r, config.order)
+    try:
+        if _fuses(config):
+            return holistic_cross_entropy(logits, batch.y, *budgets, group=batch.group)
+        return holistic_loss(_sample_losses(config, clean, logits, batch.y), *budgets, group=batch.group)
+    except NotFiniteError:  # which CUDA does not raise: the training skips the step on both
+        return (math.nan * logits).sum()
 
 
 def _with_alignment(
-    config: TrainConfig, objective: Objective, model: nn.Module, batch: AttackedBatch
+    config: TrainConfig, objective: Objective, model: Model, batch: AttackedBatch
 ) -> tuple[Tensor, Tensor]:
     loss, logits = objective(model, batch)
-    misaligned = gradient_misalignment(model, batch.x, batch.y, config.eps, seed=batch.seed, sample_ids=batch.ids)
+    # compiled code has no second derivative
+    misaligned = gradient_misalignment(
+        uncompiled(model), batch.x, batch.y, config.eps, seed=batch.seed, sample_ids=batch.ids
+    )
     return loss + config.grad_align * misaligned, logits
-
-
-_OBJECTIVES: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "cross-entropy": _cross_entropy,
-    "trades": _trades,
-    "mart": _mart,
-    "holistic": _holistic,
-    "benign": _benign,
-}

@@ -1,4 +1,4 @@
-"""What a trained network looks like: three figures, and the table at the end of a run."""
+"""What a trained network is worth: its accuracies, three figures, and the table at the end of a run."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastat import models
 from fastat.attacks import pgd
 from fastat.checkpoint import write_json
 from fastat.data import Dataset
-from fastat.evaluation import Evaluation, eval_mode, predict, robust_accuracy_curve
+from fastat.evaluation import eval_mode, evaluate, predict, robust_accuracy_curve
 from fastat.figures import Examples, plot_curves, plot_examples, plot_robustness
+from fastat.network import Network
 from fastat.protocols import describe
-from fastat.run import Network
 
-_NETWORKS = {
-    "small_cnn": "small CNN",
-    "preact_resnet18": "PreAct ResNet-18",
-    "wide_resnet_28_10": "WRN-28-10",
-    "wide_resnet_34_10": "WRN-34-10",
-}
-_NORMS = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
+NORM_TITLES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 
 _CURVE_POINTS = 9
 _CURVE_IMAGES = 200
@@ -38,34 +33,108 @@ def format_eps(eps: float) -> str:
     return f"{eps:.4g}"
 
 
-def write_figures(network: Network, test: Dataset, folder: Path) -> list[Path]:
-    """Draws training_curves.png, adversarial_examples.png and accuracy_vs_eps.png, and returns their paths.
+def judge(network: Network, test: Dataset, folder: Path) -> dict[str, Any]:
+    """Measures a network, draws its figures, and writes results.json, last: a run folder that has it is complete.
 
     Args:
         network: the trained network.
-        test: the images to show and to measure on, on the network's device; of them 200 at most for the curve.
-        folder: where the figures go; made if missing.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    config = network.config
-    title = f"{network.title}, {_NETWORKS.get(config.model, config.model)}"
-    threat = rf"{_NORMS[config.norm]} $\epsilon$ = {format_eps(config.eps)}"
-    paths = [folder / f"{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
-    trained = f"{title}, {threat}\n{describe(config)}"
+        test: the images to measure on and to show, on the network's device; of them 200 at most for the curve.
+        folder: where results.json and the folder "figures" go; made if missing.
 
-    plot_curves(paths[0], network.history, trained)
-    plot_examples(paths[1], find_examples(network, test), f"{title}, {describe(config)}\nattacked by PGD-20, {threat}")
-    some = test.subset(_CURVE_IMAGES, config.seed)
+    Returns:
+        The content of results.json: the accuracies with their 95% intervals, by class, against eps, and what they are
+        accuracies of.
+    """
+    config, history = network.config, network.history
+    found = evaluate(
+        network.model, test.pixels(), test.labels, config.eps, config.norm, seed=config.seed, sample_ids=test.ids
+    )
+    curve = _curve(network, test.subset(_CURVE_IMAGES, config.seed))
+    rows = {}
+    for name, accuracy in found.accuracy.items():
+        low, high = found.interval(name)
+        rows[name] = {"accuracy": accuracy, "low": low, "high": high}
+    seconds = sum(row["seconds"] for row in history)
+    classes = len(network.classes)
+    results = {
+        "dataset": network.title,
+        "model": config.model,
+        "protocol": config.protocol,
+        "training": describe(config),
+        "seed": config.seed,
+        "norm": found.norm,
+        "eps": found.eps,
+        "test_images": found.n,
+        "epochs": len(history),
+        "epoch": network.epoch,
+        "which": network.which,
+        "accuracy": rows,
+        "curve": curve,
+        "classes": list(network.classes),
+        "by_class": {
+            "images": torch.bincount(test.labels.cpu(), minlength=classes).tolist(),
+            "accuracy": found.by_class(test.labels, classes),
+        },
+        "seconds": seconds,
+        "seconds_per_epoch": seconds / max(1, len(history)),
+        "figures": _write_figures(network, test, curve, folder),
+    }
+    write_json(folder / "results.json", results)
+    return results
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The content of results.json as lines of plain text."""
+    network = models.title(results["model"])
+    head = f"{results['dataset']}, {network}, {results['norm']} eps {format_eps(results['eps'])}"
+    trained = f"{results['epochs']} epochs of {results['training']}"
+    chosen = f", the best of them epoch {results['epoch']}" if results["which"] == "best" else ""
+    lines = [head, f"{results['test_images']} test images, {trained}{chosen}", ""]
+    lines.append(f"{'attack':<12}{'accuracy':>9}   95% interval")
+    for name, row in results["accuracy"].items():
+        lines.append(f"{attack_title(name):<12}{row['accuracy']:>9.1%}   {row['low']:.1%} to {row['high']:.1%}")
+    return "\n".join(lines)
+
+
+def attack_title(name: str) -> str:
+    """What tables call an attack: "PGD-50x10", or "none (clean)"."""
+    return "none (clean)" if name == "clean" else name.upper().replace("X", "x")
+
+
+def _curve(network: Network, some: Dataset) -> dict[str, Any]:
+    """Accuracy under PGD-20 from radius 0 to twice that of the training."""
+    config = network.config
     reach = 2 * config.eps if config.eps > 0 else 0.1
     radii = [reach * point / (_CURVE_POINTS - 1) for point in range(_CURVE_POINTS)]
     accuracy = robust_accuracy_curve(
         network.model, some.pixels(), some.labels, radii, config.norm, seed=config.seed, sample_ids=some.ids
     )
-    unit, named = (255, "in 1/255 of the pixel range") if "/" in format_eps(config.eps) else (1, "pixels from 0 to 1")
-    label = rf"radius $\epsilon$ of the {_NORMS[config.norm]} ball ({named})"
-    shown = [unit * eps for eps in radii]
-    plot_robustness(paths[2], shown, accuracy, len(some), unit * config.eps, label, trained)
-    return paths
+    return {"attack": "pgd-20", "images": len(some), "eps": radii, "accuracy": accuracy}
+
+
+def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draws the figures into the folder "figures" and returns their names relative to the folder."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    config = network.config
+    title = f"{network.title}, {models.title(config.model)}"
+    threat = rf"{NORM_TITLES[config.norm]} $\epsilon$ = {format_eps(config.eps)}"
+    names = [f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
+    trained = f"{title}, {threat}\n{describe(config)}"
+
+    best = network.epoch if network.which == "best" else None
+    plot_curves(folder / names[0], network.history, trained, best)
+    attacked = f"{title}, {describe(config)}\nattacked by PGD-20, {threat}"
+    plot_examples(folder / names[1], find_examples(network, test), attacked)
+    unit, label = eps_axis(config.norm, config.eps)
+    shown = [unit * eps for eps in curve["eps"]]
+    plot_robustness(folder / names[2], shown, curve["accuracy"], curve["images"], unit * config.eps, label, trained)
+    return names
+
+
+def eps_axis(norm: str, eps: float) -> tuple[int, str]:
+    """What to multiply radii by so that they read well, and the label of their axis."""
+    unit, named = (255, "in 1/255 of the pixel range") if "/" in format_eps(eps) else (1, "pixels from 0 to 1")
+    return unit, rf"radius $\epsilon$ of the {NORM_TITLES[norm]} ball ({named})"
 
 
 def find_examples(network: Network, test: Dataset) -> Examples:
@@ -96,39 +165,6 @@ def find_examples(network: Network, test: Dataset) -> Examples:
         shown=f"of {len(some)} test images {len(robust)} stay right under attack; "
         f"here: {len(robust_shown)} of them, then {len(broken)} that do not",
     )
-
-
-def results_json(network: Network, result: Evaluation, path: Path) -> dict[str, Any]:
-    """Writes the accuracies with their 95% intervals, and what they are accuracies of; returns what it wrote."""
-    rows = {}
-    for name, accuracy in result.accuracy.items():
-        low, high = result.interval(name)
-        rows[name] = {"accuracy": accuracy, "low": low, "high": high}
-    value = {
-        "dataset": network.title,
-        "model": network.config.model,
-        "training": describe(network.config),
-        "norm": result.norm,
-        "eps": result.eps,
-        "test_images": result.n,
-        "epochs": len(network.history),
-        "accuracy": rows,
-    }
-    write_json(path, value)
-    return value
-
-
-def results_table(results: Mapping[str, Any]) -> str:
-    """The content of results.json as lines of plain text."""
-    network = _NETWORKS.get(results["model"], results["model"])
-    head = f"{results['dataset']}, {network}, {results['norm']} eps {format_eps(results['eps'])}"
-    training = results.get("training", "adversarial training")  # absent from runs of before there was a choice
-    lines = [head, f"{results['test_images']} test images, {results['epochs']} epochs of {training}", ""]
-    lines.append(f"{'attack':<12}{'accuracy':>9}   95% interval")
-    for name, row in results["accuracy"].items():
-        shown = "none (clean)" if name == "clean" else name.upper().replace("X", "x")
-        lines.append(f"{shown:<12}{row['accuracy']:>9.1%}   {row['low']:.1%} to {row['high']:.1%}")
-    return "\n".join(lines)
 
 
 def _varied(labels: Tensor, among: Tensor) -> Tensor:

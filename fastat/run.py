@@ -2,23 +2,44 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastat import data, models
-from fastat._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
+from fastat import data, info
+from fastat.averaging import average_of
 from fastat.checkpoint import load_checkpoint, save_checkpoint, write_json, write_json_lines
-from fastat.config import TrainConfig, check_config, differing_fields
-from fastat.data import Dataset, Split, channel_statistics, flip_labels
+from fastat.config import ConfigError, TrainConfig, check_config, config_from, differing_fields
+from fastat.data import AnyDataset, Dataset, Split, channel_statistics, flip_labels, held_out
+from fastat.distributed import Group, gather_parts, rank_of, size_of
 from fastat.keyed import derive_seed
+from fastat.monitors import PROBE_IMAGES, best_epoch
+from fastat.network import BEST, CHECKPOINT, CONFIG, METRICS, Network, Which, build_model, network_state, place
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
+
+
+@dataclass
+class Watch:
+    """What the monitor of catastrophic overfitting remembers.
+
+    Attributes:
+        best: the best PGD accuracy of its probes so far.
+        collapsed: whether the last probe found the network collapsed.
+        rollbacks: how often the run went back.
+    """
+
+    best: float = 0.0
+    collapsed: bool = False
+    rollbacks: int = 0
 
 
 @dataclass
@@ -29,36 +50,54 @@ class Run:
         config: what is trained.
         folder: where it is saved.
         device: where it runs.
+        group: the processes that share every batch; None for this one alone.
         model: the network.
+        network: the network as it is called: compiled, or ``model`` itself.
+        average: the average of its weights, or None.
         optimizer: SGD on all its parameters.
-        train_set: on the device.
-        monitor_set: test images for the curves, on the device.
+        train_set: what it learns from.
+        val_set: training images set apart, on the device; None without any.
+        probe_set: images on which the monitors look for a collapse, on the device.
+        delta: the perturbation that attack "free" carries on, of this process's part of the batch; else None.
         history: the lines of metrics.jsonl, one per finished epoch.
         epoch: number of finished epochs.
         step: number of finished steps of the current epoch.
-        losses: float32 [steps of an epoch], the objective of each step.
-        hits: int64 [steps of an epoch], the attacked images each step classified correctly.
+        losses: float32 [steps of an epoch], the objective of each step; NaN for a skipped one.
+        hits: float32 [steps of an epoch], the attacked images each step classified correctly.
         seconds: time spent on the steps of the current epoch.
+        findings: what the monitors saw in the current epoch.
+        watch: the memory of the monitor of catastrophic overfitting.
+        sound: the weights of the last sound probe, kept where a collapse rolls the run back.
+        stopped: why the run is over before its last epoch; empty while it is not.
     """
 
     config: TrainConfig
     folder: Path
     device: torch.device
+    group: Group | None
     model: nn.Module
+    network: Callable[[Tensor], Tensor]
+    average: nn.Module | None
     optimizer: torch.optim.Optimizer
-    train_set: Dataset
-    monitor_set: Dataset
-    history: list[dict[str, Any]]
-    epoch: int
-    step: int
-    losses: Tensor
-    hits: Tensor
-    seconds: float
+    train_set: AnyDataset
+    val_set: Dataset | None
+    probe_set: Dataset
+    delta: Tensor | None
+    history: list[dict[str, Any]] = field(default_factory=list)
+    epoch: int = 0
+    step: int = 0
+    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
+    hits: Tensor = field(default_factory=lambda: torch.zeros(0))
+    seconds: float = 0.0
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    watch: Watch = field(default_factory=Watch)
+    sound: dict[str, Any] = field(default_factory=dict)
+    stopped: str = ""
 
     @property
     def batch_size(self) -> int:
-        """Images per step: the configured number, or all of a smaller training set."""
-        return min(self.config.batch_size, len(self.train_set))
+        """Images per step, of all processes: the configured number, or all of a smaller training set."""
+        return _batch_size(self.config, len(self.train_set))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -70,82 +109,87 @@ class Run:
         """Number of finished steps of the whole run."""
         return self.epoch * self.steps_per_epoch + self.step
 
-
-@dataclass(frozen=True)
-class Network:
-    """A trained network and what there is to know about it.
-
-    Attributes:
-        model: in eval mode; takes pixels [B, C, H, W] in [0, 1], returns logits [B, len(classes)].
-        config: how it was trained.
-        title: the dataset's title.
-        classes: the name of each class.
-        history: the lines of metrics.jsonl, one per finished epoch.
-    """
-
-    model: nn.Module
-    config: TrainConfig
-    title: str
-    classes: tuple[str, ...]
-    history: list[dict[str, Any]]
+    @property
+    def part(self) -> slice:
+        """The part of every batch that is this process's."""
+        size = self.batch_size // size_of(self.group)
+        return slice(rank_of(self.group) * size, (rank_of(self.group) + 1) * size)
 
     @property
-    def finished(self) -> bool:
-        """Whether all epochs are done."""
-        return len(self.history) == self.config.epochs
+    def over(self) -> bool:
+        """Whether there is nothing left to train."""
+        return bool(self.stopped) or self.epoch == self.config.epochs
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is measured and kept: the average, where there is one."""
+        return self.model if self.average is None else self.average
 
 
-def open_run(config: TrainConfig, folder: Path, data_root: str | Path | None, device: torch.device) -> Run:
+def open_run(
+    config: TrainConfig,
+    folder: Path,
+    data_root: str | Path | None,
+    device: torch.device,
+    group: Group | None = None,
+    download: bool = False,
+) -> Run:
     """A new run in the folder, or the unfinished one it holds, to be continued.
 
     Raises:
         FileNotFoundError: the dataset is missing.
-        ValueError: a value of the configuration is out of its range, or the folder holds a run of another
-            configuration; the message names the fields.
+        ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
+            of processes, or the folder holds a run of another configuration; the message names the fields.
     """
     check_config(config)
     check_same_config(folder, config)
-    split = data.load(config.data, data_root)
-    mean, std = channel_statistics(split.train)
-    classes, channels = split.train.classes, split.train.images.shape[1]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
-        model: nn.Module = models.build(config.model, len(classes), channels, mean, std, config.width)
-    model = place(model, device)
-    train_set = training_set(config, split).to(device)
+    if config.sync_bn and device.type != "cuda":
+        raise ConfigError("sync_bn", f"sync_bn must be off on {device.type}: torch has it for CUDA only, got True")
+    split = _load(config, data_root, download, group)
+    train_set, val_set = training_sets(config, split)
+    size = _batch_size(config, len(train_set))
+    if size % size_of(group):
+        rule = f"a multiple of the number of processes, {size_of(group)}"
+        raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
+    model = _new_model(config, split, device, group)
+    shape = (size // size_of(group), *train_set.image_shape)
     run = Run(
         config=config,
         folder=folder,
         device=device,
+        group=group,
         model=model,
-        optimizer=torch.optim.SGD(
-            model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.weight_decay,
-            nesterov=config.nesterov,
-        ),
-        train_set=train_set,
-        monitor_set=split.test.subset(config.monitor_size, config.seed).to(device),
-        history=[],
-        epoch=0,
-        step=0,
-        losses=torch.zeros(0),
-        hits=torch.zeros(0),
-        seconds=0.0,
+        network=torch.compile(model) if config.compile else model,
+        average=None if config.average == "none" else average_of(model),
+        optimizer=_optimizer(config, model),
+        train_set=train_set.to(device),
+        val_set=None if val_set is None else val_set.load().to(device),
+        probe_set=(train_set if val_set is None else val_set).subset(PROBE_IMAGES, 0).load().to(device),
+        delta=torch.zeros(shape, device=device) if config.attack == "free" else None,
     )
     start_epoch(run)
-    if checkpoint_path(folder).exists():
-        _restore(run, load_checkpoint(checkpoint_path(folder)))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", dataclasses.asdict(config))
-    write_json_lines(folder / "metrics.jsonl", run.history)
+    if (folder / CHECKPOINT).exists():
+        _restore(run, load_checkpoint(folder / CHECKPOINT))
+    if rank_of(group) == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / CONFIG, dataclasses.asdict(config))
+        write_json(folder / "environment.json", {**info.describe(), "processes": str(size_of(group))})
+        write_json_lines(folder / METRICS, run.history)
+        _save_best(run)
     return run
 
 
-def training_set(config: TrainConfig, split: Split) -> Dataset:
-    """What a run trains on: its choice of the training images, with its share of wrong labels."""
-    return flip_labels(split.train.subset(config.train_size, config.seed), config.label_noise, config.seed)
+def training_sets(config: TrainConfig, split: Split) -> tuple[AnyDataset, AnyDataset | None]:
+    """What a run trains on, a choice of the training images with a share of wrong labels; and what it is watched on.
+
+    Raises:
+        ConfigError: val_size leaves nothing to train on.
+    """
+    try:
+        rest, val_set = held_out(split.train, config.val_size)
+    except ValueError as error:
+        raise ConfigError("val_size", str(error)) from error
+    return flip_labels(rest.subset(config.train_size, config.seed), config.label_noise, config.seed), val_set
 
 
 def start_epoch(run: Run) -> None:
@@ -153,88 +197,147 @@ def start_epoch(run: Run) -> None:
     run.step = 0
     run.seconds = 0.0
     run.losses = torch.zeros(run.steps_per_epoch, device=run.device)
-    run.hits = torch.zeros(run.steps_per_epoch, dtype=torch.int64, device=run.device)
+    run.hits = torch.zeros(run.steps_per_epoch, device=run.device)
+    run.findings = []
 
 
 def save_run(run: Run) -> None:
-    """Writes the checkpoint, then metrics.jsonl, which is a copy of the history inside the checkpoint."""
+    """Writes the checkpoint, then what is copied from it: metrics.jsonl, and best.pt after the best epoch.
+
+    With a group all its processes call this, and the first one writes.
+    """
+    delta = run.delta
+    if delta is not None and run.group is not None:
+        delta = gather_parts(delta, [len(delta)] * run.group.size(), run.group)
+    if rank_of(run.group) > 0:
+        return
     state = {
-        "config": dataclasses.asdict(run.config),
-        "title": run.train_set.title,
-        "classes": list(run.train_set.classes),
-        "channels": run.train_set.images.shape[1],
-        "model": run.model.state_dict(),
+        **network_state(run.config, run.train_set, run.model),
+        "average": None if run.average is None else run.average.state_dict(),
         "optimizer": run.optimizer.state_dict(),
+        "delta": delta,
         "history": run.history,
         "epoch": run.epoch,
         "step": run.step,
         "losses": run.losses,
         "hits": run.hits,
         "seconds": run.seconds,
+        "findings": run.findings,
+        "watch": dataclasses.asdict(run.watch),
+        "sound": run.sound,
+        "stopped": run.stopped,
     }
-    save_checkpoint(checkpoint_path(run.folder), state)
-    write_json_lines(run.folder / "metrics.jsonl", run.history)
+    save_checkpoint(run.folder / CHECKPOINT, state)
+    write_json_lines(run.folder / METRICS, run.history)
+    _save_best(run)
 
 
-def load_network(folder: str | Path, device: torch.device | str | None = None) -> Network:
-    """The network of a run folder as of its last checkpoint, on the device (by default the GPU if there is one).
-
-    Raises:
-        FileNotFoundError: the folder has no checkpoint.
-        ValueError: its checkpoint cannot be read.
-    """
-    state = load_checkpoint(checkpoint_path(Path(folder)))
-    config = TrainConfig(**state["config"])
-    mean, std = state["model"]["mean"].tolist(), state["model"]["std"].tolist()
-    with torch.random.fork_rng(devices=[]):
-        model = models.build(config.model, len(state["classes"]), state["channels"], mean, std, config.width)
-    model.load_state_dict(state["model"])
-    placed = place(model, choose_device(device)).eval()
-    return Network(placed, config, state["title"], tuple(state["classes"]), state["history"])
+def as_network(run: Run) -> Network:
+    """The network of a run that is over: of the best epoch or of the last one, as the configuration selects."""
+    best = best_epoch(run.history)
+    if run.config.select == "last" or best is None:
+        return _network(run, run.epoch, "last")
+    if best + 1 != run.epoch:
+        run.judged.load_state_dict(load_checkpoint(run.folder / BEST)["model"])
+    return _network(run, best + 1, "best")
 
 
-def choose_device(device: torch.device | str | None) -> torch.device:
-    """The device of that name; for None the GPU if there is one that fastat has kernels for, else the CPU.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none, or fastat was built without CUDA code.
-    """
-    found = torch.cuda.is_available()
-    if device is None:
-        return torch.device("cuda" if found and CUDA_BUILD else "cpu")
-    chosen = torch.device(device)
-    if chosen.type == "cuda" and not found:
-        raise ValueError(f"device {str(chosen)!r}: torch finds no CUDA device")
-    if chosen.type == "cuda" and CUDA_BUILD is None:
-        raise ValueError(f"device {str(chosen)!r}: {CUDA_MISSING}; {REBUILD_HINT}")
-    return chosen
+def snapshot(run: Run) -> dict[str, Any]:
+    """A copy of the weights, their average and the optimizer's state, for :func:`go_back`."""
+    average = None if run.average is None else run.average.state_dict()
+    state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "average": average}
+    return copy.deepcopy(state)
 
 
-def place(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on the device; on a GPU in channels_last, the layout its convolutions are fast in."""
-    model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
+def go_back(run: Run) -> None:
+    """Puts the weights, their average and the optimizer where the last sound probe found them."""
+    sound = copy.deepcopy(run.sound)
+    run.model.load_state_dict(sound["model"])
+    run.optimizer.load_state_dict(sound["optimizer"])
+    if run.average is not None:
+        run.average.load_state_dict(sound["average"])
 
 
 def check_same_config(folder: Path, config: TrainConfig) -> None:
     """Raises ValueError if the folder holds a run of another configuration; the message names the fields."""
-    file = folder / "config.json"
-    if file.exists() and (differing := differing_fields(json.loads(file.read_text()), config)):
+    file = folder / CONFIG
+    if file.exists() and (differing := differing_fields(config_from(json.loads(file.read_text())), config)):
         raise ValueError(
             f"{folder} holds a run of another configuration ({'; '.join(differing)}): "
             f"choose another folder, or delete this one"
         )
 
 
-def checkpoint_path(folder: Path) -> Path:
-    """Where a run folder keeps its checkpoint."""
-    return folder / "checkpoint.pt"
+def _load(config: TrainConfig, data_root: str | Path | None, download: bool, group: Group | None) -> Split:
+    """The dataset; where it is to be downloaded, the first process does that while the others wait."""
+    first = rank_of(group) == 0
+    if download and group is not None and not first:
+        dist.barrier(group)
+    split = data.load(config.data, data_root, download=download and first)
+    if download and group is not None and first:
+        dist.barrier(group)
+    return split
+
+
+def _network(run: Run, epoch: int, which: Which) -> Network:
+    title, classes = run.train_set.title, run.train_set.classes
+    return Network(run.judged.eval(), run.config, title, classes, run.history, epoch, which)
+
+
+def _batch_size(config: TrainConfig, images: int) -> int:
+    return min(config.batch_size, images)
+
+
+def _new_model(config: TrainConfig, split: Split, device: torch.device, group: Group | None) -> nn.Module:
+    mean, std = channel_statistics(split.train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
+        model = build_model(config, len(split.train.classes), split.train.image_shape, mean, std)
+    if config.sync_bn and group is not None:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
+    return place(model, config, device)
+
+
+def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """SGD; normalizations and biases are the parameters of fewer than two dimensions."""
+    decay = 0.0 if config.exempt_norm_and_bias else config.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.dim() > 1]},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": decay},
+    ]
+    return torch.optim.SGD(
+        groups,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.nesterov,
+        fused=True,  # a skipped step is then skipped on the device, without waiting for it
+    )
+
+
+def _save_best(run: Run) -> None:
+    """Keeps the network if it has just finished its best epoch.
+
+    After the checkpoint of the end of that epoch, which has the same weights: whichever write a kill comes between,
+    the next start finds them, and no later epoch's weights stand under the name of an earlier one.
+    """
+    best = best_epoch(run.history)
+    if run.step > 0 or best is None or best + 1 != run.epoch:
+        return
+    state = network_state(run.config, run.train_set, run.judged)
+    save_checkpoint(run.folder / BEST, {**state, "history": run.history, "epoch": run.epoch})
 
 
 def _restore(run: Run, state: dict[str, Any]) -> None:
     run.model.load_state_dict(state["model"])
+    if run.average is not None:
+        run.average.load_state_dict(state["average"])
     run.optimizer.load_state_dict(state["optimizer"])
+    if run.delta is not None:
+        run.delta.copy_(state["delta"][run.part])
     run.history = state["history"]
     run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
     run.losses.copy_(state["losses"])
     run.hits.copy_(state["hits"])
+    run.findings, run.watch, run.sound = state["findings"], Watch(**state["watch"]), state["sound"]
+    run.stopped = state["stopped"]

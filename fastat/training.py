@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 
-from fastat.awp import perturbed_weights
+from fastat import monitors
+from fastat.averaging import move_average_
 from fastat.config import TrainConfig
-from fastat.data import augment
+from fastat.data import Batch, Dataset
+from fastat.distributed import Group, agreed, rank_of, size_of, sum_
 from fastat.evaluation import evaluate
 from fastat.interrupt import interrupts_deferred
-from fastat.keyed import derive_seed, keyed_permutation
+from fastat.keyed import keyed_permutation
+from fastat.logs import EventLog
+from fastat.network import Network, choose_device
 from fastat.progress import Display, training_display
-from fastat.protocols import AttackedBatch, attack_of, objective_of
-from fastat.run import Network, Run, choose_device, open_run, save_run, start_epoch
+from fastat.run import Run, as_network, go_back, open_run, save_run, snapshot, start_epoch
+from fastat.step import train_step
 
-MONITORED = ("fgsm", "pgd-20")
+WATCHED = ("fgsm", "pgd-20")
+"""What the validation images are attacked by after every epoch."""
 
-_ORDER, _ATTACK = 0x0D3, 0xA77  # purposes in the keys of the random numbers
+_PROBES = ("fgsm", "pgd-10")
+_MOST_ROLLBACKS = 5
+_ORDER = 0x0D3  # the purpose in the key of the order of the images
 _LOOK_EVERY = 25  # steps between two looks at the loss on a GPU: each look waits for the GPU
 
 
@@ -32,8 +39,11 @@ def train(
     folder: str | Path,
     *,
     data_root: str | Path | None = None,
+    download: bool = False,
     device: str | torch.device | None = None,
+    group: Group | None = None,
     checkpoint_every: float = 300.0,
+    tensorboard: bool = False,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
     measure_every: int = 1,
 ) -> Network:
@@ -41,160 +51,231 @@ def train(
 
     min over w of E [ max over |d| <= eps of CE(w, x + d, y) ] (Madry et al. 2018, equation 2.1): each step finds d by
     the configured attack and descends the configured objective there, by default PGD and the mean of the
-    cross-entropies (:mod:`fastat.protocols` has the others). The folder holds config.json, metrics.jsonl (a line per
-    epoch) and checkpoint.pt.
+    cross-entropies (:mod:`fastat.protocols` has the others). The folder holds config.json, environment.json,
+    metrics.jsonl (a line per epoch), checkpoint.pt, and best.pt, the network of the epoch with the best PGD-20 accuracy
+    on the validation images.
 
-    If the folder holds an unfinished run of the same configuration, that run is continued. On a CPU it then ends with
-    the same bits as a run that was never stopped, whenever the old one was killed. A finished run is not trained again.
+    If the folder holds an unfinished run of the same configuration, that run is continued. On a CPU, in one process, it
+    then ends with the same bits as a run that was never stopped, whenever the old one was killed. A finished run is not
+    trained again.
 
     Args:
         config: what to train.
         folder: the run's folder; made if missing.
-        data_root: see :func:`fastat.data.load`.
+        data_root, download: see :func:`fastat.data.load`.
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
+        group: processes of torch.distributed that train together: each takes its part of every batch, with the random
+            numbers of its images, and the first one writes. All call this with the same arguments.
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
-        measure: called with the network after every epoch; the numbers it returns are kept in the epoch's line of
-            metrics.jsonl, under "measured". It must leave the network as it found it.
+        tensorboard: also write the curves to the folder "tensorboard" of the run.
+        measure: called with the network after every epoch, by the first process; the numbers it returns are kept in the
+            epoch's line of metrics.jsonl, under "measured". It must leave the network as it found it.
         measure_every: epochs between two of these calls; the last epoch is always measured.
+
+    Returns:
+        The network that ``config.select`` chooses.
 
     Raises:
         FileNotFoundError: the dataset is missing.
-        ValueError: a value of the configuration is out of its range, the folder holds a run of another configuration
-            (the message names the fields), or measure_every < 1.
-        FloatingPointError: the loss is infinite or NaN; the message names the step.
-        KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint.
+        ModuleNotFoundError: tensorboard is asked for and not installed.
+        ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
+            of processes, the folder holds a run of another configuration (the message names the fields), or
+            measure_every < 1.
+        FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
+        KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint; with a group at once, without one.
     """
     if measure_every < 1:
         raise ValueError(f"measure_every must be at least 1, got {measure_every}")
-    run = open_run(config, Path(folder), data_root, choose_device(device))
+    run = open_run(config, Path(folder), data_root, choose_device(device), group, download)
+    first = rank_of(group) == 0
     total = config.epochs * run.steps_per_epoch
-    try:
-        with training_display(config.epochs, total, run.global_step) as display:
-            while run.epoch < config.epochs:
+    with training_display(config.epochs, total, run.global_step, quiet=not first) as display:
+        log = EventLog(run.folder, run.history) if tensorboard and first else None
+        try:
+            while not run.over:
                 _train_epoch(run, display, checkpoint_every)
-                accuracy = _monitor(run)
+                _average_epoch(run)
+                accuracy = {} if run.val_set is None else _accuracy(run, run.val_set, WATCHED)
                 due = (run.epoch + 1) % measure_every == 0 or run.epoch + 1 == config.epochs
-                measured = dict(measure(run.model)) if measure is not None and due else {}
-                with interrupts_deferred():
-                    _close_epoch(run, accuracy, measured)
+                measured = dict(measure(run.judged)) if measure is not None and due and first else {}
+                with interrupts_deferred(group is None):
+                    _close_epoch(run, display, accuracy, measured)
                 display.epoch(run.history[-1])
-    except KeyboardInterrupt:
-        if bool(run.losses[: run.step].isfinite().all()):  # on a GPU nobody may have looked yet
-            save_run(run)
-        raise
-    return Network(run.model.eval(), config, run.train_set.title, run.train_set.classes, run.history)
-
-
-def learning_rate(config: TrainConfig, progress: float) -> float:
-    """The learning rate when the fraction ``progress`` of the run, in [0, 1], is over.
-
-    cyclic: linear from 0 to the peak at 0.4 and back to 0 (Smith 2017, as Wong et al. 2020 use it). cosine: half a
-    cosine from the peak to 0 (Loshchilov and Hutter 2017, without restarts). piecewise: divided by ten at 0.5 and again
-    at 0.75, the schedule on which Rice, Wong and Kolter (2020) saw robust overfitting.
-    """
-    if config.schedule == "piecewise":
-        return config.lr * (1.0 if progress < 0.5 else 0.1 if progress < 0.75 else 0.01)
-    if config.schedule == "cosine":
-        return config.lr * 0.5 * (1 + math.cos(math.pi * progress))
-    peak = 0.4
-    return config.lr * min(progress / peak, (1 - progress) / (1 - peak))
+                if log is not None:
+                    log.write(run.history[-1])
+        except KeyboardInterrupt:
+            if group is None:
+                save_run(run)
+            raise
+        finally:
+            if log is not None:
+                log.close()
+    if group is not None:
+        dist.barrier(group)  # the first process has written the network that all read now
+    return as_network(run)
 
 
 def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
     """The rest of the current epoch."""
-    order = keyed_permutation(len(run.train_set), run.config.seed, run.epoch, _ORDER).to(run.device)
     look_every = 1 if run.device.type == "cpu" else _LOOK_EVERY
     saved = last = time.monotonic()
-    while run.step < run.steps_per_epoch:
-        with interrupts_deferred():
-            _train_step(run, order[run.step * run.batch_size :][: run.batch_size])
+    batches = _batches(run)
+    while run.step < run.steps_per_epoch and not run.stopped:
+        with interrupts_deferred(run.group is None):
+            train_step(run, next(batches))
             run.step += 1
             now = time.monotonic()
             run.seconds, last = run.seconds + now - last, now
-            due = now - saved >= checkpoint_every
-            if due or run.step % look_every == 0 or run.step == run.steps_per_epoch:
+            looking = run.step % look_every == 0 or run.step == run.steps_per_epoch
+            due = looking and agreed(now - saved >= checkpoint_every, run.group, run.device)
+            if looking:
                 _look(run, display)
+            if run.global_step % monitors.PROBE_EVERY == 0 and run.config.attack != "none":
+                _probe(run, display)
+                last = time.monotonic()
             if due:
                 save_run(run)
                 saved = last = time.monotonic()
 
 
-def _train_step(run: Run, index: Tensor) -> None:
-    """Attacks the images at these positions of the training set and descends the loss at the result."""
-    config, step = run.config, run.global_step
-    for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(config, (step + 0.5) / (config.epochs * run.steps_per_epoch))
-    batch = run.train_set.take(index)
-    x = batch.pixels(augment(batch.images, batch.ids, config.augment, config.seed, run.epoch))
-    if run.device.type == "cuda":
-        x = x.contiguous(memory_format=torch.channels_last)
-    with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=_uses_bf16(config, run.device)):
-        run.model.train(config.attack_mode == "train")
-        seed = derive_seed(config.seed, step, _ATTACK)
-        x_adv = attack_of(config)(run.model, x, batch.labels, seed=seed, sample_ids=batch.ids)
-        run.model.train()
-        objective = partial(objective_of(config), run.model, AttackedBatch(x, x_adv, batch.labels, batch.ids, seed))
-        with perturbed_weights(run.model, lambda: objective()[0], config.awp):
-            loss, logits = objective()
-            run.optimizer.zero_grad()
-            loss.backward()
-            run.optimizer.step()
-    run.losses[run.step] = loss.detach()
-    run.hits[run.step] = (logits.detach().argmax(1) == batch.labels).sum()
+def _batches(run: Run) -> Iterator[Batch]:
+    """This process's part of the batches of the steps that are left in the epoch.
+
+    A batch that is replayed comes several times in a row, and a pass over the images takes as many epochs then.
+    """
+    config, per_pass = run.config, run.steps_per_epoch
+    replays = config.replays if config.attack == "free" else 1
+    steps = range(run.global_step, (run.epoch + 1) * per_pass)
+    for number, group in groupby(steps, key=lambda step: step // replays // per_pass):
+        in_pass = list(group)
+        first = in_pass[0] // replays - number * per_pass
+        order = keyed_permutation(len(run.train_set), config.seed, number, _ORDER)
+        rows = order[: per_pass * run.batch_size].view(per_pass, run.batch_size)[:, run.part]
+        times = [len(list(same)) for _, same in groupby(in_pass, key=lambda step: step // replays)]
+        found = run.train_set.batches(
+            rows[first : first + len(times)].flatten(),
+            rows.shape[1],
+            augment=config.augment,
+            cutout=config.cutout,
+            seed=config.seed,
+            epoch=number,
+            device=run.device,
+        )
+        for count, batch in zip(times, found, strict=True):
+            yield from [batch] * count
+
+
+def _average_epoch(run: Run) -> None:
+    """Takes the epoch's weights into the equal average of those after ``swa_start``; before, it is the last weights."""
+    if run.average is None or run.config.average != "swa":
+        return
+    begun = run.epoch + 1 - int(run.config.swa_start * run.config.epochs)
+    move_average_(run.average, run.model, 1 / max(1, begun))
 
 
 def _look(run: Run, display: Display) -> None:
-    """Reads the numbers of the epoch back, refuses to go on after a loss that is not finite, and shows them."""
+    """Reads the numbers of the epoch back, refuses to go on after many skipped steps, and shows them."""
     losses = run.losses[: run.step]
-    if not bool(losses.isfinite().all()):
-        bad = int((~losses.isfinite()).nonzero()[0])
+    skipped = int(losses.isnan().sum())
+    if monitors.too_many_skipped(skipped, run.steps_per_epoch):
         raise FloatingPointError(
-            f"the loss is {float(losses[bad])} in step {bad + 1} of epoch {run.epoch + 1} "
-            f"(lr up to {run.config.lr}); a lower lr may help. The last checkpoint in {run.folder} is from before it."
+            f"{skipped} steps of epoch {run.epoch + 1}, the last of them step {int(losses.isnan().nonzero()[-1]) + 1}, "
+            f"had an infinite or NaN gradient and were skipped (lr up to {run.config.lr}); a lower lr may help. The "
+            f"last checkpoint is in {run.folder}."
         )
-    accuracy = int(run.hits.sum()) / (run.step * run.batch_size)
+    accuracy = float(run.hits.sum()) / (run.step * run.batch_size)
     rate = run.step * run.batch_size / run.seconds
-    display.step(run.global_step, run.epoch + 1, float(losses.mean()), accuracy, rate)
+    display.step(run.global_step, run.epoch + 1, float(losses.nanmean()), accuracy, rate)
 
 
-def _monitor(run: Run) -> dict[str, float]:
-    """Accuracies on the test images that the curves show."""
-    some = run.monitor_set
-    seed = run.config.seed
-    found = evaluate(
-        run.model,
-        some.pixels(),
-        some.labels,
-        run.config.eps,
-        run.config.norm,
-        attacks=MONITORED,
-        seed=seed,
-        sample_ids=some.ids,
+def _probe(run: Run, display: Display) -> None:
+    """Looks for catastrophic overfitting and does what the configuration says about it."""
+    found, watch = _accuracy(run, run.probe_set, _PROBES, of=run.model), run.watch
+    if not monitors.collapsed(watch.best, found):
+        watch.best, watch.collapsed = max(watch.best, monitors.pgd_of(found)), False
+        if run.config.on_collapse == "rollback":
+            run.sound = snapshot(run)
+        return
+    if watch.collapsed:
+        return
+    text = (
+        f"seen at step {run.global_step}: PGD-10 accuracy {monitors.pgd_of(found):.1%} after {watch.best:.1%} at best, "
+        f"FGSM accuracy {found['fgsm']:.1%} ({len(run.probe_set)} images)"
     )
-    return found.accuracy
+    watch.collapsed = True
+    if run.config.on_collapse == "stop" or watch.rollbacks == _MOST_ROLLBACKS:
+        run.stopped = monitors.CATASTROPHIC
+        text += "; stopped"
+    elif run.config.on_collapse == "rollback" and run.sound:
+        go_back(run)
+        watch.rollbacks, watch.collapsed = watch.rollbacks + 1, False
+        text += "; back to the last sound weights"
+    _report(run, display, monitors.CATASTROPHIC, text)
 
 
-def _close_epoch(run: Run, accuracy: dict[str, float], measured: dict[str, float]) -> None:
+def _report(run: Run, display: Display, monitor: str, text: str) -> None:
+    run.findings.append({"monitor": monitor, "step": run.global_step, "text": text})
+    display.finding(run.findings[-1])
+
+
+def _accuracy(run: Run, images: Dataset, attacks: tuple[str, ...], *, of: nn.Module | None = None) -> dict[str, float]:
+    """Accuracies on the images, each process measuring its share of them."""
+    share = images.take(torch.arange(rank_of(run.group), len(images), size_of(run.group), device=run.device))
+    counts = torch.zeros(1 + len(attacks), device=run.device)
+    if len(share) > 0:
+        config = run.config
+        found = evaluate(
+            run.judged if of is None else of,
+            share.pixels(),
+            share.labels,
+            config.eps,
+            config.norm,
+            attacks=attacks,
+            seed=config.seed,
+            sample_ids=share.ids,
+        )
+        counts += torch.tensor([found.accuracy[name] for name in ("clean", *attacks)], device=run.device) * len(share)
+    sum_([counts], run.group)
+    numbers = (counts.round() / len(images)).tolist()
+    return dict(zip(("clean", *attacks), numbers, strict=True))
+
+
+def _close_epoch(run: Run, display: Display, accuracy: dict[str, float], measured: dict[str, float]) -> None:
     """Appends the epoch to the history, moves on to the next one, and saves."""
-    images = run.steps_per_epoch * run.batch_size
+    images, losses = run.step * run.batch_size, run.losses[: run.step]
+    skipped = int(losses.isnan().sum())
     row = {
         "epoch": run.epoch + 1,
-        "steps": (run.epoch + 1) * run.steps_per_epoch,
+        "steps": run.global_step,
         "lr": run.optimizer.param_groups[0]["lr"],
-        "train": {"loss": float(run.losses.mean()), "adversarial": int(run.hits.sum()) / images},
-        "test": accuracy,
-        "test_images": len(run.monitor_set),
+        "train": {
+            "loss": float(losses.nanmean()),
+            "adversarial": float(run.hits.sum()) / images,
+            "skipped": skipped,
+        },
+        "val": accuracy,
+        "val_images": 0 if run.val_set is None else len(run.val_set),
         "measured": measured,
         "seconds": run.seconds,
         "images_per_second": images / run.seconds,
+        "findings": run.findings,
+        "stopped": run.stopped,
     }
     run.history.append(row)
+    if skipped:
+        text = f"{skipped} of {run.step} steps had an infinite or NaN gradient and were skipped"
+        _report(run, display, monitors.SKIPPED, text)
+    if gap := monitors.new_robust_overfitting(run.history):
+        _report(run, display, monitors.ROBUST, gap)
     run.epoch += 1
+    run.stopped = run.stopped or _out_of_patience(run)
+    row["stopped"] = run.stopped
     start_epoch(run)
     save_run(run)
 
 
-def _uses_bf16(config: TrainConfig, device: torch.device) -> bool:
-    if config.precision == "auto":
-        return device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return config.precision == "bf16"
+def _out_of_patience(run: Run) -> str:
+    best, patience = monitors.best_epoch(run.history), run.config.patience
+    if best is None or patience is None or run.epoch - (best + 1) < patience:
+        return ""
+    return f"no better PGD accuracy on the validation images for {patience} epochs"

@@ -13,7 +13,7 @@ from fastat.protocols import PROTOCOLS
 
 TINY = [
     "train", "--data", "digits", "--epochs", "1", "--attack-steps", "1", "--train-size", "128",
-    "--eval-size", "20", "--monitor-size", "10",
+    "--eval-size", "20", "--val-size", "10",
 ]  # fmt: skip
 
 

@@ -6,10 +6,13 @@ import torch.nn.functional as F
 from test_protocols import config_of
 from test_training import assert_same_run
 
-from fastat import fgsm, pgd, random_start, training
+from fastat import fgsm, pgd, random_start
 from fastat.awp import perturbed_weights
+from fastat.keyed import derive_seed
 from fastat.run import open_run
-from fastat.training import learning_rate, train
+from fastat.schedules import learning_rate
+from fastat.step import ATTACK, train_step
+from fastat.training import train
 
 ROWS = torch.arange(10, 42)
 
@@ -70,14 +73,14 @@ def gradalign(model, x, x_adv, y, keys):
     ],
 )
 def test_one_step_is_the_textbook(tmp_path, protocol, textbook, awp):
-    config = config_of(protocol, awp=awp)
+    config = config_of(protocol, awp=awp, attack_mode="eval")
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
-    training._train_step(run, ROWS)
+    train_step(run, next(run.train_set.batches(ROWS, 32)))
 
     other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
     model, batch = other.model, other.train_set.take(ROWS)
     x, y = batch.images.float() / 16, batch.labels
-    keys = {"seed": training.derive_seed(config.seed, 0, training._ATTACK), "sample_ids": batch.ids}
+    keys = {"seed": derive_seed(config.seed, 0, ATTACK), "sample_ids": batch.ids}
     x_adv = attacked(config, model, x, y, keys)
     parameters = list(model.parameters())
     model.train()

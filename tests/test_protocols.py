@@ -5,16 +5,21 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from test_training import assert_same_run, state_of
+from killing import Killed, kill_at_step, state_of
+from test_training import assert_same_run
 from torch import Tensor
 
-from fastat import fgsm, pgd, reference, training
+from fastat import fgsm, pgd, reference
 from fastat.config import TrainConfig, check_config, default_config
+from fastat.keyed import derive_seed
+from fastat.network import load_network
 from fastat.protocols import PROTOCOLS, AttackName, ProtocolName, attack_of, describe
-from fastat.run import load_network, open_run
-from fastat.training import learning_rate, train
+from fastat.run import open_run
+from fastat.schedules import learning_rate
+from fastat.step import ATTACK, train_step
+from fastat.training import train
 
-TINY = {"epochs": 2, "attack_steps": 2, "batch_size": 32, "train_size": 96, "monitor_size": 16}
+TINY = {"epochs": 2, "attack_steps": 2, "batch_size": 32, "train_size": 96, "val_size": 16}
 
 
 def config_of(protocol: str, **changes) -> TrainConfig:
@@ -28,12 +33,12 @@ def test_every_protocol_is_a_valid_configuration():
             check_config(default_config(data, protocol))
     assert default_config("digits") == TrainConfig()
     assert default_config("mnist", "hr").eps == 0.3
-    with pytest.raises(ValueError, match=r"protocol must be one of pgd-at, .*, got 'hrr'"):
+    with pytest.raises(ValueError, match=r"protocol must be one of standard, .*, got 'hrr'"):
         default_config("digits", "hrr")
 
 
 def test_any_attack_goes_with_any_objective():
-    for protocol in ("pgd-at", "hr", "bat"):
+    for protocol in ("pgd-at", "trades", "mart", "hr", "bat"):
         for attack in get_args(AttackName):
             check_config(default_config("digits", protocol, attack=attack))
 
@@ -41,7 +46,7 @@ def test_any_attack_goes_with_any_objective():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TrainConfig(protocol="hr"), "objective must be holistic under protocol hr .*, got 'cross-entropy'"),
+        (TrainConfig(protocol="hr"), "objective must be holistic under protocol hr .*, got 'mean'"),
         (TrainConfig(protocol="n-fgsm"), "attack must be n-fgsm under protocol n-fgsm .*, got 'pgd'"),
         (default_config("digits", "bat", objective="holistic"), "objective must be benign .*, got 'holistic'"),
     ],
@@ -108,13 +113,13 @@ def textbook_benign(config: TrainConfig, logits: Tensor, features: Tensor, y: Te
 def test_one_step_is_the_textbook(tmp_path, config, textbook):
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
     index = torch.arange(10, 42)
-    training._train_step(run, index)
+    train_step(run, next(run.train_set.batches(index, 32)))
     after = run.model.state_dict()
 
     other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
     model, batch = other.model, other.train_set.take(index)
     x, y = batch.images.float() / 16, batch.labels
-    keys = {"seed": training.derive_seed(config.seed, 0, training._ATTACK), "sample_ids": batch.ids}
+    keys = {"seed": derive_seed(config.seed, 0, ATTACK), "sample_ids": batch.ids}
     step = {"pgd": (pgd, {"steps": 2}), "n-fgsm": (fgsm, {"noise": 2, "clip": False})}
     step["rs-fgsm"] = (fgsm, {"noise": 1, "step_size": 1.25 * config.eps})
     attack, options = step[config.attack]
@@ -133,29 +138,18 @@ def test_one_step_is_the_textbook(tmp_path, config, textbook):
 
 def test_hr_without_budgets_is_plain_training(tmp_path):
     train(config_of("hr", alpha=0.0, r=0.0), tmp_path / "hr")
-    train(config_of("pgd-at"), tmp_path / "plain")
+    train(config_of("pgd-at", attack_mode="eval"), tmp_path / "plain")
     one, other = state_of(tmp_path / "hr"), state_of(tmp_path / "plain")
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-3, atol=1e-4)
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("protocol", ["hr", "bat"])
 def test_resumed_to_the_bit(tmp_path, monkeypatch, protocol):
-    config = config_of(protocol, attack="n-fgsm", label_noise=0.1, width=8, schedule="piecewise")
+    config = config_of(protocol, attack="n-fgsm", label_noise=0.1, width=8, schedule="multistep")
     train(config, tmp_path / "whole")
-    step, calls = training._train_step, iter(range(100))
-
-    def killed(run, index):
-        if next(calls) == 4:
-            raise Killed
-        step(run, index)
-
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_train_step", killed)
+        kill_at_step(patched, 4)
         with pytest.raises(Killed):
             train(config, tmp_path / "killed", checkpoint_every=0)
     train(config, tmp_path / "killed")
@@ -177,20 +171,6 @@ def test_resumed_to_the_bit(tmp_path, monkeypatch, protocol):
 )
 def test_titles_say_what_was_trained(config, text):
     assert describe(config) == text
-
-
-@pytest.mark.parametrize("protocol", ["hr", "bat"])
-def test_divergence_names_the_step(tmp_path, monkeypatch, protocol):
-    step = training._train_step
-
-    def diverge(run, index):
-        if run.global_step == 4:
-            torch.nn.init.constant_(run.model.model[5].bias, float("nan"))
-        step(run, index)
-
-    monkeypatch.setattr(training, "_train_step", diverge)
-    with pytest.raises(FloatingPointError, match="the loss is nan in step 2 of epoch 2"):
-        train(config_of(protocol), tmp_path)
 
 
 @pytest.mark.parametrize("protocol", ["hr", "bat"])

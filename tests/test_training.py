@@ -12,25 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from killing import Killed, kill_at_step, kill_at_write, state_of
 
-from fastat import checkpoint, data, training
+from fastat import data, training
 from fastat.attacks import pgd
 from fastat.checkpoint import load_checkpoint
-from fastat.config import TrainConfig, differing_fields
+from fastat.config import TrainConfig, config_from, differing_fields
 from fastat.interrupt import interrupts_deferred
-from fastat.run import load_network, open_run
-from fastat.training import learning_rate, train
+from fastat.keyed import derive_seed
+from fastat.network import load_network
+from fastat.run import open_run
+from fastat.schedules import learning_rate
+from fastat.step import ATTACK, train_step
+from fastat.training import train
 
-TINY = TrainConfig(epochs=2, attack_steps=2, batch_size=32, train_size=96, monitor_size=16)
-
-
-def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    """Weights, statistics and momenta of the last checkpoint."""
-    state = load_checkpoint(folder / "checkpoint.pt")
-    found = dict(state["model"])
-    for index, buffers in state["optimizer"]["state"].items():
-        found[f"momentum {index}"] = buffers["momentum_buffer"]
-    return found
+TINY = TrainConfig(epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16)
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -57,21 +53,24 @@ def finished(tmp_path_factory) -> Path:
 
 
 def test_run_folder(finished):
-    assert sorted(entry.name for entry in finished.iterdir()) == ["checkpoint.pt", "config.json", "metrics.jsonl"]
-    assert TrainConfig(**json.loads((finished / "config.json").read_text())) == TINY
+    assert sorted(entry.name for entry in finished.iterdir()) == [
+        "best.pt", "checkpoint.pt", "config.json", "environment.json", "metrics.jsonl",
+    ]  # fmt: skip
+
+    assert config_from(json.loads((finished / "config.json").read_text())) == TINY
     rows = metrics(finished)
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["steps"] for row in rows] == [3, 6]
-    assert set(rows[0]["test"]) == {"clean", "fgsm", "pgd-20"}
-    assert rows[0]["test_images"] == 16
+    assert set(rows[0]["val"]) == {"clean", "fgsm", "pgd-20"}
+    assert rows[0]["val_images"] == 16
 
 
 def test_one_step_is_the_textbook(tmp_path):
-    config = replace(TINY, schedule="cosine", augment="crop-flip", lr=0.05)
+    config = replace(TINY, schedule="cosine", augment="crop-flip", lr=0.05, attack_mode="eval")
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
     index = torch.arange(10, 42)
-    training._train_step(run, index)
+    train_step(run, next(run.train_set.batches(index, 32, augment="crop-flip", seed=config.seed)))
     after = run.model.state_dict()
 
     # again by hand: same start, the attack in eval mode, one step of SGD with weight decay
@@ -80,7 +79,7 @@ def test_one_step_is_the_textbook(tmp_path):
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     batch = textbook.train_set.take(index)
     x = data.augment(batch.images, batch.ids, "crop-flip", config.seed, 0).float() / 16
-    seed = training.derive_seed(config.seed, 0, training._ATTACK)
+    seed = derive_seed(config.seed, 0, ATTACK)
     x_adv = pgd(model.eval(), x, batch.labels, config.eps, steps=2, seed=seed, sample_ids=batch.ids)
     loss = F.cross_entropy(model.train()(x_adv), batch.labels)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
@@ -92,8 +91,8 @@ def test_one_step_is_the_textbook(tmp_path):
 
 
 def test_attack_leaves_the_statistics_of_batch_norm_alone_in_eval_mode(tmp_path):
-    run = open_run(TINY, tmp_path, None, torch.device("cpu"))
-    training._train_step(run, torch.arange(32))
+    run = open_run(replace(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
+    train_step(run, next(run.train_set.batches(torch.arange(32), 32)))
     counts = [int(value) for name, value in run.model.state_dict().items() if name.endswith("num_batches_tracked")]
     assert set(counts) == {1}
 
@@ -109,10 +108,26 @@ def test_learning_rate():
     values = [learning_rate(cyclic, t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
     assert values == pytest.approx([0, 0.1, 0.2, 0.1, 0])
     assert [learning_rate(cosine, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0])
-    piecewise = TrainConfig(lr=0.2, schedule="piecewise")
-    assert [learning_rate(piecewise, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
+    multistep = TrainConfig(lr=0.2, schedule="multistep")
+    assert [learning_rate(multistep, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
         [0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
     )
+    early = replace(multistep, milestones=(0.1,))
+    assert [learning_rate(early, t) for t in (0.0, 0.1, 0.9)] == pytest.approx([0.2, 0.02, 0.02])
+
+
+def test_one_cycle_is_that_of_torch():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=101, cycle_momentum=False)
+    config = TrainConfig(lr=0.2, schedule="one-cycle")
+    for step in range(101):
+        # torch's peak lies on the step 0.3 * 101 - 1
+        at = step / 29.3 * 0.3 if step <= 29.3 else 0.3 + 0.7 * (step - 29.3) / 70.7
+        assert learning_rate(config, at) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        optimizer.step()
+        if step < 100:
+            theirs.step()
 
 
 def test_seeds_repeat_and_differ(tmp_path, finished):
@@ -125,28 +140,15 @@ def test_seeds_repeat_and_differ(tmp_path, finished):
     assert not other.model.state_dict()["model.5.weight"].equal(state_of(finished)["model.5.weight"])
 
 
-class Killed(BaseException):
-    """Nothing in the library catches this: as sudden as a kill, but within the process."""
-
-
-@pytest.mark.parametrize("call", [0, 2, 3, 6, 7, 9, 12])
+@pytest.mark.parametrize("call", [0, 1, 3, 4, 7, 10, 11, 12, 13, 16])
 def test_killed_around_any_write(tmp_path, monkeypatch, finished, call):
-    replace_file, calls = os.replace, iter(range(1000))
-
-    def kill_at(*names):
-        number = next(calls)
-        if number == call and call % 2:
-            raise Killed
-        replace_file(*names)
-        if number == call:
-            raise Killed
-
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "replace", kill_at)
+        kill_at_write(patched, call)
         with pytest.raises(Killed):
             train(TINY, tmp_path, checkpoint_every=0)
     train(TINY, tmp_path)
     assert_same_run(finished, tmp_path)
+    assert load_network(tmp_path, which="best").epoch == load_network(finished, which="best").epoch
 
 
 def test_sigkill_mid_epoch_twice(tmp_path):
@@ -190,15 +192,15 @@ def wait_for(process: subprocess.Popen, folder: Path, epoch: int) -> None:
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished):
-    step, calls = training._train_step, iter(range(100))
+    step, calls = training.train_step, iter(range(100))
 
-    def interrupted(run, index):
+    def interrupted(run, batch):
         if next(calls) == 4:
             signal.raise_signal(signal.SIGINT)
-        step(run, index)
+        step(run, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_train_step", interrupted)
+        patched.setattr(training, "train_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(TINY, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
@@ -230,7 +232,7 @@ def test_another_configuration_is_refused(finished):
 
 
 def test_a_finished_run_is_loaded_not_trained(finished, monkeypatch):
-    monkeypatch.setattr(training, "_train_step", None)
+    monkeypatch.setattr(training, "train_step", None)
     before = (finished / "checkpoint.pt").read_bytes()
     network = train(TINY, finished)
     assert network.finished
@@ -249,20 +251,6 @@ def test_load_network(finished):
     assert network.model(x).equal(train(TINY, finished).model(x))
 
 
-def test_loss_that_is_not_finite_names_the_step_and_keeps_the_checkpoint(tmp_path, monkeypatch):
-    step = training._train_step
-
-    def explode(run, index):
-        step(run, index)
-        if run.global_step == 4:
-            run.losses[run.step] = float("nan")
-
-    monkeypatch.setattr(training, "_train_step", explode)
-    with pytest.raises(FloatingPointError, match="the loss is nan in step 2 of epoch 2"):
-        train(TINY, tmp_path)
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["epoch"] == 1
-
-
 def test_a_training_set_smaller_than_the_batch_is_one_batch(tmp_path):
     network = train(replace(TINY, train_size=20, epochs=1), tmp_path)
     assert network.history[0]["steps"] == 1
@@ -279,7 +267,7 @@ def test_label_noise_is_in_the_training_set_alone(tmp_path):
     clean = open_run(TINY, tmp_path / "clean", None, torch.device("cpu"))
     assert int((run.train_set.labels != clean.train_set.labels).sum()) == 24
     assert run.train_set.images.equal(clean.train_set.images)
-    assert run.monitor_set.labels.equal(clean.monitor_set.labels)
+    assert run.val_set.labels.equal(clean.val_set.labels)
 
 
 def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
@@ -290,11 +278,11 @@ def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     open_run(TINY, tmp_path, None, torch.device("cpu"))
     assert json.loads((tmp_path / "config.json").read_text())["protocol"] == "pgd-at"
-    assert differing_fields(saved, replace(TINY, width=8)) == ["width: None -> 8"]
+    assert differing_fields(config_from(saved), replace(TINY, width=8)) == ["width: None -> 8"]
 
 
 def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkeypatch):
-    config = replace(TINY, epochs=5)
+    config = replace(TINY, epochs=5, select="last")
 
     def measure(model):
         return {"weight": model.model[5].weight.sum().item()}
@@ -302,15 +290,8 @@ def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkey
     whole = train(config, tmp_path / "whole", measure=measure, measure_every=2)
     assert [bool(row["measured"]) for row in whole.history] == [False, True, False, True, True]
     assert whole.history[-1]["measured"] == measure(whole.model)
-    step, calls = training._train_step, iter(range(100))
-
-    def killed(run, index):
-        if next(calls) == 7:
-            raise Killed
-        step(run, index)
-
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_train_step", killed)
+        kill_at_step(patched, 7)
         with pytest.raises(Killed):
             train(config, tmp_path / "killed", measure=measure, measure_every=2)
     train(config, tmp_path / "killed", measure=measure, measure_every=2)

@@ -87,9 +87,10 @@ _SHARED: Mapping[str, Any] = {
     "batch_size": 64,
     "attack_steps": 5,
     "lr": 0.05,  # at 0.1 the largest budgets, alpha and r 0.1 together, do not leave the uniform prediction
-    "schedule": "piecewise",  # the one on which robust overfitting was described (Rice, Wong, Kolter 2020)
+    "schedule": "multistep",  # the one on which robust overfitting was described (Rice, Wong, Kolter 2020)
     "augment": "none",
-    "monitor_size": 1,  # the study measures by itself
+    "val_size": 0,  # the study measures by itself
+    "attack_mode": "eval",
 }
 _SETTINGS = {
     "digits": Setting({**_SHARED, "eps": 0.15, "epochs": 60}, measure_every=6, test_size=359),

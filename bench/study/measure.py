@@ -13,7 +13,7 @@ from fastat.config import TrainConfig
 from fastat.data import Dataset
 from fastat.evaluation import adversarial_losses, evaluate
 from fastat.objectives import holistic_loss
-from fastat.run import training_set
+from fastat.run import training_sets
 
 _TEST_CHOICE = 0  # one choice of test images for all seeds: differences between runs are not those of their tests
 
@@ -31,7 +31,7 @@ def measurement(config: TrainConfig, data_root: str | None, test_size: int) -> C
     test images with their true labels, by the same attack. ``clean`` and ``robust``: test accuracies.
     """
     split = data.load(config.data, data_root)
-    train, test = training_set(config, split), split.test.subset(test_size, _TEST_CHOICE)
+    train, test = training_sets(config, split)[0], split.test.subset(test_size, _TEST_CHOICE)
 
     def losses(model: nn.Module, some: Dataset) -> Tensor:
         return adversarial_losses(

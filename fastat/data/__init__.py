@@ -1,4 +1,4 @@
-"""Datasets by name, each a pair of in-memory splits. Nothing is ever downloaded."""
+"""Datasets by name, each a pair of splits. Nothing is downloaded unless it is asked for."""
 
 from __future__ import annotations
 
@@ -7,53 +7,90 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastat.data.augment import AUGMENTATIONS, augment
-from fastat.data.cifar10 import load_cifar10
-from fastat.data.dataset import Dataset, Split, channel_statistics, make_dataset
+from fastat.data.cifar import load_cifar10, load_cifar100
+from fastat.data.dataset import Batch, Dataset, Split, make_dataset
 from fastat.data.digits import load_digits
+from fastat.data.download import SOURCES, fetch
 from fastat.data.folder import load_folder
+from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
 from fastat.data.label_noise import flip_labels
-from fastat.data.mnist import load_mnist
+from fastat.data.mnist import load_fashion_mnist, load_mnist
+from fastat.data.parts import AnyDataset, channel_statistics, held_out
+from fastat.data.streamed import Streamed
+from fastat.data.svhn import load_svhn
+from fastat.data.tensors import load_tensors
 
 __all__ = [
     "AUGMENTATIONS",
+    "AnyDataset",
+    "Batch",
     "Dataset",
     "Split",
+    "Streamed",
     "augment",
     "channel_statistics",
+    "check_name",
     "flip_labels",
+    "held_out",
     "load",
     "make_dataset",
     "names",
 ]
 
-_LOADERS: dict[str, Callable[[Path | None], Split]] = {
-    "digits": load_digits,
+_LOADERS: dict[str, Callable[[Path], Split]] = {
     "mnist": load_mnist,
+    "fashion-mnist": load_fashion_mnist,
     "cifar10": load_cifar10,
+    "cifar100": load_cifar100,
+    "svhn": load_svhn,
+    "tiny-imagenet": load_tiny_imagenet,
+    "imagenet": load_imagenet,
 }
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`load` knows besides ``folder:PATH``."""
-    return tuple(_LOADERS)
+    """The names that :func:`load` knows besides ``folder:PATH`` and ``tensors:FILE.npz``."""
+    return ("digits", *_LOADERS)
 
 
-def load(name: str, root: str | Path | None = None) -> Split:
-    """The train and test images of a dataset, in memory.
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that :func:`load` does not know; its message has those that it does."""
+    if name not in names() and not name.startswith(("folder:", "tensors:")):
+        raise ValueError(f"data must be one of {', '.join(names())}, folder:PATH, tensors:FILE.npz, got {name!r}")
+
+
+def load(name: str, root: str | Path | None = None, *, download: bool = False) -> Split:
+    """The train and test images of a dataset; all but "imagenet" and large folders in memory.
 
     Args:
-        name: "digits" (part of scikit-learn), "mnist", "cifar10", or "folder:PATH" for images in
+        name: "digits" (part of scikit-learn), "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet",
+            "imagenet", "tensors:FILE.npz" (:func:`fastat.data.tensors.load_tensors`), or "folder:PATH" for images in
             PATH/train/<class>/ and PATH/test/<class>/.
         root: the folder that holds the datasets; by default the environment variable FASTAT_DATA.
+        download: fetch what is missing into that folder.
 
     Raises:
-        FileNotFoundError: a file is missing; the message says what to put where.
+        FileNotFoundError: a file is missing, or its download failed; the message says what to put where.
         ValueError: an unknown name, or files that are not what they should be.
     """
-    if name.startswith("folder:"):
-        path = Path(name.removeprefix("folder:")).expanduser()
+    check_name(name)
+    kind, _, place = name.partition(":")
+    if kind == "folder":
+        path = Path(place).expanduser()
         return load_folder(path, path.resolve().name)
-    if name not in _LOADERS:
-        raise ValueError(f"unknown dataset {name!r}; known are {', '.join(_LOADERS)} and folder:PATH")
+    if kind == "tensors":
+        return load_tensors(Path(place).expanduser())
+    if name == "digits":
+        return load_digits()
     chosen = root if root is not None else os.environ.get("FASTAT_DATA")
-    return _LOADERS[name](Path(chosen).expanduser() if chosen else None)
+    if not chosen:
+        raise FileNotFoundError(f"{name} needs a folder: give root (--data-root), or set FASTAT_DATA")
+    folder = Path(chosen).expanduser()
+    try:
+        return _LOADERS[name](folder)
+    except FileNotFoundError as error:
+        if not download:
+            hint = ". --download (download=True) fetches it" if name in SOURCES else ""
+            raise FileNotFoundError(f"{error}{hint}") from error
+    fetch(name, folder)
+    return _LOADERS[name](folder)

@@ -1,4 +1,4 @@
-"""Random crops and flips of a whole batch in one pass, on the device where the images are."""
+"""Random crops, flips and cutouts of a whole batch in one pass, on the device where the images are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastat.keyed import keyed_hash
 AUGMENTATIONS = ("none", "crop", "crop-flip")
 
 _PADDING = 4
-_AUGMENT = 0xA06  # the purpose in the key
+_AUGMENT, _CUTOUT = 0xA06, 0xC07  # purposes in the keys
 
 
 def augment(images: Tensor, ids: Tensor, kind: str, seed: int, epoch: int) -> Tensor:
@@ -55,3 +55,35 @@ def augment(images: Tensor, ids: Tensor, kind: str, seed: int, epoch: int) -> Te
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
+
+
+def cut_out(images: Tensor, ids: Tensor, side: int, seed: int, epoch: int) -> Tensor:
+    """Blacks out a square around a random pixel, which may stick out of the image (DeVries and Taylor 2017).
+
+    Where it is depends on (seed, epoch, an image's id) alone.
+
+    Args:
+        images: [B, C, H, W], any dtype.
+        ids: int64 [B], on the device of images.
+        side: of the square, in pixels; 0 for none.
+        seed: the run's seed.
+        epoch: the epoch, from 0.
+
+    Returns:
+        A tensor like images; images itself for side 0.
+
+    Raises:
+        ValueError: side < 0.
+    """
+    if side < 0:
+        raise ValueError(f"cutout must be at least 0, got {side}")
+    if side == 0:
+        return images
+    height, width = images.shape[2:]
+    bits = keyed_hash(ids, seed, epoch, _CUTOUT)
+    top = (bits % height - side // 2)[:, None, None, None]
+    left = ((bits // height) % width - side // 2)[:, None, None, None]
+    row = torch.arange(height, device=images.device)[:, None]
+    column = torch.arange(width, device=images.device)
+    inside = (row >= top) & (row < top + side) & (column >= left) & (column < left + side)
+    return images.masked_fill(inside, 0)

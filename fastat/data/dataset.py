@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from fastat.data.augment import augment as augmented
+from fastat.data.augment import cut_out
 from fastat.keyed import keyed_permutation
 
 _SUBSET = 0x5B5E7  # the purpose in the key of a random subset
+
+
+if TYPE_CHECKING:
+    from fastat.data.parts import AnyDataset
+
+
+class Batch(NamedTuple):
+    """Some images of a dataset: pixels x, float32 [B, C, H, W] in [0, 1], labels y and ids, int64 [B]."""
+
+    x: Tensor
+    y: Tensor
+    ids: Tensor
 
 
 @dataclass(frozen=True)
@@ -35,6 +51,12 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        channels, height, width = self.images.shape[1:]
+        return channels, height, width
+
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset with its tensors on the device."""
         return replace(self, images=self.images.to(device), labels=self.labels.to(device), ids=self.ids.to(device))
@@ -49,12 +71,37 @@ class Dataset:
         Raises:
             ValueError: size < 1.
         """
-        if size is not None and size < 1:
-            raise ValueError(f"a subset needs at least one image, got size {size}")
-        if size is None or size >= len(self):
-            return self
-        chosen = keyed_permutation(len(self), seed, _SUBSET)[:size].sort().values
-        return self.take(chosen.to(self.labels.device))
+        chosen = chosen_positions(len(self), size, seed)
+        return self if chosen is None else self.take(chosen.to(self.labels.device))
+
+    def load(self) -> Dataset:
+        """Itself: its images are in memory."""
+        return self
+
+    def batches(
+        self,
+        positions: Tensor,
+        batch_size: int,
+        *,
+        augment: str = "none",
+        cutout: int = 0,
+        seed: int = 0,
+        epoch: int = 0,
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
+        """The images at these positions, ``batch_size`` at a time, on the dataset's own device.
+
+        Args:
+            positions: int64 [M].
+            batch_size: the last batch may be smaller.
+            augment, cutout: see :func:`fastat.data.augment.augment` and :func:`fastat.data.augment.cut_out`.
+            seed, epoch: keys of the random numbers of these, beside the images' ids.
+            device: the dataset's.
+        """
+        for index in positions.to(self.labels.device).split(batch_size):
+            some = self.take(index)
+            images = augmented(some.images, some.ids, augment, seed, epoch)
+            yield Batch(self.pixels(cut_out(images, some.ids, cutout, seed, epoch)), some.labels, some.ids)
 
     def pixels(self, images: Tensor | None = None) -> Tensor:
         """Stored images (all of them by default) as float32 in [0, 1]."""
@@ -65,8 +112,21 @@ class Dataset:
 class Split:
     """The two halves of a dataset: train to learn from, test to judge by."""
 
-    train: Dataset
-    test: Dataset
+    train: AnyDataset
+    test: AnyDataset
+
+
+def chosen_positions(n: int, size: int | None, seed: int) -> Tensor | None:
+    """A random choice of ``size`` of 0..n-1, sorted, int64; None for all of them, for None or a size beyond n.
+
+    Raises:
+        ValueError: size < 1.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"a subset needs at least one image, got size {size}")
+    if size is None or size >= n:
+        return None
+    return keyed_permutation(n, seed, _SUBSET)[:size].sort().values
 
 
 def make_dataset(title: str, images: Tensor, labels: Tensor, classes: tuple[str, ...], scale: int = 255) -> Dataset:
@@ -85,19 +145,3 @@ def make_dataset(title: str, images: Tensor, labels: Tensor, classes: tuple[str,
     if low < 0 or high >= len(classes):
         raise ValueError(f"labels must be in 0..{len(classes) - 1}, got {low}..{high}")
     return Dataset(title, images, labels, classes, scale, torch.arange(len(labels)))
-
-
-def channel_statistics(dataset: Dataset) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel in pixel units, exact: from the counts of the stored values.
-
-    A channel that never changes gets the standard deviation 1.
-    """
-    values = torch.arange(256, dtype=torch.float64) / dataset.scale
-    means, deviations = [], []
-    for channel in dataset.images.unbind(1):
-        counts = torch.bincount(channel.reshape(-1), minlength=256).double().cpu() / channel.numel()
-        mean = float(counts @ values)
-        deviation = float(counts @ (values - mean) ** 2) ** 0.5
-        means.append(mean)
-        deviations.append(deviation if deviation > 0 else 1.0)
-    return means, deviations

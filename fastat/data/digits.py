@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from sklearn.datasets import load_digits as sklearn_digits
 from torch import Tensor
@@ -15,10 +13,10 @@ _TEST_SHARE = 0.2
 _SPLIT_SEED = 20  # fixed: the split is part of the dataset's definition
 
 
-def load_digits(root: Path | None = None) -> Split:
+def load_digits() -> Split:
     """The digits, split 80/20 within each class; the split is the same everywhere and always.
 
-    The images have 17 grey levels, 0..16, stored as they are: the pixel value is level / 16. ``root`` is not used.
+    The images have 17 grey levels, 0..16, stored as they are: the pixel value is level / 16.
     """
     bunch = sklearn_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)

@@ -2,69 +2,62 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.images import image_files, mode_and_size, read_images
+from fastat.data.streamed import Streamed
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
+_MOST_BYTES = 2 << 30
+_HALVES = ("train", "test")
 
 
 def load_folder(path: Path, title: str) -> Split:
     """Images of ``path/train/<class>/*`` and ``path/test/<class>/*``; the class names in alphabetical order.
 
-    All images must have one size. They stay grey if the first one is grey, else all are read as RGB.
+    They are kept in memory if they have one size and take at most 2 GiB; they stay grey if the first one is grey, else
+    all are read as RGB. Other images are read from the disk as they are needed: see :class:`Streamed`.
 
     Raises:
         FileNotFoundError: a split is missing or has no image.
-        ValueError: the two splits have different classes, or an image has another size; the message names the file.
+        ValueError: the two splits have different classes.
     """
-    classes = _classes(path / "train")
-    if (found := _classes(path / "test")) != classes:
+    classes = class_folders(path / "train")
+    if (found := class_folders(path / "test")) != classes:
         different = ", ".join(sorted(set(classes) ^ set(found)))
         raise ValueError(f"{path / 'train'} and {path / 'test'} do not hold the same classes: {different}")
-    first = _files(path / "train" / classes[0])[0]
-    with Image.open(first) as image:
-        mode, size = ("L" if image.mode in ("1", "L") else "RGB"), image.size
-    return Split(*(_read_split(path / half, title, classes, mode, size) for half in ("train", "test")))
+    halves = [labelled_files(path / half, classes) for half in _HALVES]
+    everything = [file for files, _ in halves for file in files]
+    mode, (width, height) = mode_and_size(everything[0])
+    one_size = all(mode_and_size(file)[1] == (width, height) for file in everything)
+    if not one_size or len(everything) * width * height * len(mode) > _MOST_BYTES:
+        return Split(*(Streamed.of(title, files, labels, classes) for files, labels in halves))
+    return Split(*(_in_memory(title, files, labels, classes, mode) for files, labels in halves))
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def class_folders(folder: Path) -> tuple[str, ...]:
+    """The names of the folders in a split's folder, which are its classes.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     names = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir())) if folder.is_dir() else ()
     if not names:
         raise FileNotFoundError(f"{folder} is missing or empty; put the images in {folder}/<class>/*.jpg (or png)")
     return names
 
 
-def _files(folder: Path) -> list[Path]:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in _SUFFIXES)
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no images ({', '.join(sorted(_SUFFIXES))})")
-    return files
+def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[Path, ...], list[int]]:
+    """All images of a split, class by class, and their labels.
+
+    Raises:
+        FileNotFoundError: a class has none.
+    """
+    found = [(file, label) for label, name in enumerate(classes) for file in image_files(folder / name)]
+    return tuple(file for file, _ in found), [label for _, label in found]
 
 
-def _read_split(folder: Path, title: str, classes: tuple[str, ...], mode: str, size: tuple[int, int]) -> Dataset:
-    files = [(file, label) for label, name in enumerate(classes) for file in _files(folder / name)]
-
-    def read(entry: tuple[Path, int]) -> Tensor:
-        return _read_image(entry[0], mode, size)
-
-    # Pillow lets go of the interpreter lock while it decodes
-    with ThreadPoolExecutor() as pool:
-        images = torch.stack(list(pool.map(read, files)))
-    return make_dataset(title, images, torch.tensor([label for _, label in files]), classes)
-
-
-def _read_image(file: Path, mode: str, size: tuple[int, int]) -> Tensor:
-    """uint8 [C, H, W]"""
-    with Image.open(file) as image:
-        if image.size != size:
-            wide, high = image.size
-            raise ValueError(f"{file} has {wide}x{high} pixels, the first image {size[0]}x{size[1]}: make them equal")
-        values = torch.from_numpy(np.array(image.convert(mode)))
-    return values.unsqueeze(0) if mode == "L" else values.permute(2, 0, 1).contiguous()
+def _in_memory(title: str, files: tuple[Path, ...], labels: list[int], classes: tuple[str, ...], mode: str) -> Dataset:
+    return make_dataset(title, read_images(files, mode), torch.tensor(labels), classes)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastat.data.dataset import Dataset
+from fastat.data.parts import AnyDataset
 from fastat.keyed import keyed_hash
 
 _CHOICE, _CLASS = 0xF11B, 0xC1A55  # purposes in the keys
 
 
-def flip_labels(dataset: Dataset, fraction: float, seed: int) -> Dataset:
+def flip_labels(dataset: AnyDataset, fraction: float, seed: int) -> AnyDataset:
     """The dataset with ``round(fraction * N)`` of its labels replaced, each by one of the other classes, uniformly.
 
     Which samples these are and what they become depends on the seed and the samples' ids: not on their order.

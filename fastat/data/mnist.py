@@ -1,4 +1,4 @@
-"""MNIST from its four IDX files, plain or gzipped."""
+"""MNIST and Fashion-MNIST from their four IDX files, plain or gzipped."""
 
 from __future__ import annotations
 
@@ -12,29 +12,39 @@ from torch import Tensor
 from fastat.data.dataset import Dataset, Split, make_dataset
 
 _UINT8 = 0x08  # the IDX type code of unsigned bytes
+_CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
 
-def load_mnist(root: Path | None) -> Split:
+def load_mnist(root: Path) -> Split:
     """The 60,000 + 10,000 images of 28x28 from ``root/MNIST/raw``.
 
     Raises:
         FileNotFoundError: a file is missing; the message says what to put where.
         ValueError: a file is not in the IDX format, or images and labels are not equally many.
     """
-    if root is None:
-        raise FileNotFoundError("mnist needs a folder: give root, or set FASTAT_DATA, and put MNIST/raw/ there")
-    folder = root / "MNIST" / "raw"
-    return Split(_half(folder, "train"), _half(folder, "t10k"))
+    return _split("MNIST", root / "MNIST" / "raw", tuple(str(digit) for digit in range(10)))
 
 
-def _half(folder: Path, prefix: str) -> Dataset:
-    images = _read_idx(folder, f"{prefix}-images-idx3-ubyte", 3)
-    labels = _read_idx(folder, f"{prefix}-labels-idx1-ubyte", 1)
-    classes = tuple(str(digit) for digit in range(10))
-    return make_dataset("MNIST", images.unsqueeze(1), labels.to(torch.int64), classes)
+def load_fashion_mnist(root: Path) -> Split:
+    """Zalando's images of clothes in MNIST's format (Xiao, Rasul, Vollgraf 2017), from ``root/FashionMNIST/raw``.
+
+    Raises:
+        FileNotFoundError, ValueError: as for :func:`load_mnist`.
+    """
+    return _split("Fashion-MNIST", root / "FashionMNIST" / "raw", _CLOTHES)
 
 
-def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
+def _split(title: str, folder: Path, classes: tuple[str, ...]) -> Split:
+    return Split(*(_half(title, folder, prefix, classes) for prefix in ("train", "t10k")))
+
+
+def _half(title: str, folder: Path, prefix: str, classes: tuple[str, ...]) -> Dataset:
+    images = _read_idx(title, folder, f"{prefix}-images-idx3-ubyte", 3)
+    labels = _read_idx(title, folder, f"{prefix}-labels-idx1-ubyte", 1)
+    return make_dataset(title, images.unsqueeze(1), labels.to(torch.int64), classes)
+
+
+def _read_idx(title: str, folder: Path, name: str, dimensions: int) -> Tensor:
     """The uint8 tensor in an IDX file: two zero bytes, the type, the rank, big-endian sizes, the values."""
     plain, packed = folder / name, folder / f"{name}.gz"
     if plain.exists():
@@ -42,7 +52,7 @@ def _read_idx(folder: Path, name: str, dimensions: int) -> Tensor:
     elif packed.exists():
         content = gzip.decompress(packed.read_bytes())
     else:
-        raise FileNotFoundError(f"MNIST: {plain} (or {packed.name}) is missing; put the four IDX files of MNIST there")
+        raise FileNotFoundError(f"{title}: {plain} (or {packed.name}) is missing; put the four files of {title} there")
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, _UINT8, dimensions)):
         raise ValueError(f"{folder / name} is not an IDX file of bytes with {dimensions} dimensions")

@@ -6,35 +6,58 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
-from fastat.models.preact_resnet import preact_resnet18
+from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
 from fastat.models.small_cnn import small_cnn
-from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10
+from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
+from fastat.models.zoo import PREFIXES, zoo_model
 
 __all__ = [
     "Normalized",
     "build",
+    "check_name",
+    "mlp",
     "names",
     "preact_resnet18",
+    "preact_resnet34",
+    "preact_resnet50",
     "small_cnn",
+    "title",
     "wide_resnet_28_10",
     "wide_resnet_34_10",
+    "wide_resnet_34_20",
 ]
 
-WITH_WIDTH = ("small_cnn",)
+WITH_WIDTH = ("small_cnn", "mlp")
 """The names of the networks whose width is free."""
 
-_NETWORKS: dict[str, Callable[..., nn.Module]] = {
-    "small_cnn": small_cnn,
-    "preact_resnet18": preact_resnet18,
-    "wide_resnet_28_10": wide_resnet_28_10,
-    "wide_resnet_34_10": wide_resnet_34_10,
+_NETWORKS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
+    "small_cnn": ("small CNN", small_cnn),
+    "mlp": ("MLP", mlp),
+    "preact_resnet18": ("PreAct ResNet-18", preact_resnet18),
+    "preact_resnet34": ("PreAct ResNet-34", preact_resnet34),
+    "preact_resnet50": ("PreAct ResNet-50", preact_resnet50),
+    "wide_resnet_28_10": ("WRN-28-10", wide_resnet_28_10),
+    "wide_resnet_34_10": ("WRN-34-10", wide_resnet_34_10),
+    "wide_resnet_34_20": ("WRN-34-20", wide_resnet_34_20),
 }
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`build` knows."""
+    """The names that :func:`build` knows besides ``timm:NAME`` and ``torchvision:NAME``."""
     return tuple(_NETWORKS)
+
+
+def check_name(name: str) -> None:
+    """Raises ValueError for a name that :func:`build` does not know; after a prefix, any is taken."""
+    if name not in _NETWORKS and not name.startswith(PREFIXES):
+        raise ValueError(f"model must be one of {', '.join(names())}, timm:NAME, torchvision:NAME, got {name!r}")
+
+
+def title(name: str) -> str:
+    """What tables and figures call a network."""
+    return _NETWORKS[name][0] if name in _NETWORKS else name.replace(":", " ")
 
 
 def build(
@@ -44,30 +67,47 @@ def build(
     mean: float | Sequence[float] = 0.0,
     std: float | Sequence[float] = 1.0,
     width: int | None = None,
+    *,
+    image_size: tuple[int, int] | None = None,
 ) -> Normalized:
     """A freshly initialized network that takes pixels [B, in_channels, H, W] in [0, 1] and returns [B, num_classes].
 
     Args:
-        name: one of :func:`names`.
+        name: one of :func:`names`, "timm:NAME" or "torchvision:NAME".
         num_classes: length of the logits, at least 2.
         in_channels: channels of the image.
         mean: a number or one per channel, in pixel units; see :class:`Normalized`.
         std: a number or one per channel, above zero.
-        width: channels of the first stage, for a network whose width is free; its own default for None.
+        width: channels of the first stage, or units of a layer, for a network whose width is free; its own default for
+            None.
+        image_size: (H, W), which "mlp" must know; the others take any.
 
     Raises:
-        ValueError: an unknown name, fewer than two classes, mean and std that do not fit in_channels, or a width below
-            1 or for a network that has a fixed one.
+        ModuleNotFoundError: timm is not installed.
+        ValueError: an unknown name, fewer than two classes, mean and std that do not fit in_channels, a width below 1
+            or for a network that has a fixed one, no image size where there must be one.
     """
-    if name not in _NETWORKS:
-        raise ValueError(f"unknown model {name!r}; known are {', '.join(_NETWORKS)}")
+    check_name(name)
     if num_classes < 2 or in_channels < 1:
         raise ValueError(f"needs num_classes >= 2 and in_channels >= 1, got {num_classes} and {in_channels}")
     if width is not None and (name not in WITH_WIDTH or width < 1):
         raise ValueError(f"width is free for {', '.join(WITH_WIDTH)} only, and at least 1; got {width} for {name}")
     free = {} if width is None else {"width": width}
-    network = Normalized(_NETWORKS[name](num_classes, in_channels, **free), mean, std)
+    if name in _NETWORKS:
+        bare = _NETWORKS[name][1](num_classes, _inputs(name, in_channels, image_size), **free)
+    else:
+        bare = zoo_model(name, num_classes, in_channels)
+    network = Normalized(bare, mean, std)
     for statistic, value in (("mean", network.mean), ("std", network.std)):
         if value.numel() not in (1, in_channels):
             raise ValueError(f"{statistic} has {value.numel()} entries for {in_channels} channels")
     return network
+
+
+def _inputs(name: str, in_channels: int, image_size: tuple[int, int] | None) -> int:
+    """Channels, or for the fully connected network all numbers of an image."""
+    if name != "mlp":
+        return in_channels
+    if image_size is None:
+        raise ValueError("mlp needs image_size, got None")
+    return in_channels * image_size[0] * image_size[1]

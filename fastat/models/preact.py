@@ -1,4 +1,4 @@
-"""The pre-activation residual block (He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 1b)."""
+"""Pre-activation residual blocks (He et al. 2016, "Identity Mappings in Deep Residual Networks", figure 1b)."""
 
 from __future__ import annotations
 
@@ -30,10 +30,40 @@ class PreActBlock(nn.Module):
         return shortcut + self.conv2(F.relu(self.bn2(residual)))
 
 
-def stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+class PreActBottleneck(nn.Module):
+    """The block of the deeper networks: 1x1, 3x3 and 1x1 convolutions, the first two with a quarter of the channels."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        inner = channels // 4
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
+        self.shortcut: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in_channels, H, W] -> [B, channels, H / stride, W / stride]."""
+        activated = F.relu(self.bn1(x))
+        shortcut = x if self.shortcut is None else self.shortcut(activated)
+        residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
+        return shortcut + self.conv3(F.relu(self.bn3(residual)))
+
+
+def stage(
+    in_channels: int,
+    channels: int,
+    blocks: int,
+    stride: int,
+    block: type[PreActBlock] | type[PreActBottleneck] = PreActBlock,
+) -> nn.Sequential:
     """A row of blocks of equal width; the first one changes the shape."""
-    first = PreActBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(PreActBlock(channels, channels, 1) for _ in range(blocks - 1)))
+    first = block(in_channels, channels, stride)
+    return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(blocks - 1)))
 
 
 def initialize(network: nn.Module) -> nn.Module:

@@ -17,6 +17,11 @@ def wide_resnet_34_10(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return wide_resnet(34, 10, num_classes, in_channels)
 
 
+def wide_resnet_34_20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
+    """WRN-34-20, 184.5 million parameters for ten classes. See :func:`wide_resnet`."""
+    return wide_resnet(34, 20, num_classes, in_channels)
+
+
 def wide_resnet(depth: int, widen: int, num_classes: int, in_channels: int) -> nn.Module:
     """WRN-depth-widen of Zagoruyko and Komodakis (2016, table 1), without dropout.
 

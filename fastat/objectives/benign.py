@@ -21,7 +21,7 @@ from torch import Tensor
 
 from fastat import objective_ops as ops
 from fastat.arguments import check_data, check_logits, check_number, class_labels, integer_labels
-from fastat.distributed import Group, first_of, gather_parts, sizes_of
+from fastat.distributed import Group, first_of, gather_parts, gathered, sizes_of
 
 Positives = Literal["outside", "inside"]
 POSITIVES: tuple[str, ...] = get_args(Positives)
@@ -109,12 +109,13 @@ def benign_loss(
     tau: float = 0.1,
     positives: Positives = "outside",
     *,
+    losses: Tensor | None = None,
     group: Group | None = None,
 ) -> Tensor:
     """The BAT loss: cross-entropies weighted by :func:`benign_weights`, plus ``beta`` times the discrimination loss.
 
-    Weights, cross-entropies and their gradient come from one pass over the logits. For ``beta = 0`` the features are
-    not looked at.
+    Weights, cross-entropies and their gradient come from one pass over the logits, unless other losses are given. For
+    ``beta = 0`` the features are not looked at.
 
     Args:
         logits: ``[B, C]``, any float dtype; of the adversarial examples.
@@ -122,6 +123,7 @@ def benign_loss(
         y: integer labels ``[B]`` in [0, C).
         gamma: see :func:`benign_weights`.
         beta: weight of the discrimination loss, >= 0.
+        losses: ``[B]``, to weight in place of the cross-entropies, those of TRADES for example.
         tau, positives, group: see :func:`discrimination_loss`; the sums of the weighted mean go over the group as well.
 
     Returns:
@@ -132,7 +134,10 @@ def benign_loss(
     """
     check_number(beta, "beta")
     labels, gamma = _checked_labels(logits, y, gamma)
-    fit = _WeightedCrossEntropy.apply(logits, labels, gamma, group)
+    if losses is None:
+        fit = _WeightedCrossEntropy.apply(logits, labels, gamma, group)
+    else:
+        fit = _weighted_mean(losses, benign_weights(logits, y, gamma), group)
     if beta == 0:
         return fit
     return fit + beta * discrimination_loss(features, y, tau, positives, group=group)
@@ -196,6 +201,14 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         ops.refuse_second_derivatives()
         grad, weights, total = ctx.saved_tensors
         return ops.scale_rows(grad, weights, ctx.processes * grads[0] / total[1]), None, None, None
+
+
+def _weighted_mean(losses: Tensor, weights: Tensor, group: Group | None) -> Tensor:
+    if losses.shape != weights.shape:
+        raise ValueError(f"losses must have shape {list(weights.shape)}, got {list(losses.shape)}")
+    if group is not None:
+        losses, weights = gathered(losses, group), gathered(weights, group)
+    return (weights * losses).sum() / weights.sum()
 
 
 def _normalized(features: Tensor) -> Tensor:

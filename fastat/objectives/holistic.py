@@ -34,6 +34,10 @@ Budget = float | Tensor
 """A number, or a 0-d floating-point tensor, a constant for autograd; on CUDA it is not read back."""
 
 
+class NotFiniteError(ValueError):
+    """A loss is infinite or NaN, or losses are infinitely far apart. Raised on the CPU only."""
+
+
 @overload
 def holistic_weights(losses: Tensor, alpha: Budget, r: Budget, order: Order = ...) -> Tensor: ...
 @overload
@@ -190,10 +194,10 @@ def _numpy_weights(losses: np.ndarray, alpha: Budget, r: Budget, order: Order) -
     return weights
 
 
-def _not_finite(bad: list[float]) -> ValueError:
+def _not_finite(bad: list[float]) -> NotFiniteError:
     if bad:
-        return ValueError(f"losses must be finite, got {len(bad)} that are not, the first of them {bad[0]}")
-    return ValueError("losses must differ by a finite number: the largest less the smallest is infinite")
+        return NotFiniteError(f"losses must be finite, got {len(bad)} that are not, the first of them {bad[0]}")
+    return NotFiniteError("losses must differ by a finite number: the largest less the smallest is infinite")
 
 
 def _budget(value: Budget, name: str, losses: Tensor) -> tuple[float, Tensor | None]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_like, check_logits, check_number, class_labels
+from fastat.arguments import check_number
+from fastat.objectives.pairs import Reduction, checked_pair, reduced
 
 
-def mart_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, lam: float = 5.0) -> Tensor:
-    """``mean BCE(p_adv, y) + lam mean [KL(p || p_adv) (1 - p_y)]``, equation 11.
+def mart_loss(
+    logits: Tensor, logits_adv: Tensor, y: Tensor, lam: float = 5.0, *, reduction: Reduction = "mean"
+) -> Tensor:
+    """``mean [BCE(p_adv, y) + lam KL(p || p_adv) (1 - p_y)]``, equation 11.
 
     p and p_adv are the softmax of the clean and of the adversarial logits, and BCE the boosted cross-entropy
     ``-log p_adv,y - log(1 - max_{k != y} p_adv,k)``, computed from the logits without forming 1 - p. The adversarial
@@ -23,23 +25,21 @@ def mart_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, lam: float = 5.0) -
         logits_adv: like ``logits``; of the adversarial ones.
         y: integer labels ``[B]`` in [0, C).
         lam: >= 0.
+        reduction: "mean", or "none" for the loss of each sample.
 
     Returns:
-        0-d, float32 (float64 for float64 logits).
+        0-d, or ``[B]`` without reduction; float32 (float64 for float64 logits).
 
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    check_logits(logits)
-    check_like(logits_adv, logits, "logits_adv")
+    clean, adversarial, labels = checked_pair(logits, logits_adv, y)
     check_number(lam, "lam")
-    labels = class_labels(y, logits, "y")
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    adversarial, index = logits_adv.to(compute), labels[:, None]
-    log_p, log_q = logits.log_softmax(1, dtype=compute), adversarial.log_softmax(1)
+    index = labels[:, None]
+    log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
     strongest = adversarial.scatter(1, index, -math.inf).argmax(1, keepdim=True)
     log_rest = adversarial.scatter(1, strongest, -math.inf).logsumexp(1) - adversarial.logsumexp(1)
     boosted = F.nll_loss(log_q, labels, reduction="none") - log_rest
     divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
     wrong = -log_p.gather(1, index)[:, 0].expm1()  # 1 - p_y
-    return (boosted + lam * divergence * wrong).mean()
+    return reduced(boosted + lam * divergence * wrong, reduction)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_like, check_logits, check_number, class_labels
+from fastat.arguments import check_number
+from fastat.objectives.pairs import Reduction, checked_pair, reduced
 
 
-def trades_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
-    """``mean CE(logits, y) + beta mean KL(softmax(logits) || softmax(logits_adv))``, equation 5 with beta = 1/lambda.
+def trades_loss(
+    logits: Tensor,
+    logits_adv: Tensor,
+    y: Tensor,
+    beta: float = 6.0,
+    *,
+    label_smoothing: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """``mean [CE(logits, y) + beta KL(softmax(logits) || softmax(logits_adv))]``, equation 5 with beta = 1/lambda.
 
     The adversarial example ascends that divergence (``fastat.pgd(..., loss="kl")``), with the clean prediction as a
     constant. In the loss itself the gradient flows through both arguments, as in the authors' code.
@@ -20,17 +28,18 @@ def trades_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0
         logits_adv: like ``logits``; of the adversarial ones.
         y: integer labels ``[B]`` in [0, C).
         beta: >= 0.
+        label_smoothing: share in [0, 1] of the first term's target that is spread evenly over the classes.
+        reduction: "mean", or "none" for the loss of each sample.
 
     Returns:
-        0-d, float32 (float64 for float64 logits).
+        0-d, or ``[B]`` without reduction; float32 (float64 for float64 logits).
 
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    check_logits(logits)
-    check_like(logits_adv, logits, "logits_adv")
+    clean, adversarial, labels = checked_pair(logits, logits_adv, y)
     check_number(beta, "beta")
-    labels = class_labels(y, logits, "y")
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    log_p, log_q = logits.log_softmax(1, dtype=compute), logits_adv.log_softmax(1, dtype=compute)
-    return F.nll_loss(log_p, labels) + beta * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
+    fit = F.cross_entropy(clean, labels, label_smoothing=label_smoothing, reduction="none")
+    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)
+    return reduced(fit + beta * divergence, reduction)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastat.checkpoint import write_bytes
 from fastat.data import Dataset, Split
 from fastat.interrupt import interrupts_deferred
-from fastat.run import choose_device
+from fastat.network import choose_device
 from fastat.theory.memorization.display import Display, estimation_display
 from fastat.theory.memorization.ensemble import Recipe, check_stateless, initial_network, subset, train_networks
 from fastat.theory.memorization.scores import Memorization, Outcomes, npz_bytes, read_npz, score
@@ -91,7 +91,7 @@ def estimate(
     """
     size = _check_arguments(dataset, n_models, fraction, recipe, models_at_once)
     placed = choose_device(device)
-    plan = _Plan(model_fn, dataset.train.to(placed), dataset.test.to(placed), size, recipe, seed)
+    plan = _Plan(model_fn, dataset.train.load().to(placed), dataset.test.load().to(placed), size, recipe, seed)
     check_stateless(initial_network(model_fn, seed, 0).to(placed), plan.train)
     settings = _settings(dataset, model_fn, fraction, recipe, seed)
     file = None if folder is None else _open(Path(folder))
@@ -162,7 +162,7 @@ def _settings(
         "dataset": dataset.train.title,
         "train_samples": len(dataset.train),
         "test_samples": len(dataset.test),
-        "samples": _digest("", *(part for half in (dataset.train, dataset.test) for part in _content(half))),
+        "samples": _digest("", *(part for half in (dataset.train, dataset.test) for part in _content(half.load()))),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "network": _digest(str(model), *tensors),
         "fraction": fraction,

@@ -17,8 +17,8 @@ from fastat.checkpoint import write_json
 from fastat.config import check_config, default_config
 from fastat.data import Dataset, Split
 from fastat.evaluation import wilson_interval
+from fastat.network import Network
 from fastat.report import format_eps
-from fastat.run import Network
 from fastat.theory.memorization.ensemble import Recipe
 from fastat.theory.memorization.estimation import estimate, seconds_spent
 from fastat.theory.memorization.figures import plot_examples, plot_group_curves, plot_scores
@@ -62,7 +62,7 @@ def run(out: Path, n_models: int, fraction: float, seed: int, epochs: int) -> di
         ValueError: an argument is out of its range, or the folder holds the results of others; the message names them.
     """
     command = {"models": n_models, "fraction": fraction, "seed": seed, "epochs": epochs}
-    config = default_config("digits", epochs=epochs, seed=seed)
+    config = default_config("digits", epochs=epochs, seed=seed, val_size=0, attack_mode="eval")
     check_config(config)
     _check_same_command(out / "command.json", command)
     split = data.load("digits")
@@ -72,7 +72,7 @@ def run(out: Path, n_models: int, fraction: float, seed: int, epochs: int) -> di
 
     write_json(out / "command.json", command)  # the groups measured during training depend on all of it
 
-    groups = split_test(split.test, memorization)
+    groups = split_test(split.test.load(), memorization)
     print(f"adversarial training, eps {format_eps(config.eps)}, {epochs} epochs", flush=True)
     network = train(config, out / "adversarial", measure=group_measure(groups, config))
 
@@ -145,7 +145,7 @@ def _draw(
     folder.mkdir(exist_ok=True)
     by = f"{memorization.n_models} networks on random {fraction:.0%} subsets"
     plot_scores(folder / "memorization_scores.png", memorization, f"digits, {by}")
-    plot_examples(folder / "memorized_images.png", split.train, memorization, f"digits, memorization by {by}")
+    plot_examples(folder / "memorized_images.png", split.train.load(), memorization, f"digits, memorization by {by}")
     config = network.config
     plot_group_curves(
         folder / "typical_atypical_curves.png",

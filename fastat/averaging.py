@@ -1,0 +1,46 @@
+"""Averages of a network's weights over its training."""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def average_of(model: nn.Module) -> nn.Module:
+    """A copy of the network to hold the average of its weights, which take no gradient."""
+    return copy.deepcopy(model).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def move_average_(average: nn.Module, model: nn.Module, share: float) -> None:
+    """``average <- average + share (model - average)``, for all parameters and statistics.
+
+    The statistics of batch norm are averaged like the weights: no further pass over the data is needed, but they are
+    not exactly those of the averaged network. Counters are copied.
+    """
+    pairs = list(zip(_state(average), _state(model), strict=True))
+    floating = [pair for pair in pairs if pair[0].is_floating_point()]
+    if share == 1:  # exact, also where the average is not finite
+        for mean, value in pairs:
+            mean.copy_(value)
+        return
+    torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], share)
+    for mean, value in pairs:
+        if not mean.is_floating_point():
+            mean.copy_(value)
+
+
+def ema_share(decay: float, step: int) -> float:
+    """The share of the newest weights in the exponential average after ``step`` >= 1 steps.
+
+    ``1 - decay``, and more at the start, as the average of the first steps would otherwise stay near the initial
+    weights: ``1 - min(decay, step / (step + 9))``.
+    """
+    return 1 - min(decay, step / (step + 9))
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return list(chain(model.parameters(), model.buffers()))

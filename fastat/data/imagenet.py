@@ -1,0 +1,69 @@
+"""ImageNet and Tiny ImageNet from the unpacked files of their authors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.folder import class_folders, labelled_files
+from fastat.data.images import image_files, read_images
+from fastat.data.streamed import Streamed
+
+
+def load_imagenet(root: Path) -> Split:
+    """The 1.28 million training and 50,000 validation images of ``root/imagenet/{train,val}/<wnid>/*.JPEG``.
+
+    They stay on the disk; see :class:`Streamed`. The validation images are the test split, as usual.
+
+    Raises:
+        FileNotFoundError: a folder is missing; the message says what to put where.
+    """
+    folder = root / "imagenet"
+    if not (folder / "train").is_dir() or not (folder / "val").is_dir():
+        raise FileNotFoundError(
+            f"ImageNet: unpack ILSVRC2012_img_train.tar to {folder}/train/<wnid>/ and ILSVRC2012_img_val.tar to "
+            f"{folder}/val/<wnid>/, a folder for each class"
+        )
+    classes = class_folders(folder / "train")
+    halves = [labelled_files(folder / half, classes) for half in ("train", "val")]
+    return Split(*(Streamed.of("ImageNet", files, labels, classes) for files, labels in halves))
+
+
+def load_tiny_imagenet(root: Path) -> Split:
+    """The 100,000 training and 10,000 validation images of 64x64 from ``root/tiny-imagenet-200``, in memory.
+
+    The labels of the authors' test images are not public: the validation images are the test split, as usual.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message says what to put where.
+        ValueError: val_annotations.txt names a class that has no training images.
+    """
+    folder = root / "tiny-imagenet-200"
+    notes = folder / "val" / "val_annotations.txt"
+    if not (folder / "train").is_dir() or not notes.exists():
+        raise FileNotFoundError(f"Tiny ImageNet: unpack tiny-imagenet-200.zip to {folder} ({notes} is missing)")
+    wnids = class_folders(folder / "train")
+    places = [folder / "train" / wnid / "images" for wnid in wnids]
+    train = [(file, label) for label, place in enumerate(places) for file in image_files(place)]
+    test = []
+    for line in notes.read_text().splitlines():
+        name, wnid = line.split("\t")[:2]
+        if wnid not in wnids:
+            raise ValueError(f"{notes}: {name} is of class {wnid}, which has no folder in {folder / 'train'}")
+        test.append((folder / "val" / "images" / name, wnids.index(wnid)))
+    classes = _class_names(folder / "words.txt", wnids)
+    return Split(_read(train, classes), _read(test, classes))
+
+
+def _read(labelled: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
+    images = read_images([file for file, _ in labelled], "RGB")
+    return make_dataset("Tiny ImageNet", images, torch.tensor([label for _, label in labelled]), classes)
+
+
+def _class_names(words: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
+    """The first word for each WordNet id, or the id itself."""
+    lines = words.read_text().splitlines() if words.exists() else []
+    known = {wnid: text.split(",")[0] for wnid, text in (line.split("\t", 1) for line in lines if "\t" in line)}
+    return tuple(known.get(wnid, wnid) for wnid in wnids)

@@ -1,0 +1,51 @@
+"""What training takes from a dataset of either kind: statistics, and images set apart."""
+
+from __future__ import annotations
+
+import torch
+
+from fastat.data.dataset import Dataset
+from fastat.data.streamed import Streamed
+from fastat.keyed import keyed_hash
+
+AnyDataset = Dataset | Streamed
+
+_HELD_OUT = 0x4E1D  # a constant: the images set apart are the same for every seed
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def held_out(dataset: AnyDataset, size: int) -> tuple[AnyDataset, AnyDataset | None]:
+    """The dataset without a random choice of ``size`` images, and these; None for size 0.
+
+    Which images these are depends on their ids alone. Both parts are in the order of the dataset.
+
+    Raises:
+        ValueError: size < 0, or nothing would be left.
+    """
+    if not 0 <= size < len(dataset):
+        raise ValueError(f"val_size must be at least 0 and below the {len(dataset)} training images, got {size}")
+    if size == 0:
+        return dataset, None
+    chosen = torch.zeros(len(dataset), dtype=torch.bool)
+    chosen[keyed_hash(dataset.ids.cpu(), _HELD_OUT).argsort(stable=True)[:size]] = True
+    device = dataset.labels.device
+    return dataset.take((~chosen).nonzero().flatten().to(device)), dataset.take(chosen.nonzero().flatten().to(device))
+
+
+def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in pixel units.
+
+    Exact, from the counts of the stored values; of images that stay on the disk the usual numbers of ImageNet. A
+    channel that never changes gets the standard deviation 1.
+    """
+    if isinstance(dataset, Streamed):
+        return list(_IMAGENET_MEAN), list(_IMAGENET_STD)
+    values = torch.arange(256, dtype=torch.float64) / dataset.scale
+    means, deviations = [], []
+    for channel in dataset.images.unbind(1):
+        counts = torch.bincount(channel.reshape(-1), minlength=256).double().cpu() / channel.numel()
+        mean = float(counts @ values)
+        deviation = float(counts @ (values - mean) ** 2) ** 0.5
+        means.append(mean)
+        deviations.append(deviation if deviation > 0 else 1.0)
+    return means, deviations

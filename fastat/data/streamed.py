@@ -1,0 +1,158 @@
+"""A large image dataset, decoded from its files by worker processes as it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+from torchvision.transforms import functional as transforms
+
+from fastat.data.augment import cut_out
+from fastat.data.dataset import Batch, Dataset, chosen_positions
+from fastat.data.images import read_image
+from fastat.keyed import keyed_hash
+
+SIDE = 224
+_SHORT_SIDE = 256
+_PLACE = 0x9A7C  # the purpose in the key
+_TRIES = 10
+_AREAS, _RATIOS = (0.08, 1.0), (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Labelled image files, read as RGB of 224x224 pixels. Like :class:`fastat.data.Dataset` apart from ``images``.
+
+    Attributes:
+        title: what tables and figures call it.
+        files: N of them.
+        labels: int64 [N], on the CPU.
+        classes: the name of each class.
+        ids: int64 [N], on the CPU; an image's random numbers are keyed by its id.
+    """
+
+    title: str
+    files: tuple[Path, ...]
+    labels: Tensor
+    classes: tuple[str, ...]
+    ids: Tensor
+
+    @staticmethod
+    def of(title: str, files: Sequence[Path], labels: Sequence[int], classes: tuple[str, ...]) -> Streamed:
+        """A dataset whose ids are 0..N-1."""
+        return Streamed(title, tuple(files), torch.tensor(labels), classes, torch.arange(len(files)))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return 3, SIDE, SIDE
+
+    def to(self, device: torch.device | str) -> Streamed:
+        """The same dataset: its batches are made on the device that they are asked for."""
+        return self
+
+    def take(self, index: Tensor) -> Streamed:
+        """The images at the positions index, int64 [M]; they keep their ids."""
+        index = index.cpu()
+        files = tuple(self.files[position] for position in index.tolist())
+        return replace(self, files=files, labels=self.labels[index], ids=self.ids[index])
+
+    def subset(self, size: int | None, seed: int) -> Streamed:
+        """See :meth:`fastat.data.Dataset.subset`."""
+        chosen = chosen_positions(len(self), size, seed)
+        return self if chosen is None else self.take(chosen)
+
+    def load(self) -> Dataset:
+        """All images in memory: the shorter side resized to 256 pixels, the middle 224x224 cut out."""
+        found = list(self._decoded(torch.arange(len(self)), 64, "none", 0, 0))
+        images, labels, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Dataset(self.title, images, labels, self.classes, 255, ids)
+
+    def batches(
+        self,
+        positions: Tensor,
+        batch_size: int,
+        *,
+        augment: str = "none",
+        cutout: int = 0,
+        seed: int = 0,
+        epoch: int = 0,
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
+        """See :meth:`fastat.data.Dataset.batches`.
+
+        ``augment`` "none" resizes the shorter side to 256 pixels and cuts out the middle; "crop" cuts out a random part
+        of 8% to all of the area with sides of 3:4 to 4:3 and resizes it, as is usual on ImageNet (Szegedy et al. 2015);
+        "crop-flip" also mirrors half of the images. Worker processes decode, as many as there are cores, 8 at most.
+        """
+        device = torch.device("cpu") if device is None else device
+        for images, labels, ids in self._decoded(positions.cpu(), batch_size, augment, seed, epoch, device):
+            images = cut_out(images.to(device, non_blocking=True), ids.to(device), cutout, seed, epoch)
+            yield Batch(images.float() / 255, labels.to(device, non_blocking=True), ids.to(device))
+
+    def _decoded(
+        self,
+        positions: Tensor,
+        batch_size: int,
+        augment: str,
+        seed: int,
+        epoch: int,
+        device: torch.device | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        loader = DataLoader(
+            _Files(self.take(positions), augment, seed, epoch),
+            batch_size,
+            num_workers=min(os.cpu_count() or 1, 8),
+            pin_memory=device is not None and device.type == "cuda",
+        )
+        yield from loader
+
+
+class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
+    """What a worker process makes of a file: image uint8 [3, 224, 224], label, id."""
+
+    def __init__(self, source: Streamed, augment: str, seed: int, epoch: int) -> None:
+        self._source, self._augment, self._key = source, augment, (seed, epoch, _PLACE)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        source = self._source
+        image, number = read_image(source.files[position], "RGB"), source.ids[position]
+        if self._augment == "none":
+            image = transforms.center_crop(transforms.resize(image, [_SHORT_SIDE], antialias=True), [SIDE, SIDE])
+        else:
+            draws = _uniform(number, 4 * _TRIES + 1, self._key)
+            box = _random_part(image.shape[1], image.shape[2], draws)
+            image = transforms.resized_crop(image, *box, [SIDE, SIDE], antialias=True)
+            if self._augment == "crop-flip" and draws[-1] < 0.5:
+                image = transforms.hflip(image)
+        return image, source.labels[position], number
+
+
+def _uniform(number: Tensor, count: int, key: tuple[int, ...]) -> list[float]:
+    """Numbers in [0, 1) that depend on the sample's id and the key alone."""
+    return [int(keyed_hash(number, *key, draw)) / 2**63 for draw in range(count)]
+
+
+def _random_part(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:
+    """(top, left, height, width): the first of ten random parts that fits into the image, else the largest middle."""
+    low, high = _RATIOS
+    for i in range(0, 4 * _TRIES, 4):
+        area = height * width * (_AREAS[0] + (_AREAS[1] - _AREAS[0]) * draws[i])
+        ratio = low * (high / low) ** draws[i + 1]
+        wide, tall = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < wide <= width and 0 < tall <= height:
+            return int(draws[i + 2] * (height - tall + 1)), int(draws[i + 3] * (width - wide + 1)), tall, wide
+    wide, tall = min(width, round(height * high)), min(height, round(width / low))
+    return (height - tall) // 2, (width - wide) // 2, tall, wide

@@ -1,0 +1,37 @@
+"""SVHN, house numbers from street views (Netzer et al. 2011), in its cropped format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from fastat.data.dataset import Dataset, Split, make_dataset
+
+
+def load_svhn(root: Path) -> Split:
+    """The 73,257 + 26,032 digits of 32x32 from ``root/train_32x32.mat`` and ``root/test_32x32.mat``.
+
+    Raises:
+        FileNotFoundError: a file is missing; the message says what to put where.
+        ValueError: a file is not what it should be.
+    """
+    return Split(_half(root / "train_32x32.mat"), _half(root / "test_32x32.mat"))
+
+
+def _half(file: Path) -> Dataset:
+    if not file.exists():
+        raise FileNotFoundError(f"SVHN: {file} is missing; put train_32x32.mat and test_32x32.mat of format 2 there")
+    try:
+        content = loadmat(file, variable_names=["X", "y"])
+        images, labels = content["X"], content["y"]
+    except (KeyError, MatReadError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is not a MATLAB file with X and y: {error}") from error
+    if images.ndim != 4 or images.dtype != np.uint8:
+        raise ValueError(f"{file}: X should be uint8 [32, 32, 3, N], got {images.dtype} {list(images.shape)}")
+    stored = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
+    digits = torch.from_numpy(labels.reshape(-1).astype(np.int64)) % 10  # the files call 0 the class 10
+    return make_dataset("SVHN", stored, digits, tuple(str(digit) for digit in range(10)))

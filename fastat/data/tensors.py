@@ -1,0 +1,46 @@
+"""Images of one's own in one npz file."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastat.data.dataset import Dataset, Split, make_dataset
+
+
+def load_tensors(file: Path) -> Split:
+    """The arrays ``x_train, y_train, x_test, y_test`` of a file of :func:`numpy.savez`, and ``classes`` if it is there.
+
+    Images are uint8 [N, C, H, W], or [N, H, W] if they are grey; labels are integers [N] from 0; classes are strings.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an array is missing or not what it should be; the message names it.
+    """
+    if not file.exists():
+        raise FileNotFoundError(f"tensors: there is no file {file}; make it with numpy.savez")
+    try:
+        with np.load(file, allow_pickle=False) as content:
+            arrays = {name: content[name] for name in content.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is not an npz file of plain arrays: {error}") from error
+    if missing := [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]:
+        raise ValueError(f"{file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
+    most = max(int(arrays[name].max(initial=0)) for name in ("y_train", "y_test"))
+    classes = tuple(str(name) for name in arrays.get("classes", range(most + 1)))
+    return Split(_half(file, arrays, "train", classes), _half(file, arrays, "test", classes))
+
+
+def _half(file: Path, arrays: dict[str, np.ndarray], half: str, classes: tuple[str, ...]) -> Dataset:
+    images, labels = arrays[f"x_{half}"], arrays[f"y_{half}"]
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{file}: y_{half} must be integers, got {labels.dtype}")
+    if images.ndim == 3:
+        images = images[:, None]
+    try:
+        return make_dataset(file.stem, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{file}: x_{half}, y_{half}: {error}") from error

@@ -1,0 +1,40 @@
+"""Curves for TensorBoard, beside metrics.jsonl."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class EventLog:
+    """Writes a run's epochs to the folder "tensorboard" within its own.
+
+    Args:
+        folder: the run's folder.
+        history: the epochs that are finished; what an earlier, killed process wrote of later ones is hidden.
+
+    Raises:
+        ModuleNotFoundError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, history: Sequence[Mapping[str, Any]]) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("needs tensorboard: pip install 'fastat[tensorboard]'") from error
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """One epoch, a line of metrics.jsonl."""
+        numbers = {"lr": row["lr"], "images_per_second": row["images_per_second"]}
+        numbers |= {
+            f"{part}/{name}": value for part in ("train", "val", "measured") for name, value in row[part].items()
+        }
+        for name, value in numbers.items():
+            self._writer.add_scalar(name, value, row["epoch"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()

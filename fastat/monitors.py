@@ -1,0 +1,70 @@
+"""Failures of adversarial training, made visible while it runs.
+
+Catastrophic overfitting: the network learns to withstand the single step it is trained on and nothing else; within a
+few iterations its accuracy under PGD falls to about zero while that under FGSM stays high (Wong, Rice, Kolter 2020).
+Robust overfitting: past its best epoch the robust accuracy on unseen images falls slowly (Rice, Wong, Kolter 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+PROBE_EVERY = 100  # steps: a collapse is seen within 200 iterations
+PROBE_IMAGES = 128
+
+CATASTROPHIC, ROBUST, SKIPPED = "catastrophic overfitting", "robust overfitting", "skipped steps"
+
+Accuracy = Mapping[str, float]
+"""Accuracies by the names of :func:`fastat.evaluation.evaluate`: "fgsm" and one attack "pgd-STEPS" among them."""
+
+
+def pgd_of(accuracy: Accuracy) -> float:
+    """The accuracy under PGD."""
+    return next(value for name, value in accuracy.items() if name.startswith("pgd"))
+
+
+def collapsed(best: float, now: Accuracy) -> bool:
+    """Whether the accuracies are those of catastrophic overfitting, given the best one under PGD so far.
+
+    PGD's has fallen below half of its best, and FGSM's is above it by more than 20 points and by more than it itself
+    is. A network that is weak from the start, or that FGSM breaks as well, has not collapsed in this sense.
+    """
+    pgd, fgsm = pgd_of(now), now["fgsm"]
+    return best >= 0.1 and pgd < best / 2 and fgsm - pgd > max(0.2, pgd)
+
+
+def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
+    """Index of the first epoch with the highest PGD accuracy on the validation images; None without such images."""
+    if not history or not history[0]["val"]:
+        return None
+    robust = [pgd_of(row["val"]) for row in history]
+    return robust.index(max(robust))
+
+
+def new_robust_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None:
+    """A sentence on how far the robust accuracy is below its best, if it is by more than chance would explain.
+
+    None also where an earlier epoch's findings, "monitor" and "text" each, have one: it is said once.
+
+    The bound is 1.96 standard errors of the difference of two independent accuracies. They are of the same images,
+    which makes it less likely to speak than a paired test would be; that the best is the best of many epochs makes it
+    more likely.
+    """
+    best = best_epoch(history)
+    if best is None or any(found["monitor"] == ROBUST for row in history for found in row["findings"]):
+        return None
+    top, now, n = pgd_of(history[best]["val"]), pgd_of(history[-1]["val"]), history[-1]["val_images"]
+    error = math.sqrt((top * (1 - top) + now * (1 - now)) / n)
+    if top - now <= 1.96 * error:
+        return None
+    return (
+        f"PGD accuracy on the {n} validation images is {now:.1%} after epoch {history[-1]['epoch']}, "
+        f"{100 * (top - now):.1f} points below that of epoch {history[best]['epoch']}"
+    )
+
+
+def too_many_skipped(skipped: int, steps: int) -> bool:
+    """Whether an epoch of so many steps should not go on: all of them had no finite gradient, or more than 3 and 5%."""
+    return skipped == steps or skipped > max(3, 0.05 * steps)

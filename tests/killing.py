@@ -1,0 +1,50 @@
+"""Ends to a run from within its process, as sudden as a kill."""
+
+import os
+
+import torch
+from torch import Tensor
+
+from fastat import checkpoint, step, training
+from fastat.checkpoint import load_checkpoint
+
+
+class Killed(BaseException):
+    """Nothing in the library catches this."""
+
+
+def kill_at_write(monkeypatch, call: int) -> None:
+    """Dies at the file of this number, counted from 0: before it takes its name if the number is odd, else after."""
+    replace_file, calls = os.replace, iter(range(1000))
+
+    def dying(*names):
+        number = next(calls)
+        if number == call and call % 2:
+            raise Killed
+        replace_file(*names)
+        if number == call:
+            raise Killed
+
+    monkeypatch.setattr(checkpoint.os, "replace", dying)
+
+
+def kill_at_step(monkeypatch, call: int) -> None:
+    """Dies instead of the training step of this number, counted from 0."""
+    calls = iter(range(10_000))
+
+    def dying(run, batch):
+        if next(calls) == call:
+            raise Killed
+        step.train_step(run, batch)
+
+    monkeypatch.setattr(training, "train_step", dying)
+
+
+def state_of(folder) -> dict[str, Tensor]:
+    """Weights, statistics, their average, momenta and the carried perturbation of the last checkpoint."""
+    state = load_checkpoint(folder / "checkpoint.pt")
+    found = dict(state["model"])
+    found |= {f"average {name}": value for name, value in (state["average"] or {}).items()}
+    for index, buffers in state["optimizer"]["state"].items():
+        found[f"momentum {index}"] = buffers["momentum_buffer"]
+    return found | ({"delta": state["delta"]} if isinstance(state["delta"], torch.Tensor) else {})

@@ -60,7 +60,7 @@ def sum_(tensors: Sequence[Tensor], group: Group | None) -> None:
 def mean_(tensors: Sequence[Tensor], group: Group | None) -> None:
     """Replaces every tensor by its mean over the processes, like :func:`sum_`."""
     sum_(tensors, group)
-    if group is not None:
+    if group is not None and tensors:
         torch._foreach_div_(list(tensors), group.size())
 
 

@@ -1,2 +1,4 @@
-def write_page(a, b):
+"""x"""
+def write_page(a: object, b: object) -> object:
+    """x"""
     return b

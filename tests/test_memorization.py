@@ -356,7 +356,7 @@ def test_figures_without_atypical_samples_or_with_few_of_a_class(tmp_path):
 def few_digits(monkeypatch) -> None:
     """The command and its adversarial training on a part of digits."""
     small = some_digits(200, 60)
-    monkeypatch.setattr(data, "load", lambda name, root=None: small)
+    monkeypatch.setattr(data, "load", lambda name, root=None, download=False: small)
 
 
 @pytest.mark.usefixtures("few_digits")

@@ -1,0 +1,96 @@
+"""Training in several processes: the global batch, the same random numbers, one writer."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastat.checkpoint import load_checkpoint
+from fastat.config import ConfigError, default_config
+from fastat.run import open_run
+from fastat.training import train
+
+FLAGS = [
+    "--model", "mlp", "--width", "32", "--epochs", "1", "--train-size", "96", "--batch-size", "24", "--attack-steps",
+    "3", "--val-size", "15", "--eval-size", "20", "--norm", "l2", "--eps", "0.5",
+]  # fmt: skip
+
+
+def torchrun(folder: Path, *flags: str, processes: int = 2) -> str:
+    """Runs the command line under torchrun and returns what it printed."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "fastat",
+        "train", *flags, *FLAGS, "--out", str(folder), "--device", "cpu",
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def alone(folder: Path, protocol: str, **changes) -> None:
+    config = default_config(
+        "digits", protocol, model="mlp", width=32, epochs=1, train_size=96, batch_size=24, attack_steps=3, val_size=15,
+        eval_size=20, norm="l2", eps=0.5, **changes,
+    )  # fmt: skip
+    train(config, folder, device="cpu")
+
+
+def assert_close(one: Path, other: Path) -> None:
+    first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (one, other))
+    for name, weight in first["model"].items():
+        torch.testing.assert_close(weight, second["model"][name], rtol=1e-3, atol=3e-5)
+    torch.testing.assert_close(first["losses"], second["losses"], rtol=1e-4, atol=1e-5)
+    rows = [json.loads((folder / "metrics.jsonl").read_text()) for folder in (one, other)]
+    assert rows[0]["val"] == rows[1]["val"]
+    assert rows[0]["train"]["adversarial"] == rows[1]["train"]["adversarial"]
+    assert (first["delta"] is None) == (second["delta"] is None)
+    if first["delta"] is not None:
+        torch.testing.assert_close(first["delta"], second["delta"], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes"),
+    [
+        ("pgd-at", {}),
+        ("hr", {"alpha": 0.1}),
+        ("bat", {"loss": "trades", "attack": "pgd-kl"}),
+        ("free", {"replays": 3}),
+        ("mart", {"awp": 0.01, "average": "ema"}),
+    ],
+)
+def test_two_processes_train_like_one(tmp_path, protocol, changes):
+    flags = [text for name, value in changes.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    shown = torchrun(tmp_path / "two", protocol, *flags)
+    alone(tmp_path / "one", protocol, **changes)
+    assert_close(tmp_path / "one", tmp_path / "two")
+    assert shown.count("epoch 1/1") == 1  # one of them reports, judges and writes
+    assert (tmp_path / "two" / "results.json").exists()
+
+
+def test_three_processes_and_a_batch_that_they_cannot_share(tmp_path):
+    torchrun(tmp_path / "three", "pgd-at", processes=3)
+    alone(tmp_path / "one", "pgd-at")
+    assert_close(tmp_path / "one", tmp_path / "three")
+
+
+class TwoProcesses:
+    """Enough of a process group for what is checked before it is used."""
+
+    def size(self) -> int:
+        return 2
+
+    def rank(self) -> int:
+        return 0
+
+
+def test_what_does_not_fit_the_processes_is_said(tmp_path):
+    config = default_config("digits", batch_size=33)
+    with pytest.raises(ConfigError, match="batch_size must be a multiple of the number of processes, 2, got 33"):
+        open_run(config, tmp_path, None, torch.device("cpu"), TwoProcesses())
+    with pytest.raises(ConfigError, match="sync_bn must be off on cpu: torch has it for CUDA only"):
+        open_run(default_config("digits", sync_bn=True), tmp_path, None, torch.device("cpu"))

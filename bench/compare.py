@@ -62,7 +62,7 @@ CONTESTS = {
     "cifar10": Contest(
         "cifar10",
         _SOME,
-        {"model": "small_cnn", "train_size": 4000, "val_size": 500, "epochs": 15, "lr": 0.1},
+        {"model": "small_cnn", "width": 16, "train_size": 4000, "val_size": 500, "epochs": 12, "lr": 0.1},
         seeds=1,
         test_size=1000,
     ),
@@ -123,7 +123,11 @@ def as_markdown(results: Mapping[str, Any]) -> str:
             shown = [_spread(row[which][kind]) for which in ("best", "last") for kind in ("clean", "robust")]
             shown.insert(2, f"{low:.1%} to {high:.1%}")
             lines.append(f"| {row['training']} | {' | '.join(shown)} | {row['seconds_per_epoch']:.2f} s |")
-        said = [f"- {row['training']}, seed {found['seed']}: {found['text']}" for row in contest["rows"] for found in row["findings"]]
+        said = [
+            f"- {row['training']}, seed {found['seed']}: {found['text']}"
+            for row in contest["rows"]
+            for found in row["findings"]
+        ]
         lines += ["", "What the monitors said:", "", *(said or ["- nothing"])]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Datasets: the formats on disk, the messages where something is missing, the augmentation."""
+"""Datasets: the formats on disk, and the messages where something is missing; subsets, statistics, flipped labels."""
 
 import gzip
 import os
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from fastat import data
-from fastat.data import augment, channel_statistics, flip_labels, make_dataset
+from fastat.data import channel_statistics, flip_labels, make_dataset
 
 ROOT = os.environ.get("FASTAT_DATA")
 needs_data = pytest.mark.skipif(not ROOT, reason="FASTAT_DATA is not set: no real MNIST or CIFAR-10 here")
@@ -88,6 +88,21 @@ class TestMnist:
         with pytest.raises(ValueError, match=message):
             data.load("mnist", root)
 
+    def test_fashion_mnist_has_the_format_and_names_of_its_own(self, root):
+        (root / "MNIST").rename(root / "FashionMNIST")
+        split = data.load("fashion-mnist", root)
+        assert split.train.images.equal(images(12, 28, 28).unsqueeze(1))
+        assert (split.train.title, split.train.classes[9]) == ("Fashion-MNIST", "ankle boot")
+        with pytest.raises(FileNotFoundError, match=r"^MNIST: "):
+            data.load("mnist", root)
+
+    def test_cut_gzip(self, root):
+        file = root / "MNIST" / "raw" / "t10k-images-idx3-ubyte.gz"
+        for content in (file.read_bytes()[:-12], b"not packed"):
+            file.write_bytes(content)
+            with pytest.raises(ValueError, match=r"t10k-images-idx3-ubyte\.gz is not a whole gzip file"):
+                data.load("mnist", root)
+
     @needs_data
     def test_real(self):
         split = data.load("mnist")
@@ -121,6 +136,22 @@ class TestCifar10:
         self.write_batches(tmp_path)
         (tmp_path / "cifar-10-batches-py" / "data_batch_2").write_bytes(pickle.dumps(os.getcwd))
         with pytest.raises(ValueError, match=r"only arrays, found posix\.getcwd"):
+            data.load("cifar10", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "is not a whole pickle"),
+            (b"junk", "is not a whole pickle"),
+            (pickle.dumps({b"labels": [0]}, 2), r"is not a batch of CIFAR-10: KeyError\(b'data'\)"),
+            (pickle.dumps([1], 2), "is not a batch of CIFAR-10"),
+            (pickle.dumps({b"data": images(2, 10).numpy(), b"labels": [0, 1]}, 2), "is not a batch of CIFAR-10"),
+        ],
+    )
+    def test_broken_batch(self, tmp_path, content, message):
+        self.write_batches(tmp_path)
+        (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(content)
+        with pytest.raises(ValueError, match=f"data_batch_3 {message}"):
             data.load("cifar10", tmp_path)
 
     def test_missing_batch(self, tmp_path):
@@ -170,11 +201,24 @@ class TestFolder:
         assert split.train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 0, 1, 2]
         assert split.train.title == tmp_path.name
 
-    def test_another_size_names_the_file(self, tmp_path):
+    @pytest.mark.parametrize("limit", [None, 6 * 4 * 3 * 12 - 1])
+    def test_stays_on_the_disk_if_sizes_differ_or_it_is_large(self, tmp_path, monkeypatch, limit):
         self.write(tmp_path)
-        Image.new("RGB", (8, 8)).save(tmp_path / "test" / "b" / "1.png")
-        with pytest.raises(ValueError, match=r"test/b/1\.png has 8x8 pixels, the first image 6x4"):
-            data.load(f"folder:{tmp_path}")
+        if limit is None:
+            Image.new("RGB", (8, 8)).save(tmp_path / "test" / "b" / "1.png")
+        else:
+            monkeypatch.setattr("fastat.data.folder._MOST_BYTES", limit)
+        split = data.load(f"folder:{tmp_path}")
+        for half in (split.train, split.test):
+            assert isinstance(half, data.Streamed)
+            assert half.labels.tolist() == [0, 0, 0, 1, 1, 1]
+            assert half.classes == ("a", "b")
+        assert split.test.files[4] == tmp_path / "test" / "b" / "1.png"
+
+    def test_stays_in_memory_up_to_the_limit(self, tmp_path, monkeypatch):
+        self.write(tmp_path)
+        monkeypatch.setattr("fastat.data.folder._MOST_BYTES", 6 * 4 * 3 * 12)
+        assert isinstance(data.load(f"folder:{tmp_path}").train, data.Dataset)
 
     def test_missing_split(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"train is missing or empty; put the images in"):
@@ -196,10 +240,13 @@ class TestFolder:
 
 class TestDataset:
     def test_unknown_name(self):
+        known = "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet"
         with pytest.raises(
-            ValueError, match="unknown dataset 'cifar'; known are digits, mnist, cifar10 and folder:PATH"
+            ValueError, match=f"data must be one of {known}, folder:PATH, tensors:FILE.npz, got 'cifar'"
         ):
             data.load("cifar")
+        for name in (*data.names(), "folder:x", "tensors:x.npz"):
+            data.check_name(name)
 
     def test_subset_is_seeded_and_keeps_ids(self):
         dataset = data.load("digits").train
@@ -213,6 +260,26 @@ class TestDataset:
         assert dataset.subset(10_000, 0) is dataset
         with pytest.raises(ValueError, match="got size 0"):
             dataset.subset(0, 0)
+
+    def test_batches_are_the_images_in_order(self):
+        dataset = data.load("digits").train
+        positions = torch.randperm(len(dataset))[:70]
+        found = list(dataset.batches(positions, 32))
+        assert [len(batch.y) for batch in found] == [32, 32, 6]
+        x, y, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+        assert x.equal(dataset.images[positions] / 16)
+        assert y.equal(dataset.labels[positions])
+        assert ids.equal(dataset.ids[positions])
+        assert list(dataset.batches(positions[:0], 32)) == []
+        assert dataset.load() is dataset
+
+    def test_batches_are_augmented_by_id(self):
+        dataset = data.load("digits").train
+        positions, options = torch.arange(60), {"augment": "crop-flip", "cutout": 3, "seed": 5, "epoch": 2}
+        whole = next(dataset.batches(positions, 60, **options)).x
+        assert not whole.equal(dataset.images[:60] / 16)
+        pieces = [batch.x for batch in dataset.take(positions.flip(0)).batches(positions, 7, **options)]
+        assert torch.cat(pieces).flip(0).equal(whole)
 
     def test_statistics_are_exact(self):
         dataset = make_dataset("x", images(50, 3, 5, 5), torch.zeros(50, dtype=torch.int64), ("a",))
@@ -271,53 +338,3 @@ class TestFlipLabels:
         one = make_dataset("x", images(4, 1, 1, 1), torch.zeros(4).long(), ("a",))
         with pytest.raises(ValueError, match="x cannot be flipped: it has one class"):
             flip_labels(one, 0.5, 0)
-
-
-class TestAugment:
-    def test_depends_on_the_sample_not_on_the_batch(self):
-        batch, ids = images(40, 3, 8, 8), torch.arange(100, 140)
-        whole = augment(batch, ids, "crop-flip", seed=3, epoch=2)
-        pieces = [augment(batch[i : i + 7], ids[i : i + 7], "crop-flip", 3, 2) for i in range(0, 40, 7)]
-        assert whole.equal(torch.cat(pieces))
-        order = torch.randperm(40)
-        assert whole[order].equal(augment(batch[order], ids[order], "crop-flip", 3, 2))
-
-    @pytest.mark.parametrize("change", [{"seed": 4}, {"epoch": 1}])
-    def test_depends_on_seed_and_epoch(self, change):
-        batch, ids = images(40, 3, 8, 8), torch.arange(40)
-        key = {"seed": 3, "epoch": 0}
-        assert not augment(batch, ids, "crop", **key).equal(augment(batch, ids, "crop", **{**key, **change}))
-
-    @pytest.mark.parametrize("kind", ["crop", "crop-flip"])
-    def test_every_image_is_a_crop_of_its_padded_self(self, kind):
-        batch, ids = images(200, 2, 6, 5), torch.arange(200)
-        padded = torch.nn.functional.pad(batch, (4, 4, 4, 4))
-        seen = set()
-        for image, wide in zip(augment(batch, ids, kind, 0, 0), padded, strict=True):
-            found = [
-                (top, left, mirrored)
-                for top in range(9)
-                for left in range(9)
-                for mirrored in (False, True)
-                if image.equal((wide.flip(2) if mirrored else wide)[:, top : top + 6, left : left + 5])
-            ]
-            assert found
-            seen.update(found)
-        assert {top for top, _, _ in seen} == set(range(9))
-        assert {left for _, left, _ in seen} == set(range(9))
-        if kind == "crop-flip":
-            assert {mirrored for _, _, mirrored in seen} == {False, True}
-
-    def test_half_of_the_images_are_mirrored(self):
-        ramp = torch.arange(5, dtype=torch.uint8).expand(4000, 1, 1, 5) + 1
-        out = augment(ramp, torch.arange(4000), "crop-flip", 0, 0).long()
-        steps = out[:, 0, 0].diff(dim=1)
-        mirrored = ((steps == -1).sum(1) > (steps == 1).sum(1)).sum()
-        plain = ((steps == -1).sum(1) < (steps == 1).sum(1)).sum()
-        assert abs(int(mirrored) / int(mirrored + plain) - 0.5) < 0.05
-
-    def test_none_and_unknown(self):
-        batch = images(2, 1, 4, 4)
-        assert augment(batch, torch.arange(2), "none", 0, 0) is batch
-        with pytest.raises(ValueError, match="got 'cutout'"):
-            augment(batch, torch.arange(2), "cutout", 0, 0)

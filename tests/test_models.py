@@ -1,5 +1,7 @@
 """The networks: sizes of the literature, normalization inside, one initialization per seed."""
 
+import sys
+
 import pytest
 import torch
 
@@ -18,8 +20,106 @@ def parameters(model: torch.nn.Module) -> int:
 )
 def test_parameter_counts_of_the_literature(name, millions):
     with torch.device("meta"):
-        network = models._NETWORKS[name](10, 3)
+        network = getattr(models, name)(10, 3)
     assert round(parameters(network) / 1e6, 2) == millions
+
+
+def basic(i: int, c: int, projected: bool) -> int:
+    """Parameters of a block of two 3x3 convolutions, i to c channels: batch norms, convolutions, shortcut."""
+    return 2 * i + 9 * i * c + 2 * c + 9 * c * c + i * c * projected
+
+
+def bottleneck(i: int, c: int, projected: bool) -> int:
+    """The same of a block of 1x1, 3x3 and 1x1 convolutions with c / 4 channels inside."""
+    n = c // 4
+    return 2 * i + i * n + 2 * n + 9 * n * n + 2 * n + n * c + i * c * projected
+
+
+@pytest.mark.parametrize(
+    ("name", "block", "stem", "widths", "blocks"),
+    [
+        ("preact_resnet34", basic, 64, (64, 128, 256, 512), (3, 4, 6, 3)),
+        ("preact_resnet50", bottleneck, 64, (256, 512, 1024, 2048), (3, 4, 6, 3)),
+        ("wide_resnet_34_20", basic, 16, (320, 640, 1280), (5, 5, 5)),
+    ],
+)
+def test_parameter_counts_by_hand(name, block, stem, widths, blocks):
+    expected, before = 27 * stem + 2 * widths[-1] + 10 * widths[-1] + 10, stem
+    for stage, (width, number) in enumerate(zip(widths, blocks, strict=True)):
+        expected += block(before, width, before != width or stage > 0) + (number - 1) * block(width, width, False)
+        before = width
+    with torch.device("meta"):
+        assert parameters(getattr(models, name)(10, 3)) == expected
+
+
+class TestMlp:
+    def test_has_two_hidden_layers(self):
+        model = models.build("mlp", 7, 3, width=5, image_size=(4, 6))
+        assert parameters(model) == (72 * 5 + 5) + (5 * 5 + 5) + (5 * 7 + 7)
+        assert model(torch.rand(2, 3, 4, 6)).shape == (2, 7)
+        assert models.build("mlp", 10, 1, image_size=(28, 28)).model[1].out_features == 256
+        assert not any(isinstance(module, torch.nn.BatchNorm1d) for module in model.modules())
+
+    def test_must_know_the_size(self):
+        with pytest.raises(ValueError, match="mlp needs image_size, got None"):
+            models.build("mlp", 10, 1)
+
+
+class TestZoo:
+    @pytest.mark.parametrize(("name", "channels"), [("timm:resnet10t", 1), ("torchvision:mobilenet_v3_small", 3)])
+    def test_builds_with_the_normalization_inside(self, name, channels):
+        pytest.importorskip("timm")
+        model = models.build(name, 7, channels, 0.5, 0.25).eval()
+        x = torch.rand(2, channels, 64, 64)
+        assert model(x).shape == (2, 7)
+        assert model(x).equal(model.model((x - 0.5) / 0.25))
+        torch.manual_seed(3)
+        one = models.build(name, 7, channels)
+        torch.manual_seed(3)
+        two = models.build(name, 7, channels)
+        assert all(a.equal(b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+    @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 96)])
+    @pytest.mark.filterwarnings("ignore:The default weight initialization")
+    def test_auxiliary_heads_are_left_out(self, name, size):
+        model = models.build(f"torchvision:{name}", 5, 3).train()
+        assert isinstance(model(torch.rand(2, 3, size, size)), torch.Tensor)
+
+    @pytest.mark.parametrize("name", ["timm:resnet81", "torchvision:resnet81"])
+    def test_unknown_name_has_close_ones(self, name):
+        pytest.importorskip("timm")
+        with pytest.raises(ValueError, match=f"model '{name}' is not known; names close to it: resnet18"):
+            models.build(name, 10, 3)
+
+    def test_networks_that_do_not_return_logits(self):
+        with pytest.raises(ValueError, match="'torchvision:fcn_resnet50' is not known"):
+            models.build("torchvision:fcn_resnet50", 10, 3)
+
+    def test_torchvision_takes_three_channels(self):
+        with pytest.raises(ValueError, match="takes images of 3 channels, got 1"):
+            models.build("torchvision:resnet18", 10, 1)
+
+    def test_without_timm(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "timm", None)
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'fastat\[models\]'"):
+            models.build("timm:resnet18", 10, 3)
+
+
+def test_titles():
+    found = [models.title(name) for name in models.names()]
+    assert found[:3] == ["small CNN", "MLP", "PreAct ResNet-18"]
+    assert len(set(found)) == len(found)
+    assert models.title("timm:resnet18") == "timm resnet18"
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "mlp", "preact_resnet18", "preact_resnet34", "preact_resnet50"])
+def test_one_initialization_per_seed(name):
+    def build(seed: int) -> list[torch.Tensor]:
+        torch.manual_seed(seed)
+        return list(models.build(name, 10, 1, image_size=(8, 8)).parameters())
+
+    assert all(a.equal(b) for a, b in zip(build(1), build(1), strict=True))
+    assert not all(a.equal(b) for a, b in zip(build(1), build(2), strict=True))
 
 
 def test_wide_resnet_counts_its_layers():
@@ -41,7 +141,7 @@ def test_width_of_the_small_cnn():
     assert parameters(models.build("small_cnn", 10, 1, width=8)) < parameters(models.build("small_cnn", 10, 1)) / 10
     assert models.build("small_cnn", 10, 1, width=8).model[-1].in_features == 128
     for name, width in (("preact_resnet18", 64), ("small_cnn", 0)):
-        with pytest.raises(ValueError, match=f"width is free for small_cnn only, .* got {width} for {name}"):
+        with pytest.raises(ValueError, match=f"width is free for small_cnn, mlp only, .* got {width} for {name}"):
             models.build(name, 10, 1, width=width)
 
 
@@ -68,14 +168,32 @@ def test_preact_block_is_its_formula():
     torch.testing.assert_close(same(x), x)
 
 
+def test_preact_bottleneck_is_its_formula():
+    block = models.preact.PreActBottleneck(4, 8, 2).eval()
+    block.bn1.running_mean.uniform_(-1, 1)
+    x = torch.randn(2, 4, 6, 6)
+    activated = block.bn1(x).relu()
+    inside = block.conv2(block.bn2(block.conv1(activated)).relu())
+    expected = block.shortcut(activated) + block.conv3(block.bn3(inside).relu())
+    torch.testing.assert_close(block(x), expected)
+    assert expected.shape == (2, 8, 3, 3)
+    same = models.preact.PreActBottleneck(8, 8, 1).eval()
+    torch.nn.init.zeros_(same.conv3.weight)
+    x = torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(same(x), x)
+
+
 def test_build_rejects_what_does_not_fit():
-    with pytest.raises(ValueError, match="unknown model 'resnet'; known are small_cnn"):
+    with pytest.raises(
+        ValueError, match=r"model must be one of small_cnn, .*, timm:NAME, torchvision:NAME, got 'resnet'"
+    ):
         models.build("resnet", 10, 3)
     with pytest.raises(ValueError, match="mean has 3 entries for 1 channels"):
         models.build("small_cnn", 10, 1, [0.1, 0.2, 0.3], 1.0)
     with pytest.raises(ValueError, match="num_classes >= 2"):
         models.build("small_cnn", 1, 1)
-    assert set(models.names()) == {"small_cnn", "preact_resnet18", "wide_resnet_28_10", "wide_resnet_34_10"}
+    for name in (*models.names(), "timm:resnet18", "torchvision:resnet18"):
+        models.check_name(name)
 
 
 class TestNormalized:

@@ -89,8 +89,10 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     try:
         return _LOADERS[name](folder)
     except FileNotFoundError as error:
-        if not download:
-            hint = ". --download (download=True) fetches it" if name in SOURCES else ""
+        if name not in SOURCES:
+            hint = "; --download cannot fetch it: its authors give it on request" if download else ""
             raise FileNotFoundError(f"{error}{hint}") from error
+        if not download:
+            raise FileNotFoundError(f"{error}. --download (download=True) fetches it") from error
     fetch(name, folder)
     return _LOADERS[name](folder)

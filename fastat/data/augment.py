@@ -14,6 +14,12 @@ _PADDING = 4
 _AUGMENT, _CUTOUT = 0xA06, 0xC07  # purposes in the keys
 
 
+def check_augment(kind: str) -> None:
+    """Raises ValueError for a kind that is not in AUGMENTATIONS."""
+    if kind not in AUGMENTATIONS:
+        raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {kind!r}")
+
+
 def augment(images: Tensor, ids: Tensor, kind: str, seed: int, epoch: int) -> Tensor:
     """Zero-pads by 4 pixels, cuts out the old size at a random place, mirrors half of the images left to right.
 
@@ -32,8 +38,7 @@ def augment(images: Tensor, ids: Tensor, kind: str, seed: int, epoch: int) -> Te
     Raises:
         ValueError: an unknown kind.
     """
-    if kind not in AUGMENTATIONS:
-        raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {kind!r}")
+    check_augment(kind)
     if kind == "none":
         return images
     bits = keyed_hash(ids, seed, epoch, _AUGMENT)

@@ -62,8 +62,11 @@ def _read_batches(title: str, folder: Path, names: tuple[str, ...], kind: bytes)
     images, labels = [], []
     for name in names:
         batch = _unpickle(title, folder, name)
-        images.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
-        labels.extend(batch[kind])
+        try:
+            images.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
+            labels.extend(batch[kind])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{folder / name} is not a batch of {title}: {error!r}") from error
     return torch.from_numpy(np.concatenate(images)), torch.tensor(labels)
 
 
@@ -72,7 +75,10 @@ def _unpickle(title: str, folder: Path, name: str) -> Any:
     if not file.exists():
         raise FileNotFoundError(f"{title}: {file} is missing; unpack {_ARCHIVES[title]} again")
     with file.open("rb") as stream:
-        return _ArrayUnpickler(stream, encoding="bytes").load()
+        try:
+            return _ArrayUnpickler(stream, encoding="bytes").load()
+        except (EOFError, pickle.UnpicklingError) as error:
+            raise ValueError(f"{file} is not a whole pickle: {error}") from error
 
 
 class _ArrayUnpickler(pickle.Unpickler):

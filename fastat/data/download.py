@@ -32,13 +32,11 @@ SOURCES: dict[str, Callable[[Path], object]] = {
 
 
 def fetch(name: str, root: Path) -> None:
-    """Downloads and unpacks a dataset into the folder.
+    """Downloads and unpacks a dataset of SOURCES into the folder.
 
     Raises:
-        FileNotFoundError: it cannot be fetched, from nowhere or now; the message says why.
+        FileNotFoundError: it cannot be fetched now; the message says why.
     """
-    if name not in SOURCES:
-        raise FileNotFoundError(f"{name} cannot be downloaded: its authors give it on request")
     root.mkdir(parents=True, exist_ok=True)
     try:
         SOURCES[name](root)

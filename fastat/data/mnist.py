@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import zlib
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ def _read_idx(title: str, folder: Path, name: str, dimensions: int) -> Tensor:
     if plain.exists():
         content = plain.read_bytes()
     elif packed.exists():
-        content = gzip.decompress(packed.read_bytes())
+        content = _unpacked(packed)
     else:
         raise FileNotFoundError(f"{title}: {plain} (or {packed.name}) is missing; put the four files of {title} there")
     header = 4 + 4 * dimensions
@@ -60,3 +61,10 @@ def _read_idx(title: str, folder: Path, name: str, dimensions: int) -> Tensor:
     if len(content) != header + math.prod(shape):
         raise ValueError(f"{folder / name} should hold {math.prod(shape)} values, has {len(content) - header}")
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(shape)
+
+
+def _unpacked(file: Path) -> bytes:
+    try:
+        return gzip.decompress(file.read_bytes())
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{file} is not a whole gzip file: {error}") from error

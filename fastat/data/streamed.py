@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 from torchvision.transforms import functional as transforms
 
-from fastat.data.augment import cut_out
+from fastat.data.augment import check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
 from fastat.data.images import read_image
 from fastat.keyed import keyed_hash
@@ -108,9 +108,11 @@ class Streamed:
         epoch: int,
         device: torch.device | None = None,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        check_augment(augment)
         loader = DataLoader(
             _Files(self.take(positions), augment, seed, epoch),
             batch_size,
+            generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
             num_workers=min(os.cpu_count() or 1, 8),
             pin_memory=device is not None and device.type == "cuda",
         )
@@ -142,7 +144,7 @@ class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
 
 def _uniform(number: Tensor, count: int, key: tuple[int, ...]) -> list[float]:
     """Numbers in [0, 1) that depend on the sample's id and the key alone."""
-    return [int(keyed_hash(number, *key, draw)) / 2**63 for draw in range(count)]
+    return [(int(keyed_hash(number, *key, draw)) >> 10) / 2**53 for draw in range(count)]
 
 
 def _random_part(height: int, width: int, draws: Sequence[float]) -> tuple[int, int, int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def _half(file: Path) -> Dataset:
     try:
         content = loadmat(file, variable_names=["X", "y"])
         images, labels = content["X"], content["y"]
-    except (KeyError, MatReadError, NotImplementedError, TypeError, ValueError) as error:
+    except (KeyError, MatReadError, NotImplementedError, OSError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{file} is not a MATLAB file with X and y: {error}") from error
     if images.ndim != 4 or images.dtype != np.uint8:
         raise ValueError(f"{file}: X should be uint8 [32, 32, 3, N], got {images.dtype} {list(images.shape)}")

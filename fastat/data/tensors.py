@@ -25,10 +25,15 @@ def load_tensors(file: Path) -> Split:
     try:
         with np.load(file, allow_pickle=False) as content:
             arrays = {name: content[name] for name in content.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (EOFError, OSError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file} is not an npz file of plain arrays: {error}") from error
     if missing := [name for name in ("x_train", "y_train", "x_test", "y_test") if name not in arrays]:
         raise ValueError(f"{file} lacks {', '.join(missing)}; it has {', '.join(arrays) or 'nothing'}")
+    for half in ("train", "test"):
+        if not np.issubdtype(arrays[f"y_{half}"].dtype, np.integer):
+            raise ValueError(f"{file}: y_{half} must be integers, got {arrays[f'y_{half}'].dtype}")
+    if (train := arrays["x_train"].shape[1:]) != (test := arrays["x_test"].shape[1:]):
+        raise ValueError(f"{file}: x_train and x_test must have images of one shape, got {train} and {test}")
     most = max(int(arrays[name].max(initial=0)) for name in ("y_train", "y_test"))
     classes = tuple(str(name) for name in arrays.get("classes", range(most + 1)))
     return Split(_half(file, arrays, "train", classes), _half(file, arrays, "test", classes))
@@ -36,8 +41,6 @@ def load_tensors(file: Path) -> Split:
 
 def _half(file: Path, arrays: dict[str, np.ndarray], half: str, classes: tuple[str, ...]) -> Dataset:
     images, labels = arrays[f"x_{half}"], arrays[f"y_{half}"]
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{file}: y_{half} must be integers, got {labels.dtype}")
     if images.ndim == 3:
         images = images[:, None]
     try:

@@ -57,14 +57,14 @@ class Contest:
 
 
 CONTESTS = {
-    "digits": Contest("digits", tuple(PROTOCOLS), {}, seeds=3, test_size=None),
-    "digits-0.2": Contest("digits", tuple(PROTOCOLS), {"eps": 0.2}, seeds=3, test_size=None),
+    "digits": Contest("digits", tuple(PROTOCOLS), {}, seeds=2, test_size=None),
+    "digits-0.2": Contest("digits", tuple(PROTOCOLS), {"eps": 0.2}, seeds=1, test_size=None),
     "cifar10": Contest(
         "cifar10",
         _SOME,
-        {"model": "small_cnn", "width": 16, "train_size": 4000, "val_size": 500, "epochs": 12, "lr": 0.1},
+        {"model": "small_cnn", "width": 16, "train_size": 4000, "val_size": 500, "epochs": 10, "lr": 0.1},
         seeds=1,
-        test_size=1000,
+        test_size=500,
     ),
 }
 
@@ -103,8 +103,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         f"{results['measured']}; {results['environment']['devices']}, one thread used; "
         f"torch {results['environment']['torch'].split()[0]}.",
         "Robust: under PGD-50 with 10 restarts. Best: the epoch with the best PGD-20 accuracy on validation images, "
-        "last: the last epoch. Means over the seeds, with the standard deviation between them; the interval is that of "
-        "the mean for the number of test images, 95%. Time per epoch: of the training steps alone, median of all epochs.",
+        "last: the last epoch. Means over the seeds, with the standard deviation between them; the interval is "
+        "that of the mean for the number of test images, 95%. Time per epoch: of the training steps alone, median.",
     ]
     for contest in results["contests"].values():
         seeds = "one seed" if contest["seeds"] == 1 else f"{contest['seeds']} seeds"
@@ -166,6 +166,9 @@ def _outcome(config: TrainConfig, contest: Contest, folder: Path) -> dict[str, A
     test = data.load(config.data).test.subset(contest.test_size, 0).load()
     found: dict[str, Any] = {}
     for which in ("best", "last"):
+        if which == "last" and network.epoch == len(network.history):
+            found["last"] = found["best"]  # they are one network
+            continue
         model = load_network(folder, "cpu", which=which).model
         judged = evaluate(
             model, test.pixels(), test.labels, config.eps, config.norm, attacks=(_ATTACK,), sample_ids=test.ids

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -20,22 +21,22 @@ TINY = [
 @pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "folder:/pictures"])
 def test_defaults_follow_the_dataset(name):
     command = parse(["train", "--data", name])
-    assert command.config == default_config(name)
-    assert parse(["train", f"--data={name}", "--epochs", "3"]).config == default_config(name, epochs=3)
+    assert command.settings == default_config(name)
+    assert parse(["train", f"--data={name}", "--epochs", "3"]).settings == default_config(name, epochs=3)
 
 
 def test_defaults_follow_the_protocol():
-    assert parse(["train", "--protocol", "hr", "--attack", "n-fgsm", "--r", "0.2"]).config == default_config(
+    assert parse(["train", "--protocol", "hr", "--attack", "n-fgsm", "--r", "0.2"]).settings == default_config(
         "digits", "hr", attack="n-fgsm", r=0.2
     )
     flags = ["--data=mnist", "--protocol=bat", "--beta", "0", "--label-noise", "1/10", "--width", "16"]
     expected = default_config("mnist", "bat", beta=0.0, label_noise=0.1, width=16)
-    assert parse(["train", *flags]).config == expected
+    assert parse(["train", *flags]).settings == expected
 
 
 def test_flags_override():
     command = parse(["train", "--eps", "8/255", "--step-size", "2/255", "--nesterov", "--lr", "1e-3", "--norm", "l2"])
-    assert command.config == TrainConfig(eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
+    assert command.settings == TrainConfig(eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 1 / 4 ", 0.25), ("1e-2", 0.01)])
@@ -52,13 +53,17 @@ def test_parse_number_rejects(text):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--data", "imagenet"], "error: data must be digits, mnist, cifar10 or folder:PATH, got 'imagenet'"),
-        (["--eps", "-1"], "error: eps must be a finite number >= 0, got -1.0"),
-        (["--epochs", "0"], "error: epochs must be at least 1, got 0"),
-        (["--protocol", "hrr"], f"error: protocol must be one of {', '.join(PROTOCOLS)}, got 'hrr'"),
+        (
+            ["--data", "cifar11"],
+            "error: --data: data must be one of digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, "
+            "imagenet, folder:PATH, tensors:FILE.npz, got 'cifar11'",
+        ),
+        (["--eps", "-1"], "error: --eps: eps must be a finite number >= 0, got -1.0"),
+        (["--epochs", "0"], "error: --epochs: epochs must be at least 1, got 0"),
+        (["--protocol", "hrr"], f"error: --protocol: protocol must be one of {', '.join(PROTOCOLS)}, got 'hrr'"),
         (
             ["--protocol", "bat", "--objective", "holistic"],
-            "error: objective must be benign under protocol bat (default_config sets it), got 'holistic'",
+            "error: --objective: objective must be benign under protocol bat (default_config sets it), got 'holistic'",
         ),
     ],
 )
@@ -68,11 +73,37 @@ def test_wrong_values_are_one_line(flags, message):
     assert stop.value.code == message
 
 
-def test_unknown_flag_is_named(capsys):
+def test_unknown_flag_is_named():
     with pytest.raises(SystemExit) as stop:
         main(["train", "--epsilon", "0.1"])
-    assert stop.value.code == 2
-    assert "--epsilon" in capsys.readouterr().err
+    assert re.match(r"error: .*--epsilon", stop.value.code)
+    assert "\n" not in stop.value.code
+
+
+def test_a_value_that_is_no_number_is_one_line():
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--eps", "8/0"])
+    assert re.match(r"error: .*--eps: division by zero", stop.value.code)
+    assert "\n" not in stop.value.code
+
+
+def test_protocol_by_position():
+    assert parse(["train", "hr", "--r", "0.2"]).settings == parse(["train", "--protocol", "hr", "--r", "0.2"]).settings
+    assert parse(["evaluate", "runs/x"]).run == parse(["evaluate", "--run", "runs/x"]).run
+    assert [path.name for path in parse(["report", "a", "b", "--out", "x.html"]).runs] == ["a", "b"]
+
+
+def test_a_configuration_given_back(tmp_path):
+    config = default_config("mnist", "trades", milestones=(0.25, 0.5), seed=7, eps=0.2)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.__dict__))
+    assert parse(["train", "--config", str(file)]).settings == config
+    assert parse(["train", "--config", str(file), "--seed", "8"]).settings == replace(config, seed=8)
+    file.write_text('{"epsilon": 1}')
+    with pytest.raises(SystemExit, match=r"error: --config: .*not fields of a configuration: epsilon"):
+        main(["train", "--config", str(file)])
+    with pytest.raises(SystemExit, match="error: --config: there is no file"):
+        main(["train", "--config", str(tmp_path / "other.json")])
 
 
 def test_help_shows_the_defaults_of_the_dataset(capsys):
@@ -107,7 +138,7 @@ def test_train_evaluate_and_again(tmp_path, capsys, monkeypatch):
     assert results["test_images"] == 20
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_train_step", None)
+        patched.setattr(training, "train_step", None)
         main([*TINY, "--out", str(folder)])
     assert "finished" in capsys.readouterr().out
 
@@ -122,7 +153,7 @@ def test_default_folder_stands_for_the_configuration():
     assert one == default_folder(TrainConfig())
     assert one != other
     assert one.parent.name == "runs"
-    assert re.fullmatch(r"digits-small_cnn-[0-9a-f]{8}", one.name)
+    assert re.fullmatch(r"digits-pgd-at-small_cnn-[0-9a-f]{8}", one.name)
     assert "/" not in default_folder(TrainConfig(data="folder:/a b/c")).name
 
 
@@ -160,7 +191,7 @@ def test_evaluate_before_the_first_epoch_is_over(tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_train_step", interrupt)
+        patched.setattr(training, "train_step", interrupt)
         with pytest.raises(SystemExit):
             main([*TINY, "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit, match=r"error: .* has no finished epoch yet"):

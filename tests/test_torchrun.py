@@ -23,8 +23,8 @@ FLAGS = [
 def torchrun(folder: Path, *flags: str, processes: int = 2) -> str:
     """Runs the command line under torchrun and returns what it printed."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m", "fastat",
-        "train", *flags, *FLAGS, "--out", str(folder), "--device", "cpu",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m",
+        "fastat", "train", *flags, *FLAGS, "--out", str(folder), "--device", "cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)

@@ -17,7 +17,7 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test lint bench bench-table study cuda-all sanitize gpu clean
+.PHONY: demo test lint bench bench-table compare study cuda-all sanitize gpu clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.extension
@@ -37,6 +37,10 @@ bench: $(VENV)/.extension $(VENV)/.peers
 
 bench-table: $(VENV)/.extension
 	$(PY) -m bench table $(wildcard bench/results/cpu*.json bench/results/gpu-*.json)
+
+# All protocols on digits and some on CIFAR-10, equal epochs; an hour on one core, resumed.
+compare: $(VENV)/.extension
+	$(PY) -m bench.compare $(ARGS)
 
 # What HR and BAT training do, on the datasets that are there; three quarters of an hour on two cores, resumed.
 study: $(VENV)/.extension

@@ -196,3 +196,28 @@ def test_evaluate_before_the_first_epoch_is_over(tmp_path, monkeypatch):
             main([*TINY, "--out", str(tmp_path / "run")])
     with pytest.raises(SystemExit, match=r"error: .* has no finished epoch yet"):
         main(["evaluate", "--run", str(tmp_path / "run")])
+
+
+def test_report_and_evaluation_of_a_checkpoint_file(tmp_path, capsys):
+    folder = tmp_path / "run"
+    main([*TINY, "--out", str(folder), "--tensorboard"])
+    capsys.readouterr()
+    assert list((folder / "tensorboard").iterdir())
+    main(["evaluate", str(folder / "best.pt"), "--eval-size", "10", "--out", str(tmp_path / "judged")])
+    assert "10 test images" in capsys.readouterr().out
+    assert json.loads((tmp_path / "judged" / "results.json").read_text())["which"] == "best"
+    main(["evaluate", str(folder), "--which", "last", "--eval-size", "10"])
+    assert json.loads((folder / "evaluation" / "results.json").read_text())["which"] == "last"
+    page = tmp_path / "report.html"
+    main(["report", str(folder), "--out", str(page)])
+    assert str(page) in capsys.readouterr().out
+    assert "</html>" in page.read_text()
+    with pytest.raises(SystemExit, match="error: .*nowhere"):
+        main(["report", str(tmp_path / "nowhere")])
+
+
+def test_what_a_dataset_needs_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: CIFAR-100: unpack .* --download .* fetches it"):
+        main(["train", "--data", "cifar100", "--data-root", str(tmp_path), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"error: --val-size: val_size must be .* 1438 training images, got 5000"):
+        main(["train", "--val-size", "5000", "--out", str(tmp_path / "run")])

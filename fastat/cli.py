@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 from fastat import data, info
 from fastat.config import ConfigError, TrainConfig, check_config, config_from, default_config
-from fastat.distributed import Group, rank_of, torchrun_group
+from fastat.distributed import rank_of, torchrun_group
 from fastat.network import Network, choose_device, load_network
 from fastat.page import write_page
 from fastat.protocols import PROTOCOLS, ProtocolName
@@ -27,6 +27,7 @@ from fastat.run import check_same_config
 from fastat.training import train
 
 _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
+_LARGE_EVAL_SIZE = 5000  # of ImageNet, as robustness benchmarks take; all would fill the memory
 
 
 @dataclass(frozen=True)
@@ -217,31 +218,28 @@ def _train(command: Train) -> None:
     folder = default_folder(config) if command.out is None else command.out
     results = folder / "results.json"
     check_same_config(folder, config)
-    if results.exists():
+    network = None
+    with torchrun_group(device) as group:
+        first = rank_of(group) == 0
+        if not results.exists():
+            if first:
+                where = str(device) if group is None else f"{group.size()} processes"
+                print(f"training on {config.data}, {config.model}, on {where}; run folder {folder}", flush=True)
+            network = train(
+                config,
+                folder,
+                data_root=command.data_root,
+                download=command.download,
+                device=device,
+                group=group,
+                checkpoint_every=command.checkpoint_every,
+                tensorboard=command.tensorboard,
+            )
+    if first and network is not None:
+        _judge(network, folder, command.data_root, config.eval_size)
+    elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         _show(json.loads(results.read_text()), folder)
-        return
-    with torchrun_group(device) as group:
-        if rank_of(group) == 0:
-            where = f"{device}" if group is None else f"{group.size()} processes"
-            print(f"training on {config.data}, {config.model}, on {where}; run folder {folder}", flush=True)
-        network = _train_in(command, folder, device, group)
-        first = rank_of(group) == 0
-    if first:
-        _judge(network, folder, command.data_root, config.eval_size)
-
-
-def _train_in(command: Train, folder: Path, device: Any, group: Group | None) -> Network:
-    return train(
-        command.settings,
-        folder,
-        data_root=command.data_root,
-        download=command.download,
-        device=device,
-        group=group,
-        checkpoint_every=command.checkpoint_every,
-        tensorboard=command.tensorboard,
-    )
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -258,9 +256,12 @@ def _judge(network: Network, folder: Path, data_root: Path | None, size: int | N
     """Evaluates, draws, writes results.json, prints the table."""
     config = network.config
     device = next(network.model.parameters()).device
+    whole = data.load(config.data, data_root).test
     if size is None and device.type == "cpu":
         size = _CPU_EVAL_SIZE
-    test = data.load(config.data, data_root).test.subset(size, config.seed).load().to(device)
+    elif size is None and isinstance(whole, data.Streamed):
+        size = _LARGE_EVAL_SIZE
+    test = whole.subset(size, config.seed).load().to(device)
     print(f"evaluating on {len(test)} test images, and drawing", flush=True)
     _show(judge(network, test, folder), folder)
 

@@ -141,7 +141,8 @@ class TrainConfig:
     """What to do about catastrophic overfitting: only report it; stop; or go back to the last weights that were found
     sound, and on with the batches that come next."""
     eval_size: int | None = None
-    """Judge the trained network on a random choice of so many test images; if not given, all on a GPU, 500 on a CPU."""
+    """Judge the trained network on a random choice of so many test images; if not given, 500 on a CPU, all on a GPU
+    (5000 of imagenet)."""
 
 
 def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any) -> TrainConfig:

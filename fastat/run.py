@@ -170,7 +170,7 @@ def open_run(
     start_epoch(run)
     if (folder / CHECKPOINT).exists():
         _restore(run, load_checkpoint(folder / CHECKPOINT))
-    if rank_of(group) == 0:
+    if rank_of(group) == 0 and not run.over:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, dataclasses.asdict(config))
         write_json(folder / "environment.json", {**info.describe(), "processes": str(size_of(group))})

@@ -212,7 +212,7 @@ def test_report_and_evaluation_of_a_checkpoint_file(tmp_path, capsys):
     main(["report", str(folder), "--out", str(page)])
     assert str(page) in capsys.readouterr().out
     assert "</html>" in page.read_text()
-    with pytest.raises(SystemExit, match="error: .*nowhere"):
+    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
         main(["report", str(tmp_path / "nowhere")])
 
 

@@ -20,7 +20,7 @@ Attack = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 ATTACKS = ("fgsm", "pgd-20", "pgd-50x10")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Accuracies of one model on one set of images.
 

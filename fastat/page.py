@@ -1,6 +1,247 @@
-"""x"""
+"""One HTML page, complete in itself, that shows training runs side by side."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fastat import models, page_figures
+from fastat.checkpoint import write_bytes
+from fastat.config import TrainConfig, config_from
+from fastat.network import CONFIG, METRICS
+from fastat.protocols import describe
+from fastat.report import attack_title, format_eps
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 75rem; margin: 2rem auto;
+  padding: 0 1rem; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
+h3 { font-size: 1.05rem; margin-bottom: .3rem; }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+th, td { padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
+td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+small { color: #555; display: block; } thead th { background: #f3f3f3; }
+svg, img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption { color: #444; font-size: .9rem; }
+.wide > svg, .wide > img { min-width: 44rem; }
+.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
+summary { cursor: pointer; margin: .6rem 0; } tr.differs th { background: #fff3d6; }
+"""
 
 
-def write_page(a: object, b: object) -> object:
-    """x"""
-    return b
+@dataclass(frozen=True)
+class _Shown:
+    """A run folder, as far as it is there."""
+
+    name: str
+    config: TrainConfig
+    history: list[dict[str, Any]]
+    results: dict[str, Any] | None
+    environment: dict[str, str]
+    examples: bytes | None
+
+    @property
+    def state(self) -> str:
+        stopped = self.history[-1]["stopped"] if self.history else ""
+        if stopped:
+            return f"stopped early: {stopped}"
+        if self.results is None:
+            return f"unfinished, epoch {len(self.history)} of {self.config.epochs}"
+        return "finished"
+
+
+def write_page(folders: Sequence[str | Path], path: str | Path) -> Path:
+    """Writes a report on the runs in these folders, finished or not, and returns its path.
+
+    The page has no script and loads nothing: a table of the runs, their curves over the training, accuracy against the
+    radius of the attack and by class, adversarial examples, what the monitors saw, configurations and environments.
+
+    Args:
+        folders: run folders, in the order in which to show them.
+        path: the file to write.
+
+    Raises:
+        FileNotFoundError: a folder is not that of a run; the message names it.
+        ValueError: no folders, or a file of a run that cannot be read; the message names it.
+    """
+    if not folders:
+        raise ValueError("a report needs at least one run")
+    paths = [Path(folder) for folder in folders]
+    runs = [_read(folder, name) for folder, name in zip(paths, _names(paths), strict=True)]
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(target, _page(runs).encode())
+    return target
+
+
+def _page(runs: Sequence[_Shown]) -> str:
+    begun = [(number, run.name, run.history) for number, run in enumerate(runs) if run.history]
+    judged = [(number, run.name, run.results) for number, run in enumerate(runs) if run.results is not None]
+    parts = ["<h1>Training runs</h1>", _runs_table(runs)]
+    if begun:
+        parts += ["<h2>Training</h2>", _wide(page_figures.curves(begun), "Each run over its epochs.")]
+    if judged:
+        caption = "Test accuracy under attacks of growing radius; dashed: the radius of the training."
+        parts += ["<h2>Accuracy against the radius</h2>", _wide(page_figures.robustness(judged), caption)]
+        parts += ["<h2>Accuracy by class</h2>", '<div class="panels">']
+        parts += [_figure(page_figures.by_class(found), escape(name)) for _, name, found in judged]
+        parts.append("</div>")
+    parts += _examples(runs)
+    parts += ["<h2>What the monitors saw</h2>", *(_findings(run) for run in runs)]
+    parts += ["<h2>Configuration</h2>", *_configuration(runs)]
+    parts += ["<h2>Environment</h2>", _environment(runs)]
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>fastat: {escape(', '.join(run.name for run in runs))}</title>\n<style>{_STYLE}</style>\n</head>\n"
+        "<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+    )
+
+
+def _runs_table(runs: Sequence[_Shown]) -> str:
+    attacks = list(dict.fromkeys(name for run in runs if run.results for name in run.results["accuracy"]))
+    head = ["run", "data, network", "training", "eps", *map(attack_title, attacks), "time per epoch", "state"]
+    rows = []
+    for run in runs:
+        config = run.config
+        title = run.results["dataset"] if run.results else config.data
+        seconds = [row["seconds"] for row in run.history]
+        cells = [
+            f"<td>{escape(title)}, {escape(models.title(config.model))}</td>",
+            f"<td>{escape(describe(config))}<small>{_trained(run)}</small></td>",
+            f"<td>{config.norm} {escape(format_eps(config.eps))}</td>",
+            *(_accuracy(run, name) for name in attacks),
+            f'<td class="number">{sum(seconds) / len(seconds):.2f} s</td>' if seconds else "<td></td>",
+            f"<td>{escape(run.state)}</td>",
+        ]
+        rows.append(f'<tr><th scope="row">{escape(run.name)}</th>{"".join(cells)}</tr>')
+    note = "Test accuracy with its 95% interval over the draw of the test images. Time: of the training steps alone."
+    return _table(head, rows) + f"<p><small>{note}</small></p>"
+
+
+def _trained(run: _Shown) -> str:
+    if run.results is None:
+        return f"{len(run.history)} epochs so far"
+    best = f", judged: the best, epoch {run.results['epoch']}" if run.results["which"] == "best" else ""
+    return f"{len(run.history)} epochs{best}; {run.results['test_images']} test images"
+
+
+def _accuracy(run: _Shown, name: str) -> str:
+    found = run.results["accuracy"].get(name) if run.results else None
+    if found is None:
+        return "<td></td>"
+    low, high = found["low"], found["high"]
+    return f'<td class="number">{found["accuracy"]:.1%}<small>{low:.1%} to {high:.1%}</small></td>'
+
+
+def _examples(runs: Sequence[_Shown]) -> Iterable[str]:
+    shown = [run for run in runs if run.examples is not None]
+    if shown:
+        yield "<h2>Adversarial examples</h2>"
+    for run in shown:
+        assert run.examples is not None
+        content = base64.b64encode(run.examples).decode()
+        text = "Test images, the same under attack with the prediction, and the amplified difference"
+        image = f'<img alt="{text}" src="data:image/png;base64,{content}">'
+        yield _wide(image, escape(run.name))
+
+
+def _findings(run: _Shown) -> str:
+    found = [item for row in run.history for item in row["findings"]]
+    items = "".join(
+        f"<li>Step {item['step']}, {escape(item['monitor'])}: {escape(item['text'])}</li>" for item in found
+    )
+    return f"<h3>{escape(run.name)}</h3>" + (f"<ul>{items}</ul>" if items else "<p>Nothing.</p>")
+
+
+def _configuration(runs: Sequence[_Shown]) -> Iterable[str]:
+    """The fields in which the runs differ, then the others, folded away."""
+    values = [{field: _plain(value) for field, value in dataclasses.asdict(run.config).items()} for run in runs]
+    differing = [field for field in values[0] if len({found[field] for found in values}) > 1]
+    head = ["field", *(run.name for run in runs)]
+    if len(runs) > 1:
+        yield "<p>The runs differ in:</p>" if differing else "<p>All runs have one configuration.</p>"
+        yield _table(head, [_config_row(field, values, "differs") for field in differing]) if differing else ""
+    rest = [_config_row(field, values[:1], "") for field in values[0] if field not in differing]
+    yield f"<details><summary>{'What they share' if len(runs) > 1 else 'All fields'}</summary>"
+    yield _table(["field", "value"], rest) + "</details>"
+
+
+def _config_row(field: str, values: Sequence[Mapping[str, str]], kind: str) -> str:
+    cells = "".join(f"<td>{escape(found[field])}</td>" for found in values)
+    return f'<tr class="{kind}"><th scope="row">{escape(field)}</th>{cells}</tr>'
+
+
+def _environment(runs: Sequence[_Shown]) -> str:
+    names = list(dict.fromkeys(name for run in runs for name in run.environment))
+    rows = [
+        f'<tr><th scope="row">{escape(name)}</th>'
+        + "".join(f"<td>{escape(run.environment.get(name, ''))}</td>" for run in runs)
+        + "</tr>"
+        for name in names
+    ]
+    return _table(["", *(run.name for run in runs)], rows) if rows else "<p>Not recorded.</p>"
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
+    body = "\n".join(rows)
+    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>'
+
+
+def _figure(image: str, caption: str) -> str:
+    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
+
+
+def _wide(image: str, caption: str) -> str:
+    """A figure that a narrow window scrolls: it would be too small to read."""
+    return _figure(f'<div class="scroll wide">{image}</div>', caption)
+
+
+def _plain(value: object) -> str:
+    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many of their parents as it takes to tell them apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    for depth in range(1, max(len(part) for part in parts) + 1):
+        names = ["/".join(part[-depth:]) for part in parts]
+        if len(set(names)) == len(set(parts)):
+            break
+    return names
+
+
+def _read(folder: Path, name: str) -> _Shown:
+    if not (folder / CONFIG).exists():
+        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}")
+    examples = folder / "figures" / "adversarial_examples.png"
+    metrics = folder / METRICS
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
+    try:
+        return _Shown(
+            name,
+            config_from(_json(folder / CONFIG)),
+            [json.loads(line) for line in lines],
+            _json(folder / "results.json"),
+            _json(folder / "environment.json") or {},
+            examples.read_bytes() if examples.exists() else None,
+        )
+    except ValueError as error:
+        raise ValueError(f"a file in {folder} cannot be read: {error}") from error
+
+
+def _json(file: Path) -> Any:
+    """Its value, None if there is no such file."""
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file.name}: {error}") from error

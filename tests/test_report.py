@@ -10,15 +10,17 @@ from PIL import Image
 from fastat import data, models, report
 from fastat.config import TrainConfig, default_config
 from fastat.evaluation import Evaluation
-from fastat.report import find_examples, format_eps, results_json, results_table, write_figures
-from fastat.run import Network
+from fastat.figures import plot_curves
+from fastat.network import Network
+from fastat.report import find_examples, format_eps, judge, results_table
 
 HISTORY = [
     {
         "epoch": epoch,
         "train": {"loss": 1 / epoch, "adversarial": 0.5},
-        "test": {"clean": 0.9, "fgsm": 0.6, "pgd-20": 0.5},
-        "test_images": 16,
+        "val": {"clean": 0.9, "fgsm": 0.6, "pgd-20": 0.5},
+        "val_images": 16,
+        "seconds": 2.0 * epoch,
     }
     for epoch in (1, 2, 3)
 ]
@@ -27,7 +29,11 @@ HISTORY = [
 def network(config: TrainConfig, title: str = "digits", channels: int = 1) -> Network:
     torch.manual_seed(0)
     model = models.build(config.model, 10, channels, 0.3, 0.3).eval()
-    return Network(model, config, title, tuple("0123456789"), HISTORY)
+    return Network(model, config, title, tuple("0123456789"), HISTORY, 2, "best")
+
+
+def some_digits() -> data.Dataset:
+    return data.load("digits").test.subset(40, 0)
 
 
 @pytest.mark.parametrize(("eps", "text"), [(8 / 255, "8/255"), (0.1, "0.1"), (0.3, "0.3"), (0.0, "0"), (0.5, "0.5")])
@@ -36,24 +42,25 @@ def test_format_eps(eps, text):
 
 
 def test_figures_are_written(tmp_path):
-    test = data.load("digits").test
-    paths = write_figures(network(TrainConfig()), test, tmp_path / "figures")
-    assert [path.name for path in paths] == ["training_curves.png", "adversarial_examples.png", "accuracy_vs_eps.png"]
-    for path in paths:
-        with Image.open(path) as image:
+    names = judge(network(TrainConfig()), some_digits(), tmp_path)["figures"]
+    assert [Path(name).name for name in names] == [
+        "training_curves.png", "adversarial_examples.png", "accuracy_vs_eps.png",
+    ]  # fmt: skip
+    for name in names:
+        with Image.open(tmp_path / name) as image:
             assert image.width >= 1100
             assert len(image.convert("L").getcolors()) > 20  # not an empty canvas
 
 
 def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr(report, "plot_curves", lambda path, history, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_curves", lambda path, history, title, best: titles.append(title))
     monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
     monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
     test = data.make_dataset("CIFAR-10 (JPEG)", images, torch.arange(12) % 10, tuple("0123456789"))
     config = default_config("cifar10", model="small_cnn")
-    write_figures(network(config, "CIFAR-10 (JPEG)", 3), test, tmp_path)
+    judge(network(config, "CIFAR-10 (JPEG)", 3), test, tmp_path)
     assert len(titles) == 3
     for title in titles:
         assert "CIFAR-10 (JPEG), small CNN" in title
@@ -62,15 +69,14 @@ def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
 
 def test_titles_and_table_name_the_protocol(tmp_path, monkeypatch):
     titles = []
-    monkeypatch.setattr(report, "plot_curves", lambda path, history, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_curves", lambda path, history, title, best: titles.append(title))
     monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
     monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
     trained = network(default_config("digits", "hr", attack="n-fgsm", label_noise=0.1))
-    write_figures(trained, data.load("digits").test, tmp_path)
+    results = judge(trained, some_digits(), tmp_path)
     training = "HR (alpha 0.05, r 0.1) on N-FGSM, 10% of the training labels flipped"
     assert all(training in title for title in titles)
-    results = results_json(trained, Evaluation("linf", 0.1, 500, {"clean": 0.9}), tmp_path / "r.json")
-    assert f"500 test images, 3 epochs of {training}" in results_table(results)
+    assert f"40 test images, 3 epochs of {training}, the best of them epoch 2" in results_table(results)
 
 
 def test_examples_are_what_they_say():
@@ -94,14 +100,19 @@ def test_a_network_that_gets_nothing_right_still_has_figures(tmp_path):
     with torch.no_grad():
         trained.model.model[5].bias[0] -= 1000
     assert find_examples(trained, wrong).true == []
-    assert len(write_figures(trained, wrong, tmp_path)) == 3
+    results = judge(trained, wrong, tmp_path)
+    assert len(results["figures"]) == 3
+    assert results["by_class"]["accuracy"]["clean"] == [0.0] + [None] * 9
 
 
-def test_table_and_results(tmp_path: Path):
-    accuracy = {"clean": 0.98, "fgsm": 0.9, "pgd-20": 0.85, "pgd-50x10": 0.84}
-    config = default_config("cifar10")
-    found = results_json(network(TrainConfig()), Evaluation("linf", config.eps, 500, accuracy), tmp_path / "r.json")
-    assert json.loads((tmp_path / "r.json").read_text()) == found
+def test_table_and_results(tmp_path: Path, monkeypatch):
+    right = {"clean": 490, "fgsm": 450, "pgd-20": 425, "pgd-50x10": 420}
+    correct = {name: torch.arange(500) < count for name, count in right.items()}
+    monkeypatch.setattr(report, "evaluate", lambda *_, **__: Evaluation("linf", 8 / 255, correct))
+    test = data.load("digits").train.subset(500, 0)
+    found = judge(network(TrainConfig()), test, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == found
+    assert (found["seconds"], found["seconds_per_epoch"]) == (12.0, 4.0)
     text = results_table(found)
     assert "digits, small CNN, linf eps 8/255" in text
     assert "500 test images, 3 epochs" in text
@@ -109,3 +120,9 @@ def test_table_and_results(tmp_path: Path):
     assert rows[0][:3] == ["none", "(clean)", "98.0%"]
     assert rows[2] == ["PGD-20", "85.0%", "81.6%", "to", "87.9%"]
     assert rows[3][0] == "PGD-50x10"
+
+
+def test_curves_without_validation_images(tmp_path):
+    history = [{**row, "val": {}, "val_images": 0} for row in HISTORY]
+    plot_curves(tmp_path / "curves.png", history, "title")
+    assert (tmp_path / "curves.png").exists()

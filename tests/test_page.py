@@ -1,0 +1,177 @@
+"""The report page: well-formed, complete in itself, true to the runs, and fit for hostile names."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from test_training import TINY
+
+from fastat import data
+from fastat.cli import main
+from fastat.page import write_page
+from fastat.report import judge
+from fastat.training import train
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Tags that close, rows that fit their heads, sources, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.text, self.sources, self.tables = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.sources += [found[name] for name in ("src", "href", "xlink:href") if name in found]
+        assert tag != "script"
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append(0)
+        if tag in ("td", "th"):
+            self.tables[-1][-1] += 1
+        if tag == "img":
+            assert found["alt"]
+
+    def handle_startendtag(self, tag, attributes):
+        found = dict(attributes)
+        self.sources += [found[name] for name in ("src", "href", "xlink:href") if name in found]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, text):
+        self.text.append(text)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A finished run, one of another norm and protocol, and one that is not finished."""
+    root = tmp_path_factory.mktemp("runs")
+    configs = {
+        "plain": TINY,
+        "l2": replace(TINY, protocol="hr", objective="holistic", norm="l2"),
+    }
+    for name, config in configs.items():
+        network = train(config, root / name)
+        judge(network, data.load("digits").test.subset(30, 0), root / name)
+    shutil.copytree(root / "plain", root / "open")
+    (root / "open" / "results.json").unlink()
+    (root / "open" / "environment.json").unlink()
+    shutil.rmtree(root / "open" / "figures")
+    return root
+
+
+def test_page_is_whole(runs, tmp_path):
+    names = ["plain", "l2", "open"]
+    text = write_page([runs / name for name in names], tmp_path / "page.html").read_text()
+    page = Page(text)
+    assert all(source.startswith(("#", "data:image/png;base64,")) for source in page.sources)
+    for table in page.tables:
+        assert len(set(table)) == 1
+    shown = " ".join(page.text)
+    for name in names:
+        assert name in page.text
+    results = json.loads((runs / "l2" / "results.json").read_text())
+    assert f"{results['accuracy']['pgd-50x10']['accuracy']:.1%}" in shown
+    for word in (
+        "HR (alpha 0.05, r 0.1) on PGD-2",
+        "unfinished, epoch 2 of 2",
+        "Nothing.",
+        "torch",
+        "norm",
+        "finished",
+    ):
+        assert word in shown
+
+
+def test_same_runs_same_page(runs, tmp_path):
+    first = write_page([runs / "plain", runs / "l2"], tmp_path / "a.html").read_bytes()
+    assert write_page([runs / "plain", runs / "l2"], tmp_path / "b.html").read_bytes() == first
+    assert write_page([str(runs / "l2")], tmp_path / "new" / "c.html").exists()
+
+
+def test_hostile_names(runs, tmp_path):
+    folder = tmp_path / "<script>alert(1)$x$"
+    shutil.copytree(runs / "plain", folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["classes"][3] = "<b>$three</b>"
+    results["dataset"] = "a & b"
+    (folder / "results.json").write_text(json.dumps(results))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["findings"] = [{"monitor": "robust overfitting", "step": 3, "text": "1 < 2 & so on"}]
+    rows[-1]["stopped"] = "no <better>"
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = Page(write_page([folder, runs / "l2"], tmp_path / "page.html").read_text())
+    shown = " ".join(page.text)
+    assert "Step 3, robust overfitting: 1 < 2 & so on" in shown
+    assert "a & b, small CNN" in shown
+    assert "stopped early: no <better>" in shown
+    assert "alert(1)" in shown
+
+
+def test_folders_of_one_name_are_told_apart(runs, tmp_path):
+    for seed in ("s0", "s1"):
+        shutil.copytree(runs / "plain", tmp_path / seed / "run")
+    page = Page(write_page([tmp_path / "s0" / "run", tmp_path / "s1" / "run"], tmp_path / "page.html").read_text())
+    assert {"s0/run", "s1/run"} <= set(page.text)
+
+
+def test_a_run_before_its_first_epoch(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(asdict(TINY)))
+    page = Page(write_page([tmp_path / "run"], tmp_path / "page.html").read_text())
+    assert "unfinished, epoch 0 of 2" in page.text
+
+
+def test_many_classes_show_the_weakest(runs, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "plain", folder)
+    results = json.loads((folder / "results.json").read_text())
+    values = [i / 200 for i in range(200)]
+    results["classes"] = [f"class {i}" for i in range(200)]
+    results["by_class"] = {"images": [1] * 200, "accuracy": {name: values for name in results["accuracy"]}}
+    (folder / "results.json").write_text(json.dumps(results))
+    page = Page(write_page([folder], tmp_path / "page.html").read_text())
+    assert {"class 0", "class 19"} <= set(page.text)
+    assert "class 20" not in page.text
+
+
+def test_errors(runs, tmp_path):
+    with pytest.raises(ValueError, match="at least one run"):
+        write_page([], tmp_path / "page.html")
+    with pytest.raises(FileNotFoundError, match=r"is not the folder of a run: it has no config\.json"):
+        write_page([tmp_path], tmp_path / "page.html")
+    shutil.copytree(runs / "plain", tmp_path / "broken")
+    (tmp_path / "broken" / "results.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken cannot be read: results\.json: "):
+        write_page([tmp_path / "broken"], tmp_path / "page.html")
+    with pytest.raises(SystemExit, match=r"error: .*config\.json"):
+        main(["report", str(tmp_path)])
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_results_by_class_are_counts(runs):
+    results = json.loads((runs / "plain" / "results.json").read_text(), parse_constant=pytest.fail)
+    test = data.load("digits").test.subset(30, 0)
+    network = train(TINY, runs / "plain")
+    with torch.no_grad():
+        right = network.model(test.pixels()).argmax(1) == test.labels
+    images = results["by_class"]["images"]
+    assert images == torch.bincount(test.labels, minlength=10).tolist()
+    for label in range(10):
+        own = right[test.labels == label]
+        found = results["by_class"]["accuracy"]["clean"][label]
+        assert found == (pytest.approx(float(own.float().mean())) if len(own) else None)
+    assert results["accuracy"]["clean"]["accuracy"] == pytest.approx(float(right.float().mean()))
+    assert len(results["curve"]["eps"]) == len(results["curve"]["accuracy"]) == 9
+    assert (results["which"], results["epoch"]) == (network.which, network.epoch)

@@ -61,9 +61,12 @@ def test_batch_size_and_order_do_not_matter():
     model, x = small_network(), torch.rand(40, 1, 8, 8)
     y = model.eval()(x).argmax(1)
     whole = evaluate(model, x, y, 0.05)
-    assert evaluate(model, x, y, 0.05, batch_size=7) == whole
+    parts = evaluate(model, x, y, 0.05, batch_size=7)
     order = torch.randperm(40)
-    assert evaluate(model, x[order], y[order], 0.05, sample_ids=order) == whole
+    permuted = evaluate(model, x[order], y[order], 0.05, sample_ids=order)
+    for name, correct in whole.correct.items():
+        assert parts.correct[name].equal(correct)
+        assert permuted.correct[name].equal(correct[order])
     assert 0 < whole.accuracy["pgd-20"] < 1
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastat.arguments import compute_dtype
+
 _ops = torch.ops.fastat
 holistic = _ops.holistic
 benign_cross_entropy = _ops.benign_cross_entropy
@@ -38,8 +40,7 @@ torch.library.register_autograd("fastat::holistic", _holistic_backward, setup_co
 
 @torch.library.register_fake("fastat::benign_cross_entropy")
 def _benign_cross_entropy_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    loss = logits.new_empty(logits.shape[0], dtype=compute)
+    loss = logits.new_empty(logits.shape[0], dtype=compute_dtype(logits))
     return loss, torch.empty_like(logits), torch.empty_like(loss)
 
 

@@ -25,6 +25,7 @@ from fastat.arguments import (
     check_data,
     check_like,
     class_labels,
+    compute_dtype,
     integer_labels,
     per_sample,
     row_major_or_channels_last,
@@ -344,8 +345,7 @@ def _random_start_fake(x: Tensor, *_: object) -> Tensor:
 
 @torch.library.register_fake("fastat::attack_loss")
 def _attack_loss_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    return logits.new_empty(logits.shape[0], dtype=compute), torch.empty_like(logits)
+    return logits.new_empty(logits.shape[0], dtype=compute_dtype(logits)), torch.empty_like(logits)
 
 
 def _save_loss_gradient(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:

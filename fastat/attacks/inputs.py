@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastat import ops
-from fastat.arguments import integer_labels
+from fastat.arguments import compute_dtype, integer_labels
 from fastat.engine import LossFunction, Model, Objective, unwrapped
 from fastat.threat import Bounds, Norm, check_bounds, check_norm, check_size
 
@@ -101,7 +101,7 @@ def prepare(
     check_size(eps, "eps", x.shape[0], check_values=validate)
     check_size(step_size, "step_size", x.shape[0], check_values=validate)
     _check_loss(loss, targets)
-    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    dtype = compute_dtype(x)
     pixels = x.detach().to(dtype)
     mean = std = None
     if normalization is not None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_like, check_logits, check_number, class_labels
+from fastat.arguments import check_number, logits_pair
 
 
 def mart_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, lam: float = 5.0) -> Tensor:
@@ -30,13 +29,9 @@ def mart_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, lam: float = 5.0) -
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    check_logits(logits)
-    check_like(logits_adv, logits, "logits_adv")
     check_number(lam, "lam")
-    labels = class_labels(y, logits, "y")
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    adversarial, index = logits_adv.to(compute), labels[:, None]
-    log_p, log_q = logits.log_softmax(1, dtype=compute), adversarial.log_softmax(1)
+    clean, adversarial, labels = logits_pair(logits, logits_adv, y)
+    log_p, log_q, index = clean.log_softmax(1), adversarial.log_softmax(1), labels[:, None]
     strongest = adversarial.scatter(1, index, -math.inf).argmax(1, keepdim=True)
     log_rest = adversarial.scatter(1, strongest, -math.inf).logsumexp(1) - adversarial.logsumexp(1)
     boosted = F.nll_loss(log_q, labels, reduction="none") - log_rest

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_like, check_logits, check_number, class_labels
+from fastat.arguments import check_number, logits_pair
 
 
 def trades_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0) -> Tensor:
@@ -27,10 +26,7 @@ def trades_loss(logits: Tensor, logits_adv: Tensor, y: Tensor, beta: float = 6.0
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    check_logits(logits)
-    check_like(logits_adv, logits, "logits_adv")
     check_number(beta, "beta")
-    labels = class_labels(y, logits, "y")
-    compute = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    log_p, log_q = logits.log_softmax(1, dtype=compute), logits_adv.log_softmax(1, dtype=compute)
+    clean, adversarial, labels = logits_pair(logits, logits_adv, y)
+    log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
     return F.nll_loss(log_p, labels) + beta * F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)

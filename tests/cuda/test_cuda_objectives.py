@@ -14,9 +14,9 @@ from cuda_cases import (
     assert_contrast,
     captured,
     gpu,
-    logits_case,
     products_case,
 )
+from loss_cases import logits_case
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 

@@ -16,11 +16,6 @@ from fastat.threat import check_size
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-def compute_dtype(t: Tensor) -> torch.dtype:
-    """The precision in which data of this type are worked on: float64 for float64, else float32."""
-    return torch.float64 if t.dtype == torch.float64 else torch.float32
-
-
 def check_data(t: Tensor, name: str) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
@@ -44,6 +39,11 @@ def check_like(t: Tensor, other: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be on {other.device}, got {t.device}")
 
 
+def compute_dtype(t: Tensor) -> torch.dtype:
+    """What the ops compute in for this data."""
+    return torch.float64 if t.dtype == torch.float64 else torch.float32
+
+
 def per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tensor | None]:
     """A radius or step size as the ops take it: a number, or one per sample in the compute type."""
     check_size(value, name, x.shape[0])
@@ -51,8 +51,7 @@ def per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tens
         return float(value), None
     if value.device != x.device:
         raise ValueError(f"{name} must be on {x.device}, got {value.device}")
-    compute = compute_dtype(x)
-    return 0.0, value.detach().to(compute).expand(x.shape[0])
+    return 0.0, value.detach().to(compute_dtype(x)).expand(x.shape[0])
 
 
 def integer_labels(y: Tensor, data: Tensor, name: str) -> Tensor:
@@ -82,6 +81,15 @@ def check_logits(logits: Tensor, name: str = "logits") -> None:
     check_data(logits, name)
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"{name} must be [B, C] with C >= 2, got {list(logits.shape)}")
+
+
+def logits_pair(logits: Tensor, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean and adversarial logits ``[B, C]`` in the compute type, and their labels."""
+    check_logits(logits)
+    check_like(logits_adv, logits, "logits_adv")
+    labels = class_labels(y, logits, "y")
+    compute = compute_dtype(logits)
+    return logits.to(compute), logits_adv.to(compute), labels
 
 
 def check_number(value: object, name: str, above: bool = False) -> float:

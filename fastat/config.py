@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastat import data, models
+from fastat.differences import differences
 from fastat.objectives.benign import Positives
 from fastat.objectives.holistic import Order
 from fastat.protocols import PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
@@ -235,12 +236,7 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
 
 def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Descriptions "field: old -> new" of where two configurations differ."""
-    names = [field.name for field in dataclasses.fields(TrainConfig)]
-    return [
-        f"{name}: {getattr(old, name)!r} -> {getattr(new, name)!r}"
-        for name in sorted(names)
-        if getattr(old, name) != getattr(new, name)
-    ]
+    return differences(dataclasses.asdict(old), dataclasses.asdict(new))
 
 
 def _check_protocol(config: TrainConfig) -> None:

@@ -40,23 +40,8 @@ torch.library.register_autograd("fastat::holistic", _holistic_backward, setup_co
 
 @torch.library.register_fake("fastat::benign_cross_entropy")
 def _benign_cross_entropy_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    compute = compute_dtype(logits)
-    loss = logits.new_empty(logits.shape[0], dtype=compute)
+    loss = logits.new_empty(logits.shape[0], dtype=compute_dtype(logits))
     return loss, torch.empty_like(logits), torch.empty_like(loss)
-
-
-def _save_gradient(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    ctx.save_for_backward(output[1])
-    ctx.mark_non_differentiable(output[1], output[2])
-
-
-def _benign_backward(ctx: Any, grad_loss: Tensor, *_: object) -> tuple[Tensor | None, ...]:
-    refuse_second_derivatives()
-    (grad,) = ctx.saved_tensors
-    return (grad_loss.unsqueeze(1) * grad).to(grad.dtype), None, None
-
-
-torch.library.register_autograd("fastat::benign_cross_entropy", _benign_backward, setup_context=_save_gradient)
 
 
 @torch.library.register_fake("fastat::scale_rows")

@@ -345,8 +345,7 @@ def _random_start_fake(x: Tensor, *_: object) -> Tensor:
 
 @torch.library.register_fake("fastat::attack_loss")
 def _attack_loss_fake(logits: Tensor, *_: object) -> tuple[Tensor, Tensor]:
-    compute = compute_dtype(logits)
-    return logits.new_empty(logits.shape[0], dtype=compute), torch.empty_like(logits)
+    return logits.new_empty(logits.shape[0], dtype=compute_dtype(logits)), torch.empty_like(logits)
 
 
 def _save_loss_gradient(ctx: Any, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:

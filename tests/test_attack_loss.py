@@ -8,20 +8,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loss_cases import logits_case
 
 from fastat import ops, reference
-
-
-def case(kind, rows, classes, dtype=torch.float32, seed=0, scale=3.0):
-    g = torch.Generator().manual_seed(seed)
-    logits = (scale * torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
-    y = torch.randint(classes, (rows,), generator=g)
-    extra = {}
-    if kind == "dlr_targeted":
-        extra["targets"] = (y + 1 + torch.randint(classes - 1, (rows,), generator=g)) % classes
-    if kind == "kl":
-        extra["reference"] = (logits.double() + torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
-    return logits, y, extra
 
 
 def in_double(extra):
@@ -39,7 +28,7 @@ def in_double(extra):
     ],
 )
 def test_agrees_with_the_exact_twin(kind, classes, dtype):
-    logits, y, extra = case(kind, 9, classes, dtype)
+    logits, y, extra = logits_case(kind, 9, classes, dtype)
     loss, grad = ops.attack_loss(logits, y, kind, **extra)
     exact_loss, exact_grad = reference.attack_loss(logits.double(), y, kind, **in_double(extra))
     assert loss.dtype == (torch.float64 if dtype == torch.float64 else torch.float32) and grad.dtype == dtype
@@ -53,7 +42,7 @@ def test_agrees_with_the_exact_twin(kind, classes, dtype):
 @settings(max_examples=50, deadline=None)
 @given(rows=st.integers(1, 6), classes=st.integers(4, 40), seed=st.integers(0, 2**31), scale=st.floats(0.01, 30))
 def test_agrees_over_shapes_and_scales(kind, rows, classes, seed, scale):
-    logits, y, extra = case(kind, rows, classes, torch.float32, seed, scale)
+    logits, y, extra = logits_case(kind, rows, classes, torch.float32, seed, scale)
     loss, grad = ops.attack_loss(logits, y, kind, **extra)
     exact_loss, exact_grad = reference.attack_loss(logits.double(), y, kind, **in_double(extra))
     torch.testing.assert_close(loss.double(), exact_loss, rtol=3e-6, atol=3e-6)
@@ -63,7 +52,7 @@ def test_agrees_over_shapes_and_scales(kind, rows, classes, seed, scale):
 
 
 def test_a_row_of_many_classes():
-    logits, y, _ = case("ce", 3, 100_000)
+    logits, y, _ = logits_case("ce", 3, 100_000)
     loss, grad = ops.attack_loss(logits, y)
     exact_loss, exact_grad = reference.attack_loss(logits.double(), y)
     torch.testing.assert_close(loss.double(), exact_loss, rtol=1e-6, atol=0)
@@ -89,7 +78,7 @@ def test_cross_entropy_of_a_sure_model_keeps_its_digits():
 
 @pytest.mark.parametrize("kind", ops.LOSS_KINDS)
 def test_nan_stays_in_its_row(kind):
-    logits, y, extra = case(kind, 5, 12)
+    logits, y, extra = logits_case(kind, 5, 12)
     clean = ops.attack_loss(logits, y, kind, **extra)
     logits[2, 7] = math.nan
     loss, grad = ops.attack_loss(logits, y, kind, **extra)
@@ -119,13 +108,13 @@ def test_ties(kind):
 
 @pytest.mark.parametrize("kind", ops.LOSS_KINDS)
 def test_gradcheck(kind):
-    logits, y, extra = case(kind, 4, 6, torch.float64)
+    logits, y, extra = logits_case(kind, 4, 6, torch.float64)
     logits.requires_grad_()
     assert torch.autograd.gradcheck(lambda z: ops.attack_loss(z, y, kind, **extra)[0], logits, atol=1e-6)
 
 
 def test_backward_scales_rows():
-    logits, y, _ = case("ce", 5, 7)
+    logits, y, _ = logits_case("ce", 5, 7)
     logits.requires_grad_()
     weight = torch.rand(5)
     loss, grad = ops.attack_loss(logits, y)
@@ -135,14 +124,14 @@ def test_backward_scales_rows():
 
 
 def test_second_derivatives_are_refused():
-    logits, y, _ = case("ce", 5, 7)
+    logits, y, _ = logits_case("ce", 5, 7)
     logits.requires_grad_()
     with pytest.raises(RuntimeError, match="differentiable once"):
         torch.autograd.grad(ops.attack_loss(logits, y)[0].sum(), logits, create_graph=True)
 
 
 def test_strides_labels_and_empty():
-    logits, y, _ = case("ce", 6, 8)
+    logits, y, _ = logits_case("ce", 6, 8)
     expected = ops.attack_loss(logits, y)
     for other in (logits.T.contiguous().T, torch.cat([logits, logits], 1)[:, :8]):
         loss, grad = ops.attack_loss(other, y.to(torch.int32))
@@ -177,7 +166,7 @@ def test_errors_name_the_argument(change, error, message):
 
 @pytest.mark.parametrize("kind", ops.LOSS_KINDS)
 def test_opcheck_and_compile(kind):
-    logits, y, extra = case(kind, 4, 6)
+    logits, y, extra = logits_case(kind, 4, 6)
     args = (logits.requires_grad_(), y, ops.LOSS_KINDS.index(kind), extra.get("targets"), extra.get("reference"))
     torch.library.opcheck(torch.ops.fastat.attack_loss.default, args)
     compiled = torch.compile(

@@ -1,7 +1,6 @@
 """Memorization and influence: the formulas, the stacked training, resumption, and the command."""
 
 import json
-import os
 from dataclasses import replace
 from itertools import pairwise
 
@@ -9,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from killing import Killed, kill_at_write
 from torch import nn
 
-from fastat import checkpoint, data
+from fastat import data
 from fastat.config import TrainConfig
 from fastat.data import Split
 from fastat.evaluation import evaluate
@@ -170,27 +170,13 @@ def test_mislabelled_samples_are_memorized():
     assert found.atypical_train(0.5)[planted_here].all()
 
 
-class Killed(BaseException):
-    """Nothing in the library catches this: as sudden as a kill, but within the process."""
-
-
 @pytest.mark.parametrize(("call", "trained_again"), [(0, [2, 4]), (1, [2, 4]), (2, [])])
 def test_killed_around_any_write(tmp_path, monkeypatch, call, trained_again):
     split = some_digits()
     settings = {"recipe": QUICK, "models_at_once": 2}
     estimate(split, small_cnn, 6, **settings).save(tmp_path / "whole.npz")
-    replace_file, calls = os.replace, iter(range(100))
-
-    def kill_at(*names):
-        number = next(calls)
-        if number == call and call % 2:
-            raise Killed
-        replace_file(*names)
-        if number == call:
-            raise Killed
-
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint.os, "replace", kill_at)
+        kill_at_write(patched, call)
         with pytest.raises(Killed):
             estimate(split, small_cnn, 6, folder=tmp_path / "run", **settings)
     trained = []

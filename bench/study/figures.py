@@ -71,8 +71,7 @@ def _promise(cells: Cells) -> Figure | None:
     panels = _panels(cells, lambda cell: cell.width == WIDTHS[cell.data])
     if not panels:
         return None
-    rows = [noise for noise in NOISES if any(panel[1] == noise for panel in panels)]
-    columns = [data for data in DATASETS if any(panel[0] == data for panel in panels)]
+    rows, columns = _rows_and_columns(panels)
     figure = Figure(figsize=(max(9.5, 2.2 + 4.3 * len(columns)), 1.4 + 3.6 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False, sharey=True)
     for i, noise in enumerate(rows):
@@ -155,8 +154,7 @@ def _budgets(cells: Cells) -> Figure | None:
     panels = _panels(cells, lambda cell: cell.arm == PLAIN.name and cell.width == WIDTHS[cell.data])
     if not panels:
         return None
-    rows = [noise for noise in NOISES if any(panel[1] == noise for panel in panels)]
-    columns = [data for data in DATASETS if any(panel[0] == data for panel in panels)]
+    rows, columns = _rows_and_columns(panels)
     figure = Figure(figsize=(max(9.5, 1 + 4.3 * len(columns)), 1.2 + 3.4 * len(rows)), layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     for i, noise in enumerate(rows):
@@ -249,6 +247,12 @@ def _panels(cells: Cells, chosen: Callable[[Cell], bool]) -> list[tuple[str, flo
     """Pairs (dataset, flipped) of the chosen cells, in the order of the study."""
     there = {(cell.data, cell.noise) for cell in cells if chosen(cell)}
     return [(data, noise) for data in DATASETS for noise in NOISES if (data, noise) in there]
+
+
+def _rows_and_columns(panels: Sequence[tuple[str, float]]) -> tuple[list[float], list[str]]:
+    """Shares of flipped labels and datasets that have a panel, in the order of the study."""
+    rows = [noise for noise in NOISES if any(panel[1] == noise for panel in panels)]
+    return rows, [data for data in DATASETS if any(panel[0] == data for panel in panels)]
 
 
 def _dumbbell(axes: Axes, y: float, own: Spread, test: Spread) -> None:

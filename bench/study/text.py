@@ -202,18 +202,12 @@ def _width(cells: Cells) -> str:
 
 
 def _overfitting(cells: Cells, quick: bool) -> str:
-    arms = {arm.name for arm in (PLAIN, *BY_R)}
-    places = {(cell.data, cell.noise) for cell in cells if cell.arm == BY_R[0].name}
-    chosen = _ordered(
-        cells,
-        lambda cell: cell.arm in arms and (cell.data, cell.noise) in places and _at_usual_width(cell),
-    )
     rows = [
         [*_place(cell), percent(Spread(tuple(max(row["robust"] for row in outcome.rows) for outcome in found))),
          percent(final(found, robust)),
          percent(Spread(tuple(outcome.gap for outcome in found))),
          f"{_rise(found):+.3f}", f"{_error(found, quick):.1%}"]
-        for cell, found in chosen
+        for cell, found in _beside_plain(cells, BY_R)
     ]  # fmt: skip
     head = ["data", "flipped", "training", "best robust accuracy", "final", "gap", "final test loss less its lowest",
             "standard error"]  # fmt: skip
@@ -232,16 +226,10 @@ def _error(found: Sequence[Outcome], quick: bool) -> float:
 
 
 def _benign(cells: Cells) -> str:
-    arms = {arm.name for arm in (PLAIN, *BENIGN)}
-    places = {(cell.data, cell.noise) for cell in cells if cell.arm == BENIGN[0].name}
-    chosen = _ordered(
-        cells,
-        lambda cell: cell.arm in arms and (cell.data, cell.noise) in places and _at_usual_width(cell),
-    )
     rows = [
         [*_place(cell), percent(final(found, clean)),
          percent(final(found, robust))]
-        for cell, found in chosen
+        for cell, found in _beside_plain(cells, BENIGN)
     ]  # fmt: skip
     head = ["data", "flipped", "training", "clean", "robust"]
     return "## Benign adversarial training (gamma 1)\n\n" + table(head, rows) if rows else ""
@@ -274,6 +262,15 @@ def _covered(cells: Cells) -> str:
 
 def _at_usual_width(cell: Cell) -> bool:
     return cell.width == WIDTHS[cell.data]
+
+
+def _beside_plain(cells: Cells, arms: Sequence[Arm]) -> list[tuple[Cell, list[Outcome]]]:
+    """The cells of these arms and of plain training, wherever the first of the arms was run."""
+    names = {arm.name for arm in (PLAIN, *arms)}
+    places = {(cell.data, cell.noise) for cell in cells if cell.arm == arms[0].name}
+    return _ordered(
+        cells, lambda cell: cell.arm in names and (cell.data, cell.noise) in places and _at_usual_width(cell)
+    )
 
 
 def _ordered(cells: Cells, chosen: Callable[[Cell], bool]) -> list[tuple[Cell, list[Outcome]]]:

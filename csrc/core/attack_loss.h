@@ -14,8 +14,8 @@
 // infinite.
 //
 // Beside ce, in the same pass, the weight of benign adversarial training (Xu et al.): exp(-gamma max_{t != y} p_t)
-// where the model predicts another class than y, else 1. It is the largest
-// probability that counts there, exp(0)/sum. The exponent ends at -80, so that a sum of weights is never 0.
+// where the model predicts another class than y, else 1. It is the largest probability that counts there, exp(0)/sum.
+// The exponent ends at -80, so that a sum of weights is never 0.
 #pragma once
 
 #include "elementary.h"

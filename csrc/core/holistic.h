@@ -68,7 +68,15 @@ FASTAT_HD double mean_gap(const Team& team, const Atoms<T>& atoms, int64_t n) {
   return sums<1, double>(team, n, [=](int64_t i, auto v) { v[0] += atoms.mass(i) * atoms.gap(i); })[0];
 }
 
-// m: the atoms' mean gap.
+// m, here and in divergence(): the atoms' mean gap.
+template <class Team, class T>
+FASTAT_HD double variance_of(const Team& team, const Atoms<T>& atoms, int64_t n, double m) {
+  return sums<1, double>(team, n, [=](int64_t i, auto v) {
+    const double d = atoms.gap(i) - m;
+    v[0] += atoms.mass(i) * (d * d);
+  })[0];
+}
+
 template <class Team, class T>
 FASTAT_HD Divergence divergence(const Team& team, const Atoms<T>& atoms, int64_t n, double m, double c) {
   const double unit = 1.0 / (c + m);
@@ -153,6 +161,14 @@ FASTAT_HD T smallest_beyond(T low_number, T high_number, const F& first_beyond) 
   return number_of<T>(high);
 }
 
+// The answer of a first_beyond for which holds(j) says whether candidate j has it.
+template <int K, class F>
+FASTAT_HD int count_without(const F& holds) {
+  int without = 0;
+  for (int j = 0; j < K; ++j) without += !holds(j);
+  return without;
+}
+
 // hd: the smallest loss T such that more than k losses are at most T.
 template <class Team, class T>
 FASTAT_HD T trimming_threshold(const Team& team, const T* losses, int64_t n, T lowest, T top, double k) {
@@ -163,9 +179,7 @@ FASTAT_HD T trimming_threshold(const Team& team, const T* losses, int64_t n, T l
       const T loss = losses[i];
       unrolled<tried>([&](auto j) { v[j] += loss <= at.v[j]; });
     });
-    int without = 0;
-    for (int j = 0; j < tried; ++j) without += !(counts[j] > k);
-    return without;
+    return count_without<tried>([&](int j) { return counts[j] > k; });
   });
 }
 
@@ -224,9 +238,7 @@ FASTAT_HD double cut_of_gaps(const Team& team, const Atoms<T>& atoms, int64_t n,
       Candidates<double, tried> thresholds;
       for (int j = 0; j < tried; ++j) thresholds.v[j] = at.v[j];
       cuts_at<tried>(team, atoms, n, c, thresholds, found);
-      int without = 0;
-      for (int j = 0; j < tried; ++j) without += !holds(found[j], at.v[j]);
-      return without;
+      return count_without<tried>([&](int j) { return holds(found[j], at.v[j]); });
     });
     const T* losses = atoms.losses;
     const T lowest = -std::numeric_limits<T>::infinity();
@@ -306,10 +318,7 @@ FASTAT_HD void holistic_hd(const Team& team, const HolisticBatch<T>& batch, Atom
   }
   const Atoms<T> fixed = atoms;
   const double m = mean_gap(team, fixed, n);
-  const double variance = sums<1, double>(team, n, [=](int64_t i, auto v) {
-    const double d = fixed.gap(i) - m;
-    v[0] += fixed.mass(i) * (d * d);
-  })[0];
+  const double variance = variance_of(team, fixed, n, m);
   double c = 1e300;  // no divergence: p = q
   if (batch.r > no_divergence && variance > 0.0) {
     // log v + u <= 0 and sum q u^2/v <= variance/(c (c + m)): G <= r from here on.
@@ -331,10 +340,7 @@ FASTAT_HD void holistic_hr(const Team& team, const HolisticBatch<T>& batch, Atom
   if (alpha >= rest || two_atoms <= batch.r) return put_on_largest(team, batch, top, top, count);
   const Atoms<T> whole = atoms;
   const double m = mean_gap(team, whole, n);
-  const double variance = sums<1, double>(team, n, [=](int64_t i, auto v) {
-    const double d = whole.gap(i) - m;
-    v[0] += whole.full * (d * d);
-  })[0];
+  const double variance = variance_of(team, whole, n, m);
   Thresholds<T> t{top, top, lowest, top, 0.0, 0.0};  // not neighbours yet: the first use searches
   const double upper = sqrt(variance / expm1_of(batch.r));
   const double log_c = solve_divergence(batch.r, upper, [&](double c) {

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastat import objective_ops as ops
-from fastat.arguments import check_data, check_logits, check_number, class_labels, integer_labels
+from fastat.arguments import check_data, check_logits, check_number, class_labels, compute_dtype, integer_labels
 from fastat.distributed import Group, first_of, gather_parts, gathered, sizes_of
 
 Positives = Literal["outside", "inside"]
@@ -96,7 +96,7 @@ def discrimination_loss(
         raise ValueError(f"y must fit in 32 bits, got labels from {int(labels.min())} to {int(labels.max())}")
     check_number(tau, "tau", above=True)
     with torch.autocast(features.device.type, enabled=False):
-        wide = features if features.dtype == torch.float64 else features.float()
+        wide = features.to(compute_dtype(features))
         return _Discrimination.apply(_normalized(wide), labels, 1.0 / tau, positives == "inside", group)
 
 

@@ -136,7 +136,7 @@ def certificate(n: int, r: float) -> float:
     """
     if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
         raise ValueError(f"n must be an integer >= 1, got {n!r}")
-    return -math.expm1(-_check_budget(r, "r") * n)
+    return -math.expm1(-check_number(r, "r") * n)
 
 
 class _HolisticCrossEntropy(torch.autograd.Function):

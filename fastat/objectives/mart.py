@@ -7,8 +7,8 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_number
-from fastat.objectives.pairs import Reduction, checked_pair, reduced
+from fastat.arguments import check_number, logits_pair
+from fastat.objectives.reduction import Reduction, reduced
 
 
 def mart_loss(
@@ -33,7 +33,7 @@ def mart_loss(
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    clean, adversarial, labels = checked_pair(logits, logits_adv, y)
+    clean, adversarial, labels = logits_pair(logits, logits_adv, y)
     check_number(lam, "lam")
     index = labels[:, None]
     log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_number
-from fastat.objectives.pairs import Reduction, checked_pair, reduced
+from fastat.arguments import check_number, logits_pair
+from fastat.objectives.reduction import Reduction, reduced
 
 
 def trades_loss(
@@ -37,7 +37,7 @@ def trades_loss(
     Raises:
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
-    clean, adversarial, labels = checked_pair(logits, logits_adv, y)
+    clean, adversarial, labels = logits_pair(logits, logits_adv, y)
     check_number(beta, "beta")
     log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
     fit = F.cross_entropy(clean, labels, label_smoothing=label_smoothing, reduction="none")

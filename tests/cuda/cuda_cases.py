@@ -31,19 +31,6 @@ def problem(norm, shape, dtype=torch.float32, seed=0):
     return ops.project_((x + 0.05 * noise).to(dtype), x, EPS[norm], norm), grad, x
 
 
-def logits_case(kind, rows, classes, dtype=torch.float32, seed=0):
-    """Logits, labels and the keyword arguments of this kind, on the CPU."""
-    g = torch.Generator().manual_seed(seed)
-    logits = (3 * torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
-    y = torch.randint(classes, (rows,), generator=g)
-    extra = {}
-    if kind == "dlr_targeted":
-        extra["targets"] = (y + 1 + torch.randint(classes - 1, (rows,), generator=g)) % classes
-    if kind == "kl":
-        extra["reference"] = (logits.double() + torch.randn(rows, classes, generator=g, dtype=torch.float64)).to(dtype)
-    return logits, y, extra
-
-
 def losses_case(kind, n, dtype=torch.float32, seed=0):
     """Losses of a batch, on the CPU: ties everywhere, all equal, most of them zero, or one that dwarfs the others."""
     losses = torch.empty(n, dtype=torch.float64).exponential_(generator=torch.Generator().manual_seed(seed))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_cases import DEVICE, NORMS, norms
+from cuda_cases import DEVICE, NORMS, captured, norms
 
 import fastat
 from fastat import fgsm, models, ops, pgd
@@ -81,13 +81,7 @@ def test_a_whole_attack_in_one_graph(norm, exact_model):
     def attack():
         return pgd(model, x, y, EPS[norm], steps=5, norm=norm, seed=seed, validate=False)
 
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        attack()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        x_adv = attack()
+    graph, x_adv = captured(attack)
     for value in (2, 3):
         seed.fill_(value)
         x.copy_(torch.rand_like(x))

@@ -17,13 +17,13 @@ from cuda_cases import (
     assert_step,
     copy64,
     gpu,
-    logits_case,
     losses_case,
     misaligned,
     problem,
     products_case,
     step_of,
 )
+from loss_cases import logits_case
 
 import fastat
 from fastat import ops, reference

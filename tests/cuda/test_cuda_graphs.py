@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from cuda_cases import DELAY, DEVICE, EPS, NORMS, SIZE, captured, gpu, logits_case, problem, step_of
+from cuda_cases import DELAY, DEVICE, EPS, NORMS, SIZE, captured, gpu, problem, step_of
+from loss_cases import logits_case
 
 from fastat import ops
 

@@ -14,9 +14,9 @@ from cuda_cases import (
     assert_contrast,
     captured,
     gpu,
-    logits_case,
     products_case,
 )
+from loss_cases import logits_case
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
@@ -264,7 +264,7 @@ def test_opcheck():
     for op, arguments in (
         (ops.holistic, (losses.clone().requires_grad_(), 0.05, 0.1, None, None, 0)),
         (ops.holistic, (losses, 0.0, 0.0, budget, budget, 1)),
-        (ops.benign_cross_entropy, (logits.requires_grad_(), y, 1.0)),
+        (ops.benign_cross_entropy, (logits, y, 1.0)),
         (ops.scale_rows, (products, losses, one)),
         (ops.contrast_rows_, (sums.clone(), products[2:4], labels, 1, 2, 10.0, False)),
         (ops.contrast_gradient_, (products.clone()[2:4], labels, sums, one, 2, 10.0, True)),

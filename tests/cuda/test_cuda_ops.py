@@ -14,11 +14,11 @@ from cuda_cases import (
     assert_loss,
     assert_step,
     gpu,
-    logits_case,
     norms,
     problem,
     step_of,
 )
+from loss_cases import logits_case
 
 from fastat import ops, reference
 

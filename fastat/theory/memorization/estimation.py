@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fastat.checkpoint import write_bytes
 from fastat.data import Dataset, Split
+from fastat.differences import differences
 from fastat.interrupt import interrupts_deferred
 from fastat.network import choose_device
 from fastat.theory.memorization.display import Display, estimation_display
@@ -201,13 +202,7 @@ def _write(file: Path, settings: dict[str, Any], done: _Done) -> None:
 def _read(file: Path, settings: dict[str, Any]) -> _Done:
     names = tuple(field.name for field in dataclasses.fields(Outcomes))
     found = read_npz(file, ("settings", "seconds", *names))
-    old = json.loads(str(found["settings"]))
-    differing = [
-        f"{field}: {old.get(field)!r} -> {settings.get(field)!r}"
-        for field in sorted(old.keys() | settings.keys())
-        if old.get(field) != settings.get(field)
-    ]
-    if differing:
+    if differing := differences(json.loads(str(found["settings"])), settings):
         raise ValueError(
             f"{file.parent} holds networks of other settings ({'; '.join(differing)}): "
             f"choose another folder, or delete this one"

@@ -16,6 +16,7 @@ from fastat import data
 from fastat.checkpoint import write_json
 from fastat.config import check_config, default_config
 from fastat.data import Dataset, Split
+from fastat.differences import differences
 from fastat.evaluation import wilson_interval
 from fastat.network import Network
 from fastat.report import format_eps
@@ -126,9 +127,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check_same_command(file: Path, command: Mapping[str, Any]) -> None:
     """Raises ValueError if the file holds another command; the message names what differs."""
-    old = json.loads(file.read_text()) if file.exists() else command
-    differing = [f"{name}: {old[name]!r} -> {value!r}" for name, value in command.items() if old[name] != value]
-    if differing:
+    if file.exists() and (differing := differences(json.loads(file.read_text()), command)):
         raise ValueError(
             f"{file.parent} holds the results of another command ({'; '.join(differing)}): choose another folder"
         )

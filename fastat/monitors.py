@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 PROBE_EVERY = 100  # steps: a collapse is seen within 200 iterations
@@ -18,6 +19,21 @@ CATASTROPHIC, ROBUST, SKIPPED = "catastrophic overfitting", "robust overfitting"
 
 Accuracy = Mapping[str, float]
 """Accuracies by the names of :func:`fastat.evaluation.evaluate`: "fgsm" and one attack "pgd-STEPS" among them."""
+
+
+@dataclass
+class Watch:
+    """What the monitor of catastrophic overfitting remembers.
+
+    Attributes:
+        best: the best PGD accuracy of its probes so far.
+        collapsed: whether the last probe found the network collapsed.
+        rollbacks: how often the run went back.
+    """
+
+    best: float = 0.0
+    collapsed: bool = False
+    rollbacks: int = 0
 
 
 def pgd_of(accuracy: Accuracy) -> float:

@@ -135,8 +135,10 @@ def uses_channels_last(config: TrainConfig, device: torch.device) -> bool:
     return config.channels_last == "on" or (config.channels_last == "auto" and device.type == "cuda")
 
 
-CONFIG, METRICS, CHECKPOINT, BEST = "config.json", "metrics.jsonl", "checkpoint.pt", "best.pt"
-"""Files of a run folder: what is trained, a line per epoch, all that the run needs to go on, the best network."""
+CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
+"""Files of a run folder: what is trained, on what, and a line per epoch."""
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
+"""Files of a run folder: all that the run needs to go on, and the network of its best epoch."""
 
 
 def _file_of(folder: Path, which: Which | None) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 from fastat import models, page_figures
 from fastat.checkpoint import write_bytes
 from fastat.config import TrainConfig, config_from
-from fastat.network import CONFIG, METRICS
+from fastat.network import CONFIG, ENVIRONMENT, METRICS
 from fastat.protocols import describe
 from fastat.report import attack_title, format_eps
 
@@ -230,7 +230,7 @@ def _read(folder: Path, name: str) -> _Shown:
             config_from(_json(folder / CONFIG)),
             [json.loads(line) for line in lines],
             _json(folder / "results.json"),
-            _json(folder / "environment.json") or {},
+            _json(folder / ENVIRONMENT) or {},
             examples.read_bytes() if examples.exists() else None,
         )
     except ValueError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -16,30 +15,16 @@ from torch import Tensor, nn
 
 from fastat import data, info
 from fastat.averaging import average_of
-from fastat.checkpoint import load_checkpoint, save_checkpoint, write_json, write_json_lines
+from fastat.checkpoint import load_checkpoint, write_json, write_json_lines
 from fastat.config import ConfigError, TrainConfig, check_config, config_from, differing_fields
 from fastat.data import AnyDataset, Dataset, Split, channel_statistics, flip_labels, held_out
-from fastat.distributed import Group, gather_parts, rank_of, size_of
+from fastat.distributed import Group, rank_of, size_of
 from fastat.keyed import derive_seed
-from fastat.monitors import PROBE_IMAGES, best_epoch
-from fastat.network import BEST, CHECKPOINT, CONFIG, METRICS, Network, Which, build_model, network_state, place
+from fastat.monitors import PROBE_IMAGES, Watch
+from fastat.network import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, place
+from fastat.saving import restore, save_best
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
-
-
-@dataclass
-class Watch:
-    """What the monitor of catastrophic overfitting remembers.
-
-    Attributes:
-        best: the best PGD accuracy of its probes so far.
-        collapsed: whether the last probe found the network collapsed.
-        rollbacks: how often the run went back.
-    """
-
-    best: float = 0.0
-    collapsed: bool = False
-    rollbacks: int = 0
 
 
 @dataclass
@@ -169,13 +154,14 @@ def open_run(
     )
     start_epoch(run)
     if (folder / CHECKPOINT).exists():
-        _restore(run, load_checkpoint(folder / CHECKPOINT))
-    if rank_of(group) == 0 and not run.over:
+        restore(run, load_checkpoint(folder / CHECKPOINT))
+    if rank_of(group) == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, dataclasses.asdict(config))
-        write_json(folder / "environment.json", {**info.describe(), "processes": str(size_of(group))})
+        if not run.over:
+            write_json(folder / ENVIRONMENT, {**info.describe(), "processes": str(size_of(group))})
         write_json_lines(folder / METRICS, run.history)
-        _save_best(run)
+        save_best(run)
     return run
 
 
@@ -201,63 +187,6 @@ def start_epoch(run: Run) -> None:
     run.findings = []
 
 
-def save_run(run: Run) -> None:
-    """Writes the checkpoint, then what is copied from it: metrics.jsonl, and best.pt after the best epoch.
-
-    With a group all its processes call this, and the first one writes.
-    """
-    delta = run.delta
-    if delta is not None and run.group is not None:
-        delta = gather_parts(delta, [len(delta)] * run.group.size(), run.group)
-    if rank_of(run.group) > 0:
-        return
-    state = {
-        **network_state(run.config, run.train_set, run.model),
-        "average": None if run.average is None else run.average.state_dict(),
-        "optimizer": run.optimizer.state_dict(),
-        "delta": delta,
-        "history": run.history,
-        "epoch": run.epoch,
-        "step": run.step,
-        "losses": run.losses,
-        "hits": run.hits,
-        "seconds": run.seconds,
-        "findings": run.findings,
-        "watch": dataclasses.asdict(run.watch),
-        "sound": run.sound,
-        "stopped": run.stopped,
-    }
-    save_checkpoint(run.folder / CHECKPOINT, state)
-    write_json_lines(run.folder / METRICS, run.history)
-    _save_best(run)
-
-
-def as_network(run: Run) -> Network:
-    """The network of a run that is over: of the best epoch or of the last one, as the configuration selects."""
-    best = best_epoch(run.history)
-    if run.config.select == "last" or best is None:
-        return _network(run, run.epoch, "last")
-    if best + 1 != run.epoch:
-        run.judged.load_state_dict(load_checkpoint(run.folder / BEST)["model"])
-    return _network(run, best + 1, "best")
-
-
-def snapshot(run: Run) -> dict[str, Any]:
-    """A copy of the weights, their average and the optimizer's state, for :func:`go_back`."""
-    average = None if run.average is None else run.average.state_dict()
-    state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "average": average}
-    return copy.deepcopy(state)
-
-
-def go_back(run: Run) -> None:
-    """Puts the weights, their average and the optimizer where the last sound probe found them."""
-    sound = copy.deepcopy(run.sound)
-    run.model.load_state_dict(sound["model"])
-    run.optimizer.load_state_dict(sound["optimizer"])
-    if run.average is not None:
-        run.average.load_state_dict(sound["average"])
-
-
 def check_same_config(folder: Path, config: TrainConfig) -> None:
     """Raises ValueError if the folder holds a run of another configuration; the message names the fields."""
     file = folder / CONFIG
@@ -277,11 +206,6 @@ def _load(config: TrainConfig, data_root: str | Path | None, download: bool, gro
     if download and group is not None and first:
         dist.barrier(group)
     return split
-
-
-def _network(run: Run, epoch: int, which: Which) -> Network:
-    title, classes = run.train_set.title, run.train_set.classes
-    return Network(run.judged.eval(), run.config, title, classes, run.history, epoch, which)
 
 
 def _batch_size(config: TrainConfig, images: int) -> int:
@@ -313,31 +237,3 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
         nesterov=config.nesterov,
         fused=True,  # a skipped step is then skipped on the device, without waiting for it
     )
-
-
-def _save_best(run: Run) -> None:
-    """Keeps the network if it has just finished its best epoch.
-
-    After the checkpoint of the end of that epoch, which has the same weights: whichever write a kill comes between,
-    the next start finds them, and no later epoch's weights stand under the name of an earlier one.
-    """
-    best = best_epoch(run.history)
-    if run.step > 0 or best is None or best + 1 != run.epoch:
-        return
-    state = network_state(run.config, run.train_set, run.judged)
-    save_checkpoint(run.folder / BEST, {**state, "history": run.history, "epoch": run.epoch})
-
-
-def _restore(run: Run, state: dict[str, Any]) -> None:
-    run.model.load_state_dict(state["model"])
-    if run.average is not None:
-        run.average.load_state_dict(state["average"])
-    run.optimizer.load_state_dict(state["optimizer"])
-    if run.delta is not None:
-        run.delta.copy_(state["delta"][run.part])
-    run.history = state["history"]
-    run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
-    run.losses.copy_(state["losses"])
-    run.hits.copy_(state["hits"])
-    run.findings, run.watch, run.sound = state["findings"], Watch(**state["watch"]), state["sound"]
-    run.stopped = state["stopped"]

@@ -22,7 +22,8 @@ from fastat.keyed import keyed_permutation
 from fastat.logs import EventLog
 from fastat.network import Network, choose_device
 from fastat.progress import Display, training_display
-from fastat.run import Run, as_network, go_back, open_run, save_run, snapshot, start_epoch
+from fastat.run import Run, open_run, start_epoch
+from fastat.saving import as_network, go_back, save_run, snapshot
 from fastat.step import train_step
 
 WATCHED = ("fgsm", "pgd-20")

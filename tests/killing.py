@@ -1,7 +1,10 @@
-"""Ends to a run from within its process, as sudden as a kill."""
+"""Ends to a run from within its process, as sudden as a kill, and what must be the same after one."""
 
+import json
 import os
+from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -40,7 +43,34 @@ def kill_at_step(monkeypatch, call: int) -> None:
     monkeypatch.setattr(training, "train_step", dying)
 
 
-def state_of(folder) -> dict[str, Tensor]:
+def assert_resumes(monkeypatch, config, folder, at: int) -> None:
+    """A run of this configuration that dies instead of a step ends as one that is left alone."""
+    training.train(config, folder / "whole")
+    with monkeypatch.context() as patched:
+        kill_at_step(patched, at)
+        with pytest.raises(Killed):
+            training.train(config, folder / "killed", checkpoint_every=0)
+    training.train(config, folder / "killed")
+    assert_same_run(folder / "whole", folder / "killed")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Equal to the bit, and the same metrics apart from the clock."""
+    first, second = state_of(one), state_of(other)
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+    assert metrics(one) == metrics(other)
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl without what the clock decides."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["seconds"], row["images_per_second"]
+    return rows
+
+
+def state_of(folder: Path) -> dict[str, Tensor]:
     """Weights, statistics, their average, momenta and the carried perturbation of the last checkpoint."""
     state = load_checkpoint(folder / "checkpoint.pt")
     found = dict(state["model"])

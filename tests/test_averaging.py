@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from killing import Killed, kill_at_step
-from test_training import TINY, assert_same_run
+from killing import assert_resumes
+from test_training import TINY
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -101,14 +101,7 @@ def test_the_equal_average_of_a_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("average", ["ema", "swa"])
 def test_resumed_to_the_bit(tmp_path, monkeypatch, average):
-    config = replace(TINY, average=average, swa_start=0.0)
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        kill_at_step(patched, 4)
-        with pytest.raises(Killed):
-            train(config, tmp_path / "killed", checkpoint_every=0)
-    train(config, tmp_path / "killed")
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_resumes(monkeypatch, replace(TINY, average=average, swa_start=0.0), tmp_path, 4)
 
 
 def test_the_best_network_is_the_average_of_its_epoch(tmp_path, monkeypatch):

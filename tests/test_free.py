@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from killing import Killed, kill_at_step
+from killing import assert_resumes
 from test_protocols import config_of
-from test_training import assert_same_run
 
 from fastat import step, training
 from fastat.checkpoint import load_checkpoint
@@ -80,11 +79,4 @@ def test_other_norms_keep_to_their_ball(tmp_path, norm):
 
 
 def test_resumed_to_the_bit_with_its_perturbation(tmp_path, monkeypatch):
-    config = replace(FREE, epochs=3, objective="holistic", protocol="hr")
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        kill_at_step(patched, 4)
-        with pytest.raises(Killed):
-            train(config, tmp_path / "killed", checkpoint_every=0)
-    train(config, tmp_path / "killed")
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_resumes(monkeypatch, replace(FREE, epochs=3, objective="holistic", protocol="hr"), tmp_path, 4)

@@ -4,8 +4,8 @@ import json
 from dataclasses import replace
 
 import pytest
-from killing import Killed, kill_at_step
-from test_training import TINY, assert_same_run
+from killing import Killed, assert_same_run, kill_at_step
+from test_training import TINY
 
 from fastat import monitors, step, training
 from fastat.checkpoint import load_checkpoint

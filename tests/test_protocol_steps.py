@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from killing import assert_same_run
 from test_protocols import config_of
-from test_training import assert_same_run
 
 from fastat import fgsm, pgd, random_start
 from fastat.awp import perturbed_weights

@@ -5,8 +5,7 @@ from typing import get_args
 import pytest
 import torch
 import torch.nn.functional as F
-from killing import Killed, kill_at_step, state_of
-from test_training import assert_same_run
+from killing import assert_resumes, state_of
 from torch import Tensor
 
 from fastat import fgsm, pgd, reference
@@ -147,13 +146,7 @@ def test_hr_without_budgets_is_plain_training(tmp_path):
 @pytest.mark.parametrize("protocol", ["hr", "bat"])
 def test_resumed_to_the_bit(tmp_path, monkeypatch, protocol):
     config = config_of(protocol, attack="n-fgsm", label_noise=0.1, width=8, schedule="multistep")
-    train(config, tmp_path / "whole")
-    with monkeypatch.context() as patched:
-        kill_at_step(patched, 4)
-        with pytest.raises(Killed):
-            train(config, tmp_path / "killed", checkpoint_every=0)
-    train(config, tmp_path / "killed")
-    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert_resumes(monkeypatch, config, tmp_path, 4)
     assert load_network(tmp_path / "killed").config == config
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from killing import Killed, kill_at_step, kill_at_write, state_of
+from killing import Killed, assert_same_run, kill_at_step, kill_at_write, metrics, state_of
 
 from fastat import data, training
 from fastat.attacks import pgd
@@ -27,21 +27,6 @@ from fastat.step import ATTACK, train_step
 from fastat.training import train
 
 TINY = TrainConfig(epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16)
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    """Equal to the bit, and the same metrics apart from the clock."""
-    first, second = state_of(one), state_of(other)
-    assert first.keys() == second.keys()
-    assert all(first[name].equal(second[name]) for name in first)
-    assert metrics(one) == metrics(other)
-
-
-def metrics(folder: Path) -> list[dict]:
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["seconds"], row["images_per_second"]
-    return rows
 
 
 @pytest.fixture(scope="module")

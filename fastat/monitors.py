@@ -14,6 +14,7 @@ from typing import Any
 
 PROBE_EVERY = 100  # steps: a collapse is seen within 200 iterations
 PROBE_IMAGES = 128
+_LASTING = 5  # epochs
 
 CATASTROPHIC, ROBUST, SKIPPED = "catastrophic overfitting", "robust overfitting", "skipped steps"
 
@@ -59,10 +60,11 @@ def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:
     return robust.index(max(robust))
 
 
-def new_robust_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None:
+def new_robust_overfitting(history: Sequence[Mapping[str, Any]], over: bool) -> str | None:
     """A sentence on how far the robust accuracy is below its best, if it is by more than chance would explain.
 
-    None also where an earlier epoch's findings, "monitor" and "text" each, have one: it is said once.
+    If it is so in each of the last five epochs, that is, or in the last one of a run that is over: a dip while the
+    learning rate is high is none. None also where an earlier epoch's findings have one: it is said once.
 
     The bound is 1.96 standard errors of the difference of two independent accuracies. They are of the same images,
     which makes it less likely to speak than a paired test would be; that the best is the best of many epochs makes it
@@ -71,13 +73,15 @@ def new_robust_overfitting(history: Sequence[Mapping[str, Any]]) -> str | None:
     best = best_epoch(history)
     if best is None or any(found["monitor"] == ROBUST for row in history for found in row["findings"]):
         return None
-    top, now, n = pgd_of(history[best]["val"]), pgd_of(history[-1]["val"]), history[-1]["val_images"]
+    recent = history[-1:] if over else history[-_LASTING:]
+    n, top, now = history[-1]["val_images"], pgd_of(history[best]["val"]), max(pgd_of(row["val"]) for row in recent)
     error = math.sqrt((top * (1 - top) + now * (1 - now)) / n)
-    if top - now <= 1.96 * error:
+    if top - now <= 1.96 * error or (len(history) - (best + 1) < _LASTING and not over):
         return None
+    last = pgd_of(history[-1]["val"])
     return (
-        f"PGD accuracy on the {n} validation images is {now:.1%} after epoch {history[-1]['epoch']}, "
-        f"{100 * (top - now):.1f} points below that of epoch {history[best]['epoch']}"
+        f"PGD accuracy on the {n} validation images is {last:.1%} after epoch {history[-1]['epoch']}, "
+        f"{100 * (top - last):.1f} points below that of epoch {history[best]['epoch']}"
     )
 
 

@@ -51,6 +51,8 @@ class _Shown:
         stopped = self.history[-1]["stopped"] if self.history else ""
         if stopped:
             return f"stopped early: {stopped}"
+        if self.results is None and len(self.history) == self.config.epochs:
+            return "trained, not judged"
         if self.results is None:
             return f"unfinished, epoch {len(self.history)} of {self.config.epochs}"
         return "finished"
@@ -179,14 +181,18 @@ def _config_row(field: str, values: Sequence[Mapping[str, str]], kind: str) -> s
 
 
 def _environment(runs: Sequence[_Shown]) -> str:
+    """Of each run, or one column where they are the same."""
     names = list(dict.fromkeys(name for run in runs for name in run.environment))
+    same = all(run.environment == runs[0].environment for run in runs)
+    shown = runs[:1] if same else runs
     rows = [
         f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{escape(run.environment.get(name, ''))}</td>" for run in runs)
+        + "".join(f"<td>{escape(run.environment.get(name, ''))}</td>" for run in shown)
         + "</tr>"
         for name in names
     ]
-    return _table(["", *(run.name for run in runs)], rows) if rows else "<p>Not recorded.</p>"
+    head = ["all runs"] if same and len(runs) > 1 else [run.name for run in shown]
+    return _table(["", *head], rows) if rows else "<p>Not recorded.</p>"
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ PROTOCOLS: Mapping[ProtocolName, Mapping[str, str | float]] = {
     "gradalign": {"attack": "fgsm", "grad_align": 0.2},  # Andriushchenko and Flammarion 2020
     "free": {"attack": "free"},  # Shafahi et al. 2019
     "trades": {"attack": "pgd-kl", "loss": "trades", "attack_mode": "eval"},  # Zhang et al. 2019
-    "mart": {"loss": "mart", "attack_mode": "eval"},  # Wang et al. 2020
+    "mart": {"loss": "mart", "attack_mode": "eval", "lr": 0.01},  # Wang et al. 2020
     "hr": {"objective": "holistic", "attack_mode": "eval"},  # Bennouna, Lucas, Van Parys 2023
     "bat": {"objective": "benign", "attack_mode": "eval"},  # Xu et al., benign adversarial training
 }
@@ -54,7 +54,8 @@ the samples and any objective over them, so HR on N-FGSM is ``protocol="hr", att
 ``protocol="bat", loss="trades", attack="pgd-kl"``.
 
 The mode of the network under attack is that of the authors' code, where there is some: Madry et al. and those who train
-in a single step attack in train mode, TRADES and MART in eval mode."""
+in a single step attack in train mode, TRADES and MART in eval mode. MART's learning rate is that of
+its authors too: its boosted cross-entropy has the larger gradients."""
 
 TrainingAttack = Callable[..., Tensor]
 """``(model, x, y, seed=, sample_ids=) -> x_adv``"""

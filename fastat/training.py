@@ -266,17 +266,18 @@ def _close_epoch(run: Run, display: Display, accuracy: dict[str, float], measure
     if skipped:
         text = f"{skipped} of {run.step} steps had an infinite or NaN gradient and were skipped"
         _report(run, display, monitors.SKIPPED, text)
-    if gap := monitors.new_robust_overfitting(run.history):
-        _report(run, display, monitors.ROBUST, gap)
-    run.epoch += 1
     run.stopped = run.stopped or _out_of_patience(run)
     row["stopped"] = run.stopped
+    over = bool(run.stopped) or len(run.history) == run.config.epochs
+    if gap := monitors.new_robust_overfitting(run.history, over):
+        _report(run, display, monitors.ROBUST, gap)
+    run.epoch += 1
     start_epoch(run)
     save_run(run)
 
 
 def _out_of_patience(run: Run) -> str:
     best, patience = monitors.best_epoch(run.history), run.config.patience
-    if best is None or patience is None or run.epoch - (best + 1) < patience:
+    if best is None or patience is None or len(run.history) - (best + 1) < patience:
         return ""
     return f"no better PGD accuracy on the validation images for {patience} epochs"

@@ -41,11 +41,17 @@ def test_best_epoch_is_the_first_of_equals():
 
 
 def test_robust_overfitting_is_said_once_and_not_for_noise():
-    assert new_robust_overfitting([row(0.5), row(0.45, epoch=2)]) is None
-    text = new_robust_overfitting([row(0.5), row(0.3, epoch=2)])
+    assert new_robust_overfitting([row(0.5), row(0.45, epoch=2)], over=True) is None
+    text = new_robust_overfitting([row(0.5), row(0.3, epoch=2)], over=True)
     assert "30.0% after epoch 2, 20.0 points below that of epoch 1" in text
     said = [{"monitor": monitors.ROBUST, "step": 1, "text": text}]
-    assert new_robust_overfitting([row(0.5), row(0.3, said), row(0.2)]) is None
+    assert new_robust_overfitting([row(0.5), row(0.3, said), row(0.2)], over=True) is None
+
+
+def test_a_dip_is_no_robust_overfitting_but_five_epochs_are():
+    assert new_robust_overfitting([row(0.5), *4 * [row(0.3)]], over=False) is None
+    assert new_robust_overfitting([row(0.5), *5 * [row(0.3)]], over=False) is not None
+    assert new_robust_overfitting([row(0.5), *3 * [row(0.3)], row(0.49), *3 * [row(0.3)]], over=False) is None
 
 
 def test_too_many_skipped():
@@ -211,4 +217,19 @@ def test_patience(tmp_path, monkeypatch):
     network = train(replace(SMALL, epochs=9, patience=2), tmp_path)
     assert len(network.history) == 4
     assert (network.epoch, network.which) == (2, "best")
+    assert not any(line["findings"] for line in network.history)
     assert network.stopped == "no better PGD accuracy on the validation images for 2 epochs"
+
+
+def test_robust_overfitting_of_a_run_is_reported_at_its_step(tmp_path, monkeypatch):
+    values = iter([0.9, 0.9, 0.1])
+
+    def accuracy(run, images, attacks, *, of=None):
+        value = next(values)
+        return {"clean": 0.9, "fgsm": value, "pgd-20": value}
+
+    monkeypatch.setattr(training, "_accuracy", accuracy)
+    network = train(SMALL, tmp_path)
+    (found,) = network.history[-1]["findings"]
+    assert (found["monitor"], found["step"]) == (monitors.ROBUST, 9)
+    assert "10.0% after epoch 3, 80.0 points below that of epoch 1" in found["text"]

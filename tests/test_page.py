@@ -85,7 +85,7 @@ def test_page_is_whole(runs, tmp_path):
     assert f"{results['accuracy']['pgd-50x10']['accuracy']:.1%}" in shown
     for word in (
         "HR (alpha 0.05, r 0.1) on PGD-2",
-        "unfinished, epoch 2 of 2",
+        "trained, not judged",
         "Nothing.",
         "torch",
         "norm",

@@ -17,7 +17,7 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test lint bench bench-table compare study cuda-all sanitize gpu clean
+.PHONY: demo test lint bench bench-table compare study cuda-all sanitize gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.extension
@@ -68,6 +68,10 @@ sanitize: $(VENV)/.dependencies
 
 gpu:
 	$(PYTHON) bench/gpu.py
+
+# Row 8: PGD training of PreAct ResNet-18 on CIFAR-10 beside the plain loop, resumed; FASTAT_DATA says where the data are.
+gpu-train:
+	$(PYTHON) -m bench.train_rate $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info fastat/*.so $(VENV)/.extension

@@ -105,8 +105,10 @@ def plot_examples(path: Path, examples: Examples, title: str) -> None:
         grid[row][0].set_ylabel(name, fontsize=12)
     for column, (true, predicted) in enumerate(zip(examples.true, examples.predicted, strict=True)):
         right = true == predicted
-        grid[0][column].set_title(true, fontsize=12)
-        grid[1][column].set_title(predicted, fontsize=12, color=GREEN if right else RED, fontweight="bold")
+        color = GREEN if right else RED
+        # a class may be called anything: its dollar signs are no formula
+        grid[0][column].set_title(true, fontsize=12, parse_math=False)
+        grid[1][column].set_title(predicted, fontsize=12, color=color, fontweight="bold", parse_math=False)
     figure.savefig(path, dpi=DPI)
 
 

@@ -34,6 +34,11 @@ svg, img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaptio
 summary { cursor: pointer; margin: .6rem 0; } tr.differs th { background: #fff3d6; }
 """
 
+_ROW = ("epoch", "lr", "train", "val", "seconds", "findings", "stopped")
+_RESULTS = (
+    "dataset", "norm", "eps", "test_images", "epoch", "which", "accuracy", "curve", "classes", "by_class",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class _Shown:
@@ -92,7 +97,7 @@ def _page(runs: Sequence[_Shown]) -> str:
         caption = "Test accuracy under attacks of growing radius; dashed: the radius of the training."
         parts += ["<h2>Accuracy against the radius</h2>", _wide(page_figures.robustness(judged), caption)]
         parts += ["<h2>Accuracy by class</h2>", '<div class="panels">']
-        parts += [_figure(page_figures.by_class(found), escape(name)) for _, name, found in judged]
+        parts += [_figure(page_figures.by_class(*run), escape(run[1])) for run in judged]
         parts.append("</div>")
     parts += _examples(runs)
     parts += ["<h2>What the monitors saw</h2>", *(_findings(run) for run in runs)]
@@ -230,24 +235,32 @@ def _read(folder: Path, name: str) -> _Shown:
     examples = folder / "figures" / "adversarial_examples.png"
     metrics = folder / METRICS
     lines = metrics.read_text().splitlines() if metrics.exists() else []
+    results = folder / "results.json"
     try:
         return _Shown(
             name,
-            config_from(_json(folder / CONFIG)),
-            [json.loads(line) for line in lines],
-            _json(folder / "results.json"),
-            _json(folder / ENVIRONMENT) or {},
+            config_from(_object(folder / CONFIG, (folder / CONFIG).read_text(), [])),
+            [_object(metrics, line, _ROW) for line in lines],
+            _object(results, results.read_text(), _RESULTS) if results.exists() else None,
+            _environment_of(folder / ENVIRONMENT),
             examples.read_bytes() if examples.exists() else None,
         )
     except ValueError as error:
         raise ValueError(f"a file in {folder} cannot be read: {error}") from error
 
 
-def _json(file: Path) -> Any:
-    """Its value, None if there is no such file."""
-    if not file.exists():
-        return None
+def _environment_of(file: Path) -> dict[str, str]:
+    return _object(file, file.read_text(), []) if file.exists() else {}
+
+
+def _object(file: Path, text: str, keys: Sequence[str]) -> dict[str, Any]:
+    """The JSON object in the text of the file, or in a line of it, with the keys that the page shows."""
     try:
-        return json.loads(file.read_text())
+        value = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{file.name}: holds no JSON object")
+    if missing := [key for key in keys if key not in value]:
+        raise ValueError(f"{file.name}: lacks {', '.join(missing)}; another version of fastat may have written it")
+    return value

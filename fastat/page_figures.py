@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -19,6 +20,7 @@ _COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")  # Okabe a
 _DASHES = ("-", "--", ":", "-.")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _MOST_CLASSES = 20
+_MOST_LETTERS = 18
 _ROBUST, _CLEAN = "#0072B2", "#A6CBE3"
 
 Numbered = Sequence[tuple[int, str, Any]]
@@ -47,7 +49,7 @@ def curves(histories: Numbered) -> str:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     loss.set_ylim(bottom=0)
     _legend(figure, histories)
-    return _svg(figure)
+    return _svg(figure, "curves", "Training loss, learning rate, clean and PGD-20 validation accuracy by epoch")
 
 
 def robustness(results: Numbered) -> str:
@@ -68,16 +70,22 @@ def robustness(results: Numbered) -> str:
         axes.set_xlim(left=0)
         label_axes(axes, label, f"accuracy under {of_norm[0]['curve']['attack'].upper()}")
     _legend(figure, results)
-    return _svg(figure)
+    return _svg(figure, "robustness", "Accuracy against the radius of the attack")
 
 
-def by_class(result: Mapping[str, Any]) -> str:
-    """Clean and robust accuracy of each class, or of the twenty least robust ones, as bars."""
+def by_class(number: int, name: str, result: Mapping[str, Any]) -> str:
+    """Clean and robust accuracy of each class, or of the twenty least robust ones, as bars.
+
+    Args:
+        number: of the run among all that the page shows.
+        name: of the run.
+        result: its results.json.
+    """
     robust_name = list(result["accuracy"])[-1]
     accuracy = result["by_class"]["accuracy"]
     rows = [
-        (name, clean, robust)
-        for name, clean, robust in zip(result["classes"], accuracy["clean"], accuracy[robust_name], strict=True)
+        (_short(label), clean, robust)
+        for label, clean, robust in zip(result["classes"], accuracy["clean"], accuracy[robust_name], strict=True)
         if clean is not None
     ]
     if len(rows) > _MOST_CLASSES:
@@ -87,13 +95,19 @@ def by_class(result: Mapping[str, Any]) -> str:
     places = list(range(len(rows)))
     axes.barh(places, [clean for _, clean, _ in rows], color=_CLEAN, label="clean", height=0.72)
     axes.barh(places, [robust for *_, robust in rows], color=_ROBUST, label="under attack", height=0.4)
-    axes.set_yticks(places, [name.replace("$", r"\$") for name, *_ in rows])
+    axes.set_yticks(places, [label.replace("$", r"\$") for label, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     label_axes(axes, f"accuracy ({robust_name.upper().replace('X', 'x')})", "")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10, frameon=False)
-    return _svg(figure)
+    return _svg(figure, f"classes{number}", f"Clean and robust accuracy by class, {name}")
+
+
+def _short(label: str) -> str:
+    """On one line, and cut where it would leave the bars no room."""
+    line = " ".join(label.split())
+    return line if len(line) <= _MOST_LETTERS else f"{line[: _MOST_LETTERS - 1]}…"
 
 
 def _style(number: int, points: int) -> dict[str, Any]:
@@ -120,10 +134,18 @@ def _percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _svg(figure: Figure) -> str:
-    """The drawing as an element: text that a browser sets, the same bytes for the same drawing."""
+def _svg(figure: Figure, key: str, text: str) -> str:
+    """The drawing as an element: text that a browser sets, the same bytes for the same drawing.
+
+    Args:
+        figure: the drawing.
+        key: starts the ids inside, which matplotlib numbers from 1 in every drawing and a page may have only once.
+        text: what a screen reader says.
+    """
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "fastat", "font.family": "sans-serif"}):
-        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-    text = stream.getvalue()
-    return text[text.index("<svg") :]
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    drawn = stream.getvalue()
+    for start in (' id="', ' xlink:href="#', "url(#"):
+        drawn = drawn.replace(start, f"{start}{key}-")
+    return f'<svg role="img" aria-label="{escape(text)}"' + drawn[drawn.index("<svg") + len("<svg") :]

@@ -116,7 +116,7 @@ def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], fo
     """Draws the figures into the folder "figures" and returns their names relative to the folder."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     config = network.config
-    title = f"{network.title}, {models.title(config.model)}"
+    title = f"{network.title}, {models.title(config.model)}".replace("$", r"\$")  # a folder's name is no formula
     threat = rf"{NORM_TITLES[config.norm]} $\epsilon$ = {format_eps(config.eps)}"
     names = [f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
     trained = f"{title}, {threat}\n{describe(config)}"

@@ -1,6 +1,7 @@
 """The report page: well-formed, complete in itself, true to the runs, and fit for hostile names."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -23,9 +24,12 @@ class Page(HTMLParser):
 
     def __init__(self, text: str) -> None:
         super().__init__()
-        self.open, self.text, self.sources, self.tables = [], [], [], []
+        self.open, self.text, self.sources, self.tables, self.ids = [], [], [], [], []
         self.feed(text)
         assert self.open == []
+        assert len(self.ids) == len(set(self.ids))
+        assert {source[1:] for source in self.sources if source[0] == "#"} <= set(self.ids)
+        assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(self.ids)
 
     def handle_starttag(self, tag, attributes):
         found = dict(attributes)
@@ -33,6 +37,9 @@ class Page(HTMLParser):
             self.open.append(tag)
         self.sources += [found[name] for name in ("src", "href", "xlink:href") if name in found]
         assert tag != "script"
+        self.ids += [found["id"]] if "id" in found else []
+        if tag == "svg":
+            assert found["role"] == "img" and found["aria-label"]
         if tag == "table":
             self.tables.append([])
         if tag == "tr":
@@ -44,6 +51,7 @@ class Page(HTMLParser):
 
     def handle_startendtag(self, tag, attributes):
         found = dict(attributes)
+        self.ids += [found["id"]] if "id" in found else []
         self.sources += [found[name] for name in ("src", "href", "xlink:href") if name in found]
 
     def handle_endtag(self, tag):
@@ -139,10 +147,11 @@ def test_many_classes_show_the_weakest(runs, tmp_path):
     results = json.loads((folder / "results.json").read_text())
     values = [i / 200 for i in range(200)]
     results["classes"] = [f"class {i}" for i in range(200)]
+    results["classes"][7] = "a class with a name\nmuch longer than the bars"
     results["by_class"] = {"images": [1] * 200, "accuracy": {name: values for name in results["accuracy"]}}
     (folder / "results.json").write_text(json.dumps(results))
     page = Page(write_page([folder], tmp_path / "page.html").read_text())
-    assert {"class 0", "class 19"} <= set(page.text)
+    assert {"class 0", "class 19", "a class with a na…"} <= set(page.text)
     assert "class 20" not in page.text
 
 
@@ -155,6 +164,19 @@ def test_errors(runs, tmp_path):
     (tmp_path / "broken" / "results.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken cannot be read: results\.json: "):
         write_page([tmp_path / "broken"], tmp_path / "page.html")
+    for file, content, message in (
+        ("results.json", "3", "holds no JSON object"),
+        ("results.json", '{"dataset": "digits"}', "lacks norm, eps, .*; another version of fastat may have written it"),
+        ("metrics.jsonl", '{"epoch": 1}\n', "lacks lr, train, val, "),
+        ("metrics.jsonl", "{\n", "Expecting property name"),
+        ("config.json", "[1]", "holds no JSON object"),
+        ("environment.json", "", "Expecting value"),
+    ):
+        other = tmp_path / f"{file} {len(content)}"
+        shutil.copytree(runs / "plain", other)
+        (other / file).write_text(content)
+        with pytest.raises(ValueError, match=f"cannot be read: {re.escape(file)}: {message}"):
+            write_page([other], tmp_path / "page.html")
     with pytest.raises(SystemExit, match=r"error: .*config\.json"):
         main(["report", str(tmp_path)])
     assert not (tmp_path / "page.html").exists()

@@ -1,6 +1,7 @@
 """Figures and the table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,11 @@ def test_figures_are_written(tmp_path):
         with Image.open(tmp_path / name) as image:
             assert image.width >= 1100
             assert len(image.convert("L").getcolors()) > 20  # not an empty canvas
+
+
+def test_names_with_dollars_are_no_formulas(tmp_path):
+    trained = replace(network(TrainConfig(), r"a$\b$c"), classes=("$x^$",) * 10)
+    assert len(judge(trained, some_digits(), tmp_path)["figures"]) == 3
 
 
 def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):

@@ -1,0 +1,133 @@
+"""PGD-10 adversarial training beside the plain PyTorch loop: images per second, and what the network is worth.
+
+``make gpu-train`` (``python -m bench.train_rate``): PreAct ResNet-18 on CIFAR-10, 30 epochs of ours, resumable, and a
+few hundred steps of the loop that people write, in strict float32 and as PyTorch comes (convolutions in TF32), in the
+same process one after the other. ``--quick`` is digits and the small CNN: a trial of the machinery, and on a CPU the
+overhead of the loop. Writes gpu-train-<device>.json to $OUT, else bench/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.eager import linf_step, random_start
+from bench.timing import device_name
+from fastat import data, info
+from fastat.checkpoint import write_json
+from fastat.config import TrainConfig, default_config
+from fastat.network import choose_device
+from fastat.report import judge
+from fastat.run import Run, open_run
+from fastat.training import train
+
+_WARM_UP = 5  # steps
+_TEST_IMAGES = 1000
+_QUICK: dict[str, Any] = {"epochs": 6}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Times both, trains, judges, writes."""
+    options = _parser().parse_args(arguments)
+    device = choose_device(options.device)
+    config = default_config("digits", **_QUICK) if options.quick else default_config("cifar10", epochs=options.epochs)
+    found: dict[str, Any] = {"device": device_name(device), "environment": info.describe(), "plain": {}}
+    for name, tf32 in (("strict float32", False), ("PyTorch's default", True)):
+        rate = plain_rate(config, options.out / "plain", device, tf32, options.steps)
+        found["plain"][name] = {"images_per_second": rate, "steps": options.steps}
+        print(f"plain loop, {name}: {rate:,.0f} images/s", flush=True)
+    torch.backends.cudnn.benchmark = True  # for ours as for theirs
+    network = train(config, options.out / "ours", device=device, checkpoint_every=60)
+    rows = network.history
+    rate = sum(row["images_per_second"] for row in rows[1:]) / max(1, len(rows) - 1)  # the first one also warms up
+    found["ours"] = {
+        "images_per_second": rate,
+        "seconds_of_steps": sum(row["seconds"] for row in rows),
+        "epochs": len(rows),
+        "model": config.model,
+    }
+    for name, plain in found["plain"].items():
+        plain["ours_is_faster_by"] = rate / plain["images_per_second"]
+        print(f"ours: {rate:,.0f} images/s, {plain['ours_is_faster_by']:.2f} times the plain loop's, {name}")
+    results = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
+    file = (options.out if options.quick else results) / f"gpu-train-{_file_name(found['device'])}.json"
+    write_json(file, found)  # before the judging, which takes its time too
+    test = data.load(config.data).test.subset(_TEST_IMAGES, 0).load().to(device)
+    found["accuracy"] = judge(network, test, options.out / "ours")["accuracy"]
+    write_json(file, found)
+    print(f"written: {file}")
+
+
+def plain_rate(config: TrainConfig, folder: Path, device: torch.device, tf32: bool, steps: int) -> float:
+    """Images per second of the textbook loop on the same network and data."""
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+    run = open_run(config, folder, None, device)
+    model = run.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    began = 0.0
+    for step, (x, y) in enumerate(_batches(run, config, steps + _WARM_UP)):
+        if step == _WARM_UP:
+            began = _now(device)
+        _plain_step(config, model, optimizer, x, y)
+    rate = steps * run.batch_size / (_now(device) - began)
+    torch.backends.cudnn.allow_tf32 = True
+    return rate
+
+
+def _plain_step(config: TrainConfig, model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """Madry et al. (2018) as it is usually written: in train mode throughout, gradients of the parameters and all."""
+    model.train()
+    x_adv = random_start(x, config.eps, "linf")
+    for _ in range(config.attack_steps):
+        x_adv = x_adv.detach().requires_grad_()
+        loss = F.cross_entropy(model(x_adv), y)
+        gradient = torch.autograd.grad(loss, x_adv)[0]
+        x_adv = linf_step(x_adv, gradient, x, 2.5 * config.eps / config.attack_steps, config.eps)
+    optimizer.zero_grad()
+    F.cross_entropy(model(x_adv.detach()), y).backward()
+    optimizer.step()
+
+
+def _batches(run: Run, config: TrainConfig, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pass after pass over the images, cropped and flipped by the same code as ours."""
+    given = 0
+    for epoch in range(steps):
+        order = torch.randperm(len(run.train_set))[: run.steps_per_epoch * run.batch_size]
+        for batch in run.train_set.batches(order, run.batch_size, augment=config.augment, epoch=epoch):
+            if given == steps:
+                return
+            given += 1
+            yield batch.x, batch.y
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _file_name(device: str) -> str:
+    return device.lower().replace(" ", "-").replace("/", "-")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m bench.train_rate", description=__doc__)
+    parser.add_argument("--epochs", type=int, default=30, help="of ours (default: 30)")
+    parser.add_argument("--steps", type=int, default=300, help="of each plain loop (default: 300)")
+    parser.add_argument("--device", help="cpu or cuda; by default the GPU if there is one")
+    parser.add_argument("--quick", action="store_true", help="digits and the small CNN")
+    parser.add_argument("--out", type=Path, default=Path("runs/train-rate"), help="folder of the runs")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -113,7 +113,7 @@ class Streamed:
             _Files(self.take(positions), augment, seed, epoch),
             batch_size,
             generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
-            num_workers=min(os.cpu_count() or 1, 8),
+            num_workers=min(_cores(), 8),
             pin_memory=device is not None and device.type == "cuda",
         )
         yield from loader
@@ -140,6 +140,11 @@ class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
             if self._augment == "crop-flip" and draws[-1] < 0.5:
                 image = transforms.hflip(image)
         return image, source.labels[position], number
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _uniform(number: Tensor, count: int, key: tuple[int, ...]) -> list[float]:

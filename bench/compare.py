@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import os
 import statistics
 from collections.abc import Mapping, Sequence
@@ -159,8 +160,12 @@ def _hold(name: str, contest: Contest, folder: Path) -> dict[str, Any]:
 
 
 def _outcome(config: TrainConfig, contest: Contest, folder: Path) -> dict[str, Any]:
-    """Trains the run, if it is not finished, and judges its networks."""
+    """Trains the run and judges its networks, each if that is not done."""
     check_same_config(folder, config)
+    file = folder / f"judged-on-{contest.test_size or 'all'}.json"
+    if file.exists():
+        kept: dict[str, Any] = json.loads(file.read_text())
+        return kept
     with contextlib.redirect_stdout(io.StringIO()):
         network = train(config, folder, device="cpu")
     test = data.load(config.data).test.subset(contest.test_size, 0).load()
@@ -178,6 +183,7 @@ def _outcome(config: TrainConfig, contest: Contest, folder: Path) -> dict[str, A
     found["seconds"] = [row["seconds"] for row in history]
     found["findings"] = [{**item, "seed": config.seed} for row in history for item in row["findings"]]
     found["test_images"] = len(test)
+    write_json(file, found)
     return found
 
 

@@ -124,12 +124,6 @@ def as_markdown(results: Mapping[str, Any]) -> str:
             shown = [_spread(row[which][kind]) for which in ("best", "last") for kind in ("clean", "robust")]
             shown.insert(2, f"{low:.1%} to {high:.1%}")
             lines.append(f"| {row['training']} | {' | '.join(shown)} | {row['seconds_per_epoch']:.2f} s |")
-        said = [
-            f"- {row['training']}, seed {found['seed']}: {found['text']}"
-            for row in contest["rows"]
-            for found in row["findings"]
-        ]
-        lines += ["", "What the monitors said:", "", *(said or ["- nothing"])]
     return "\n".join(lines) + "\n"
 
 
@@ -179,9 +173,7 @@ def _outcome(config: TrainConfig, contest: Contest, folder: Path) -> dict[str, A
             model, test.pixels(), test.labels, config.eps, config.norm, attacks=(_ATTACK,), sample_ids=test.ids
         )
         found[which] = {"clean": judged.accuracy["clean"], "robust": judged.accuracy[_ATTACK]}
-    history = network.history
-    found["seconds"] = [row["seconds"] for row in history]
-    found["findings"] = [{**item, "seed": config.seed} for row in history for item in row["findings"]]
+    found["seconds"] = [row["seconds"] for row in network.history]
     found["test_images"] = len(test)
     write_json(file, found)
     return found
@@ -198,7 +190,6 @@ def _row(config: TrainConfig, outcomes: Sequence[Mapping[str, Any]]) -> dict[str
         },
         "interval": wilson_interval(robust, outcomes[0]["test_images"]),
         "seconds_per_epoch": statistics.median(value for outcome in outcomes for value in outcome["seconds"]),
-        "findings": [item for outcome in outcomes for item in outcome["findings"]],
     }
 
 

@@ -40,6 +40,7 @@ def perturbed_weights(
         for buffer, before in buffers:
             buffer.copy_(before)
         steps = [_step(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
+        old_weights = [weight.clone() for weight in weights]
         for weight, step in zip(weights, steps, strict=True):
             weight.add_(step)
     torch.clear_autocast_cache()  # it may hold the weights as they were
@@ -47,8 +48,8 @@ def perturbed_weights(
         yield
     finally:
         with torch.no_grad():
-            for weight, step in zip(weights, steps, strict=True):
-                weight.sub_(step)
+            for weight, old, step in zip(weights, old_weights, steps, strict=True):
+                weight.copy_(old + (weight - (old + step)))  # exactly the old one where the optimizer did nothing
 
 
 def _step(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:

@@ -18,10 +18,10 @@ from typing import Any, Literal, get_args
 
 from fastat import data, info
 from fastat.config import ConfigError, TrainConfig, check_config, config_from, default_config
-from fastat.distributed import rank_of, torchrun_group
+from fastat.distributed import agreed, rank_of, torchrun_group
 from fastat.network import Network, choose_device, load_network
 from fastat.page import write_page
-from fastat.protocols import PROTOCOLS, ProtocolName
+from fastat.protocols import PROTOCOL_FIELDS, PROTOCOLS, ProtocolName
 from fastat.report import judge, results_table
 from fastat.run import check_same_config
 from fastat.training import train
@@ -43,7 +43,8 @@ class Train:
     config: Path | None = None
     """A config.json, of an earlier run for example, that has the defaults of the other flags."""
     out: Path | None = None
-    """Folder of the run; by default runs/ and a name that stands for the configuration."""
+    """Folder of the run, which the processes of torchrun share; by default runs/ and a name that stands for the
+    configuration."""
     data_root: Path | None = None
     """Folder with the datasets; by default the environment variable FASTAT_DATA."""
     download: bool = False
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             info.main()
     except ConfigError as error:
         raise SystemExit(f"error: --{_flag(error.field)}: {error}") from error
-    except (FileNotFoundError, FloatingPointError, ModuleNotFoundError, ValueError) as error:
+    except (FloatingPointError, ModuleNotFoundError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from where it was", file=sys.stderr)
@@ -203,14 +204,21 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
         known = ", ".join(get_args(ProtocolName))
         raise ConfigError("protocol", f"protocol must be one of {known}, got {named.protocol!r}")
     if given[:1] == ["train"] and named.config is not None:
-        file = Path(named.config)
-        if not file.exists():
-            raise FileNotFoundError(f"--config: there is no file {file}")
-        try:
-            return config_from(json.loads(file.read_text()))
-        except ValueError as error:
-            raise ValueError(f"--config: {file}: {error}") from error
+        return _saved(Path(named.config), named.protocol)
     return default_config(named.data or "digits", named.protocol or "pgd-at")
+
+
+def _saved(file: Path, protocol: ProtocolName | None) -> TrainConfig:
+    """The configuration in the file, or what another protocol makes of it."""
+    try:
+        config = config_from(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--config: {file}: {error}") from error
+    if protocol is None or protocol == config.protocol:
+        return config
+    fresh = default_config(config.data, protocol)
+    decided = {field: getattr(fresh, field) for field in (*PROTOCOL_FIELDS, "protocol")}
+    return dataclasses.replace(config, **decided)
 
 
 def _train(command: Train) -> None:
@@ -221,7 +229,7 @@ def _train(command: Train) -> None:
     network = None
     with torchrun_group(device) as group:
         first = rank_of(group) == 0
-        if not results.exists():
+        if not agreed(results.exists(), group, device):
             if first:
                 where = str(device) if group is None else f"{group.size()} processes"
                 print(f"training on {config.data}, {config.model}, on {where}; run folder {folder}", flush=True)
@@ -249,13 +257,16 @@ def _evaluate(command: Evaluate) -> None:
     # In a folder of its own: results.json beside the checkpoint says that the training is finished.
     beside = command.run if command.run.is_dir() else command.run.parent
     folder = beside / "evaluation" if command.out is None else command.out
-    _judge(network, folder, command.data_root, command.eval_size or network.config.eval_size)
+    size = network.config.eval_size if command.eval_size is None else command.eval_size
+    _judge(network, folder, command.data_root, size)
 
 
 def _judge(network: Network, folder: Path, data_root: Path | None, size: int | None) -> None:
     """Evaluates, draws, writes results.json, prints the table."""
     config = network.config
     device = next(network.model.parameters()).device
+    if size is not None and size < 1:
+        raise ConfigError("eval_size", f"eval_size must be at least 1, got {size}")
     whole = data.load(config.data, data_root).test
     if size is None and device.type == "cpu":
         size = _CPU_EVAL_SIZE
@@ -278,8 +289,8 @@ def _flag(field: str) -> str:
 
 def _one_line(box: str) -> str:
     """What tyro prints in a box over many lines."""
-    words = re.sub(r"[^\x00-\x7f]", " ", box).split()
-    return " ".join(words)
+    words = " ".join(re.sub(r"[^\x00-\x7f]", " ", box).split())
+    return re.sub(r" *(Argument helptext:|For full helptext).*", "", words)
 
 
 def _fractions(tyro: Any) -> Any:

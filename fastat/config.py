@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastat import data, models
@@ -58,7 +59,7 @@ class TrainConfig:
     """Step of the training attack, in the unit of eps; if not given 2.5 eps / steps, 1.25 eps for rs-fgsm, else eps."""
     attack_mode: Literal["eval", "train"] = "train"
     """Mode of the network under attack, as in the protocol's paper; in eval mode batch norm keeps its statistics clear
-    of the attack's iterates."""
+    of the attack's iterates. Attack free has no pass of its own, so no mode."""
     replays: int = 8
     """Attack free: steps on each batch in a row, each of which moves the weights and the perturbation."""
     label_smoothing: float = 0.0
@@ -187,6 +188,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 def check_config(config: TrainConfig) -> None:
     """Raises :class:`ConfigError` if a value is out of its range; the message names the field and the value."""
+    _check_types(config)
     for field, check in (("data", data.check_name), ("model", models.check_name)):
         try:
             check(getattr(config, field))
@@ -194,9 +196,6 @@ def check_config(config: TrainConfig) -> None:
             raise ConfigError(field, str(error)) from error
     fixed_width = config.model not in models.WITH_WIDTH
     _check(config, "width", config.width is None or not fixed_width, f"left out for {config.model}")
-    for field, kind in get_type_hints(TrainConfig).items():
-        if get_origin(kind) is Literal:
-            _check(config, field, getattr(config, field) in get_args(kind), f"one of {', '.join(get_args(kind))}")
     _check_protocol(config)
     for field in _AT_LEAST_0:
         value = getattr(config, field)
@@ -206,7 +205,7 @@ def check_config(config: TrainConfig) -> None:
         _check(config, field, math.isfinite(value) and value > 0, "a finite number above 0")
     for field in ("alpha", "label_noise", "label_smoothing", "ema_decay", "swa_start"):
         _check(config, field, 0 <= getattr(config, field) < 1, "in [0, 1)")
-    _check(config, "step_size", config.step_size is None or config.step_size > 0, "above 0")
+    _check(config, "step_size", config.step_size is None or 0 < config.step_size < math.inf, "finite and above 0")
     _check(config, "nesterov", not config.nesterov or config.momentum > 0, "off where momentum is 0")
     steps = config.milestones
     _check(config, "milestones", list(steps) == sorted(steps) and all(0 < t < 1 for t in steps), "rising, in (0, 1)")
@@ -223,15 +222,19 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
     """The configuration in a config.json or a checkpoint; a field it lacks has its default.
 
     Raises:
-        ValueError: it has a field that no configuration has.
+        ValueError: it is no mapping, or has a field that no configuration has, or a value of another type.
     """
+    if not isinstance(saved, Mapping):
+        raise ValueError(f"a configuration must be an object of fields, got {type(saved).__name__}")
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     if unknown := sorted(saved.keys() - known):
         raise ValueError(f"not fields of a configuration: {', '.join(unknown)}")
     values: dict[str, Any] = {
         field: tuple(value) if isinstance(value, list) else value for field, value in saved.items()
-    }
-    return TrainConfig(**values)
+    }  # JSON has lists only
+    config = TrainConfig(**values)
+    _check_types(config)
+    return config
 
 
 def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
@@ -240,12 +243,38 @@ def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
 
 
 def _check_protocol(config: TrainConfig) -> None:
-    """What a protocol's name says must hold: a configuration made with the name alone would train something else."""
-    fields = PROTOCOLS[config.protocol].keys()
-    for field in ("loss", "objective") if fields & {"loss", "objective"} else ("attack",):
-        value = PROTOCOLS[config.protocol].get(field, getattr(config, field))
-        rule = f"{value} under protocol {config.protocol} (default_config sets it)"
-        _check(config, field, getattr(config, field) == value, rule)
+    """What a protocol's name says must hold: a configuration made with the name alone would train something else.
+
+    A name that sets the objective leaves attack and loss free, one that sets the loss the attack.
+    """
+    sets = PROTOCOLS[config.protocol]
+    named = {"objective": "mean", "loss": "cross-entropy", "attack": "pgd", **sets}
+    for field in ("objective", "loss", "attack"):
+        rule = f"{named[field]} under protocol {config.protocol} (default_config sets it)"
+        _check(config, field, getattr(config, field) == named[field], rule)
+        if field in sets:
+            break
+    _check(config, "grad_align", config.protocol != "gradalign" or config.grad_align > 0, "above 0 under gradalign")
+
+
+def _check_types(config: TrainConfig) -> None:
+    for field, kind in get_type_hints(TrainConfig).items():
+        name = getattr(kind, "__name__", str(kind)) if get_origin(kind) is None else str(kind)
+        literal = get_origin(kind) is Literal
+        rule = f"one of {', '.join(get_args(kind))}" if literal else f"of type {name.replace('NoneType', 'None')}"
+        _check(config, field, _fits(getattr(config, field), kind), rule)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_fits(part, float) for part in value)
+    if get_origin(kind) is UnionType:
+        return any(_fits(value, option) for option in get_args(kind))
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _check(config: TrainConfig, field: str, holds: bool, rule: str) -> None:

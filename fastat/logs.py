@@ -12,7 +12,7 @@ class EventLog:
 
     Args:
         folder: the run's folder.
-        history: the epochs that are finished; what an earlier, killed process wrote of later ones is hidden.
+        history: the epochs that are finished; they are written again, and hide what an earlier process wrote.
 
     Raises:
         ModuleNotFoundError: tensorboard is not installed.
@@ -23,7 +23,9 @@ class EventLog:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("needs tensorboard: pip install 'fastat[tensorboard]'") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1)
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=1)
+        for row in history:
+            self.write(row)
 
     def write(self, row: Mapping[str, Any]) -> None:
         """One epoch, a line of metrics.jsonl."""

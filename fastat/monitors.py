@@ -45,11 +45,13 @@ def pgd_of(accuracy: Accuracy) -> float:
 def collapsed(best: float, now: Accuracy) -> bool:
     """Whether the accuracies are those of catastrophic overfitting, given the best one under PGD so far.
 
-    PGD's has fallen below half of its best, and FGSM's is above it by more than 20 points and by more than it itself
-    is. A network that is weak from the start, or that FGSM breaks as well, has not collapsed in this sense.
+    One of two signs. PGD's has fallen below half of its best, and FGSM's is above it by more than 20 points and by more
+    than it itself is. Or FGSM's is above 40% and PGD's below a third of it, whatever was before. A network that FGSM
+    breaks as well has not collapsed in this sense.
     """
     pgd, fgsm = pgd_of(now), now["fgsm"]
-    return best >= 0.1 and pgd < best / 2 and fgsm - pgd > max(0.2, pgd)
+    fallen = best >= 0.1 and pgd < best / 2 and fgsm - pgd > max(0.2, pgd)
+    return fallen or (fgsm > 0.4 and pgd < fgsm / 3)
 
 
 def best_epoch(history: Sequence[Mapping[str, Any]]) -> int | None:

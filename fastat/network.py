@@ -15,7 +15,7 @@ from torch import nn
 from fastat import models
 from fastat._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
 from fastat.checkpoint import load_checkpoint
-from fastat.config import TrainConfig, config_from
+from fastat.config import ConfigError, TrainConfig, config_from
 from fastat.data import AnyDataset
 from fastat.distributed import local_rank
 
@@ -116,11 +116,16 @@ def choose_device(device: torch.device | str | None) -> torch.device:
         ValueError: a GPU is asked for and there is none, or fastat was built without CUDA code.
     """
     found = torch.cuda.is_available()
-    chosen = torch.device(device if device is not None else "cuda" if found and CUDA_BUILD else "cpu")
+    try:
+        chosen = torch.device(device if device is not None else "cuda" if found and CUDA_BUILD else "cpu")
+    except RuntimeError as error:
+        raise ConfigError("device", f"device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ConfigError("device", f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
     if chosen.type == "cuda" and not found:
-        raise ValueError(f"device {str(chosen)!r}: torch finds no CUDA device")
+        raise ConfigError("device", f"device {str(chosen)!r}: torch finds no CUDA device")
     if chosen.type == "cuda" and CUDA_BUILD is None:
-        raise ValueError(f"device {str(chosen)!r}: {CUDA_MISSING}; {REBUILD_HINT}")
+        raise ConfigError("device", f"device {str(chosen)!r}: {CUDA_MISSING}; {REBUILD_HINT}")
     return torch.device("cuda", local_rank()) if chosen == torch.device("cuda") else chosen
 
 

@@ -57,6 +57,9 @@ The mode of the network under attack is that of the authors' code, where there i
 in a single step attack in train mode, TRADES and MART in eval mode. MART's learning rate is that of
 its authors too: its boosted cross-entropy has the larger gradients."""
 
+PROTOCOL_FIELDS = ("attack", "loss", "objective", "attack_mode", "grad_align")
+"""The fields of a configuration that make a protocol; a learning rate that goes with one does not."""
+
 TrainingAttack = Callable[..., Tensor]
 """``(model, x, y, seed=, sample_ids=) -> x_adv``"""
 
@@ -90,7 +93,10 @@ _SINGLE_STEP: Mapping[str, tuple[float, float, bool]] = {
 
 
 def attack_of(config: TrainConfig) -> TrainingAttack:
-    """The attack that a run trains on; without a step size of its own, with that of its paper.
+    """The attack that a run trains on.
+
+    Without a step size of its own a single step has that of its paper; those of PGD are 2.5 eps / steps, in TRADES and
+    MART too (whose authors take 0.007 for eps 0.031 and ten steps).
 
     Not for "free", whose perturbation is moved by the step of the training itself (:mod:`fastat.step`).
     """

@@ -51,6 +51,8 @@ class Run:
         hits: float32 [steps of an epoch], the attacked images each step classified correctly.
         seconds: time spent on the steps of the current epoch.
         findings: what the monitors saw in the current epoch.
+        averaged: number of epochs in the average "swa".
+        closing: whether the current epoch is in that average already.
         watch: the memory of the monitor of catastrophic overfitting.
         sound: the weights of the last sound probe, kept where a collapse rolls the run back.
         stopped: why the run is over before its last epoch; empty while it is not.
@@ -75,6 +77,8 @@ class Run:
     hits: Tensor = field(default_factory=lambda: torch.zeros(0))
     seconds: float = 0.0
     findings: list[dict[str, Any]] = field(default_factory=list)
+    averaged: int = 0
+    closing: bool = False
     watch: Watch = field(default_factory=Watch)
     sound: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
@@ -155,6 +159,7 @@ def open_run(
     start_epoch(run)
     if (folder / CHECKPOINT).exists():
         restore(run, load_checkpoint(folder / CHECKPOINT))
+    _check_same_place(run)
     if rank_of(group) == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG, dataclasses.asdict(config))
@@ -185,6 +190,7 @@ def start_epoch(run: Run) -> None:
     run.losses = torch.zeros(run.steps_per_epoch, device=run.device)
     run.hits = torch.zeros(run.steps_per_epoch, device=run.device)
     run.findings = []
+    run.closing = False
 
 
 def check_same_config(folder: Path, config: TrainConfig) -> None:
@@ -208,6 +214,15 @@ def _load(config: TrainConfig, data_root: str | Path | None, download: bool, gro
     return split
 
 
+def _check_same_place(run: Run) -> None:
+    """Raises ValueError if the processes of the group did not find the same checkpoint."""
+    steps = torch.tensor([run.global_step, -run.global_step], device=run.device)
+    if run.group is not None:
+        dist.all_reduce(steps, dist.ReduceOp.MAX, group=run.group)
+    if int(steps.sum()) != 0:
+        raise ValueError(f"{run.folder} must be one folder that all processes share: they are at different steps")
+
+
 def _batch_size(config: TrainConfig, images: int) -> int:
     return min(config.batch_size, images)
 
@@ -216,7 +231,10 @@ def _new_model(config: TrainConfig, split: Split, device: torch.device, group: G
     mean, std = channel_statistics(split.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
-        model = build_model(config, len(split.train.classes), split.train.image_shape, mean, std)
+        try:
+            model = build_model(config, len(split.train.classes), split.train.image_shape, mean, std)
+        except ValueError as error:
+            raise ConfigError("model", str(error)) from error
     if config.sync_bn and group is not None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
     return place(model, config, device)
@@ -229,7 +247,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": decay},
     ]
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         groups,
         lr=config.lr,
         momentum=config.momentum,
@@ -237,3 +255,7 @@ def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
         nesterov=config.nesterov,
         fused=True,  # a skipped step is then skipped on the device, without waiting for it
     )
+    if config.momentum > 0:
+        for p in model.parameters():  # torch would leave these unwritten if the first step is skipped
+            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer

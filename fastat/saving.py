@@ -37,6 +37,8 @@ def save_run(run: Run) -> None:
         "hits": run.hits,
         "seconds": run.seconds,
         "findings": run.findings,
+        "averaged": run.averaged,
+        "closing": run.closing,
         "watch": dataclasses.asdict(run.watch),
         "sound": run.sound,
         "stopped": run.stopped,
@@ -72,7 +74,7 @@ def restore(run: Run, state: dict[str, Any]) -> None:
     run.losses.copy_(state["losses"])
     run.hits.copy_(state["hits"])
     run.findings, run.watch, run.sound = state["findings"], Watch(**state["watch"]), state["sound"]
-    run.stopped = state["stopped"]
+    run.stopped, run.averaged, run.closing = state["stopped"], state["averaged"], state["closing"]
 
 
 def as_network(run: Run) -> Network:
@@ -89,7 +91,7 @@ def snapshot(run: Run) -> dict[str, Any]:
     """A copy of the weights, their average and the optimizer's state, for :func:`go_back`."""
     average = None if run.average is None else run.average.state_dict()
     state = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict(), "average": average}
-    return copy.deepcopy(state)
+    return copy.deepcopy({**state, "averaged": run.averaged})
 
 
 def go_back(run: Run) -> None:
@@ -99,6 +101,7 @@ def go_back(run: Run) -> None:
     run.optimizer.load_state_dict(sound["optimizer"])
     if run.average is not None:
         run.average.load_state_dict(sound["average"])
+        run.averaged = sound["averaged"]
 
 
 def _network(run: Run, epoch: int, which: Which) -> Network:

@@ -13,14 +13,14 @@ from fastat.averaging import ema_share, move_average_
 from fastat.awp import perturbed_weights
 from fastat.config import TrainConfig
 from fastat.data import Batch
-from fastat.distributed import mean_, size_of
+from fastat.distributed import mean_, rank_of, size_of
 from fastat.keyed import derive_seed
 from fastat.network import uses_channels_last
 from fastat.protocols import AttackedBatch, attack_of, objective_of
 from fastat.run import Run
 from fastat.schedules import learning_rate
 
-ATTACK = 0xA77  # the purpose in the key of the attack's random numbers
+ATTACK, _NETWORK = 0xA77, 0x2E7  # purposes in the keys of the attack's random numbers and of dropout's
 
 _STEPS = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
 
@@ -29,8 +29,16 @@ def train_step(run: Run, batch: Batch) -> None:
     """Attacks this process's part of the batch and descends the objective of all of it at the result.
 
     The gradient is the mean of those of the processes. Where it is not finite the step is skipped: weights, momenta
-    and statistics stay, and the loss of the step is recorded as NaN. On a GPU nothing is read back.
+    and statistics stay, and the loss of the step is recorded as NaN. On a GPU nothing is read back. What the network
+    itself draws, for dropout say, is keyed by seed, step and process.
     """
+    devices = [run.device] if run.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(run.config.seed, run.global_step, _NETWORK, rank_of(run.group)))
+        _train_step(run, batch)
+
+
+def _train_step(run: Run, batch: Batch) -> None:
     config, step = run.config, run.global_step
     for group in run.optimizer.param_groups:
         group["lr"] = learning_rate(config, (step + 0.5) / (config.epochs * run.steps_per_epoch))
@@ -69,7 +77,8 @@ def _attacked(run: Run, x: Tensor, batch: Batch, seed: int) -> Tensor:
 
 def _move_delta(config: TrainConfig, delta: Tensor, x_adv: Tensor) -> None:
     """delta <- clip(delta + step_size sign(gradient), -eps, eps), the gradient that of the weights' own backward pass
-    (Shafahi et al., "Adversarial training for free!", NeurIPS 2019, algorithm 1)."""
+    (Shafahi et al., "Adversarial training for free!", NeurIPS 2019, algorithm 1), at the image that is clipped to
+    [0, 1]: a pixel that delta pushes out of it can come back."""
     assert x_adv.grad is not None
     step_size = config.eps if config.step_size is None else config.step_size
     gradient = x_adv.grad.to(delta.dtype).contiguous()

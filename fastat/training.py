@@ -13,7 +13,7 @@ from torch import nn
 
 from fastat import monitors
 from fastat.averaging import move_average_
-from fastat.config import TrainConfig
+from fastat.config import ConfigError, TrainConfig
 from fastat.data import Batch, Dataset
 from fastat.distributed import Group, agreed, rank_of, size_of, sum_
 from fastat.evaluation import evaluate
@@ -62,7 +62,7 @@ def train(
 
     Args:
         config: what to train.
-        folder: the run's folder; made if missing.
+        folder: the run's folder; made if missing. Processes of a group share it, on several machines too.
         data_root, download: see :func:`fastat.data.load`.
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
         group: processes of torch.distributed that train together: each takes its part of every batch, with the random
@@ -87,16 +87,18 @@ def train(
     """
     if measure_every < 1:
         raise ValueError(f"measure_every must be at least 1, got {measure_every}")
+    if not checkpoint_every >= 0:
+        raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
     run = open_run(config, Path(folder), data_root, choose_device(device), group, download)
     first = rank_of(group) == 0
     total = config.epochs * run.steps_per_epoch
     with training_display(config.epochs, total, run.global_step, quiet=not first) as display:
         log = EventLog(run.folder, run.history) if tensorboard and first else None
         try:
-            while not run.over:
+            while not run.over or run.step > 0:  # a run that a monitor stops has its last epoch to close
                 _train_epoch(run, display, checkpoint_every)
                 _average_epoch(run)
-                accuracy = {} if run.val_set is None else _accuracy(run, run.val_set, WATCHED)
+                accuracy = _validate(run, display)
                 due = (run.epoch + 1) % measure_every == 0 or run.epoch + 1 == config.epochs
                 measured = dict(measure(run.judged)) if measure is not None and due and first else {}
                 with interrupts_deferred(group is None):
@@ -132,7 +134,7 @@ def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
             if looking:
                 _look(run, display)
             if run.global_step % monitors.PROBE_EVERY == 0 and run.config.attack != "none":
-                _probe(run, display)
+                _probe(run, display, _accuracy(run, run.probe_set, _PROBES, of=run.model), len(run.probe_set))
                 last = time.monotonic()
             if due:
                 save_run(run)
@@ -167,11 +169,25 @@ def _batches(run: Run) -> Iterator[Batch]:
 
 
 def _average_epoch(run: Run) -> None:
-    """Takes the epoch's weights into the equal average of those after ``swa_start``; before, it is the last weights."""
-    if run.average is None or run.config.average != "swa":
+    """Takes the epoch's weights into the equal average of those after ``swa_start``; before, it is the last weights.
+
+    Once, also where the run is interrupted before the epoch is closed. An epoch that a collapse ended is left out.
+    """
+    if run.average is None or run.config.average != "swa" or run.closing or run.stopped:
         return
-    begun = run.epoch + 1 - int(run.config.swa_start * run.config.epochs)
-    move_average_(run.average, run.model, 1 / max(1, begun))
+    move_average_(run.average, run.model, 1 / (run.averaged + 1))
+    run.averaged += run.epoch >= int(run.config.swa_start * run.config.epochs)
+    run.closing = True
+
+
+def _validate(run: Run, display: Display) -> dict[str, float]:
+    """Accuracies on the validation images; a probe too, if they are those of the very weights that are trained."""
+    if run.val_set is None:
+        return {}
+    accuracy = _accuracy(run, run.val_set, WATCHED)
+    if run.average is None and run.config.attack != "none":
+        _probe(run, display, accuracy, len(run.val_set))
+    return accuracy
 
 
 def _look(run: Run, display: Display) -> None:
@@ -189,9 +205,9 @@ def _look(run: Run, display: Display) -> None:
     display.step(run.global_step, run.epoch + 1, float(losses.nanmean()), accuracy, rate)
 
 
-def _probe(run: Run, display: Display) -> None:
-    """Looks for catastrophic overfitting and does what the configuration says about it."""
-    found, watch = _accuracy(run, run.probe_set, _PROBES, of=run.model), run.watch
+def _probe(run: Run, display: Display, found: Mapping[str, float], images: int) -> None:
+    """Looks at accuracies for catastrophic overfitting and does what the configuration says about it."""
+    watch = run.watch
     if not monitors.collapsed(watch.best, found):
         watch.best, watch.collapsed = max(watch.best, monitors.pgd_of(found)), False
         if run.config.on_collapse == "rollback":
@@ -200,8 +216,8 @@ def _probe(run: Run, display: Display) -> None:
     if watch.collapsed:
         return
     text = (
-        f"seen at step {run.global_step}: PGD-10 accuracy {monitors.pgd_of(found):.1%} after {watch.best:.1%} at best, "
-        f"FGSM accuracy {found['fgsm']:.1%} ({len(run.probe_set)} images)"
+        f"seen at step {run.global_step}: PGD accuracy {monitors.pgd_of(found):.1%} after {watch.best:.1%} at best, "
+        f"FGSM accuracy {found['fgsm']:.1%} ({images} images)"
     )
     watch.collapsed = True
     if run.config.on_collapse == "stop" or watch.rollbacks == _MOST_ROLLBACKS:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from killing import assert_resumes
+from killing import assert_resumes, assert_same_run
 from test_training import TINY
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -123,3 +123,21 @@ def test_the_best_network_is_the_average_of_its_epoch(tmp_path, monkeypatch):
     for found, expected in ((trained, averages[1]), (again, averages[1]), (by_file, averages[1]), (last, averages[2])):
         state = found.model.state_dict()
         assert all(state[name].equal(value) for name, value in expected.items())
+
+
+def test_an_interrupt_while_the_epoch_is_judged_does_not_average_it_twice(tmp_path, monkeypatch):
+    config = replace(TINY, epochs=3, average="swa", swa_start=0.0)
+    train(config, tmp_path / "whole")
+    accuracy, calls = training._accuracy, iter(range(100))
+
+    def interrupted(*arguments, **options):
+        if next(calls) == 1:
+            raise KeyboardInterrupt
+        return accuracy(*arguments, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_accuracy", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "stopped")
+    train(config, tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")

@@ -102,8 +102,32 @@ def test_a_configuration_given_back(tmp_path):
     file.write_text('{"epsilon": 1}')
     with pytest.raises(SystemExit, match=r"error: --config: .*not fields of a configuration: epsilon"):
         main(["train", "--config", str(file)])
-    with pytest.raises(SystemExit, match="error: --config: there is no file"):
-        main(["train", "--config", str(tmp_path / "other.json")])
+    for wrong in (tmp_path / "other.json", tmp_path):
+        with pytest.raises(SystemExit, match=r"error: --config: .*(No such file|Is a directory)"):
+            main(["train", "--config", str(wrong)])
+
+
+def test_another_protocol_for_a_configuration(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(default_config("digits", "hr", epochs=7).__dict__))
+    found = parse(["train", "n-fgsm", "--config", str(file)]).settings
+    assert found == default_config("digits", "n-fgsm", epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "tpu"], "error: --device: device must be cpu, cuda or cuda:NUMBER, got 'tpu'"),
+        (["--model", "timm:nope"], "error: --model: model 'timm:nope' is not known"),
+        (["--checkpoint-every", "nan"], "error: --checkpoint-every: checkpoint_every must be at least 0, got nan"),
+        (["--step-size", "inf"], "error: --step-size: step_size must be finite and above 0, got inf"),
+    ],
+)
+def test_what_cannot_be_is_one_line_that_names_the_flag(flags, message, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *flags, "--out", str(tmp_path / "run")])
+    assert str(stop.value.code).startswith(message)
+    assert "\n" not in str(stop.value.code)
 
 
 def test_help_shows_the_defaults_of_the_dataset(capsys):

@@ -76,3 +76,35 @@ def test_fields_that_exclude_each_other():
         check_config(TrainConfig(patience=3, val_size=0))
     with pytest.raises(ValueError, match=r"label_smoothing must be 0 for the loss of mart, got 0\.1"):
         check_config(default_config("digits", "mart", label_smoothing=0.1))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "rule"),
+    [
+        ("epochs", 1.5, "of type int"), ("eps", "0.1", "of type float"), ("milestones", (0.5, "x"), "of type tuple"),
+        ("nesterov", 1, "of type bool"), ("train_size", 2.5, "of type int | None"), ("data", 3, "of type str"),
+        ("lr", True, "of type float"), ("step_size", float("inf"), "finite and above 0"),
+    ],
+)  # fmt: skip
+def test_values_of_another_type(field, value, rule):
+    with pytest.raises(ValueError, match=rf"^{field} must be {re.escape(rule)}.*, got {re.escape(repr(value))}$"):
+        check_config(replace(TrainConfig(), **{field: value}))
+
+
+@pytest.mark.parametrize("saved", [[1], {"milestones": 0.5}, {"eps": "0.1"}])
+def test_files_that_hold_no_configuration(saved):
+    with pytest.raises(ValueError, match="must be"):
+        config_from(saved)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "changes", "field"),
+    [
+        ("pgd-at", {"objective": "holistic"}, "objective"), ("standard", {"loss": "trades"}, "loss"),
+        ("gradalign", {"grad_align": 0.0}, "grad_align"), ("pgd-at", {"attack": "fgsm"}, "attack"),
+        ("trades", {"objective": "benign"}, "objective"), ("hr", {"objective": "mean"}, "objective"),
+    ],
+)  # fmt: skip
+def test_a_name_does_not_lie(protocol, changes, field):
+    with pytest.raises(ValueError, match=f"^{field} must be "):
+        check_config(default_config("digits", protocol, **changes))

@@ -4,12 +4,14 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from killing import Killed, assert_same_run, kill_at_step
 from test_training import TINY
 
 from fastat import monitors, step, training
 from fastat.checkpoint import load_checkpoint
 from fastat.monitors import best_epoch, collapsed, new_robust_overfitting, too_many_skipped
+from fastat.run import open_run
 from fastat.training import train
 
 SMALL = replace(TINY, epochs=3, val_size=12)
@@ -26,7 +28,8 @@ def row(pgd, findings=(), n=100, epoch=1):
         (0.45, 0.60, 0.21, True),
         (0.45, 0.50, 0.40, False),  # sound
         (0.45, 0.15, 0.02, False),  # FGSM breaks it as well
-        (0.05, 0.50, 0.01, False),  # never was robust
+        (0.00, 0.95, 0.00, True),  # seen for the first time
+        (0.05, 0.30, 0.01, False),  # never was robust
         (0.45, 0.44, 0.23, False),  # above half of the best
     ],
 )
@@ -75,9 +78,14 @@ def poison(monkeypatch, *steps):
     "changes",
     [{}, {"objective": "holistic"}, {"awp": 0.01}, {"attack": "free"}, {"average": "ema"}, {"clip_grad": 1.0}],
 )
-def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, monkeypatch, changes):
-    config = replace(SMALL, epochs=1, protocol="hr" if "objective" in changes else "pgd-at", **changes)
-    poison(monkeypatch, 1)
+@pytest.mark.parametrize("skipped", [0, 1])
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, monkeypatch, changes, skipped):
+    config = replace(SMALL, epochs=1, **changes)
+    if "objective" in changes:
+        config = replace(config, protocol="hr")
+    if "attack" in changes:
+        config = replace(config, protocol="free")
+    poison(monkeypatch, skipped)
     network = train(config, tmp_path)
     assert all(bool(value.isfinite().all()) for value in network.model.state_dict().values())
     (only,) = network.history
@@ -119,13 +127,18 @@ def test_many_skipped_steps_end_the_run(tmp_path, monkeypatch):
 
 
 def collapse_at(monkeypatch, *probes):
-    """Probes of every third step; these of them see catastrophic overfitting, whatever the network is."""
-    seen = iter(range(1000))
+    """Probes of every third step; these of them see catastrophic overfitting, whatever the network is.
+
+    Validation after an epoch sees what the last probe saw, until the run is rolled back.
+    """
+    seen, last = iter(range(1000)), [False]
 
     def accuracy(run, images, attacks, *, of=None):
-        if attacks != training._PROBES:
-            return {"clean": 0.9, "fgsm": 0.6, "pgd-20": 0.5}
-        return {"clean": 0.9, "fgsm": 0.9, "pgd-10": 0.02 if next(seen) in probes else 0.5}
+        if attacks == training._PROBES:
+            last[0] = next(seen) in probes
+            return {"clean": 0.9, "fgsm": 0.9, "pgd-10": 0.02 if last[0] else 0.5}
+        broken = last[0] and run.watch.rollbacks == 0
+        return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.02 if broken else 0.5}
 
     monkeypatch.setattr(training, "_accuracy", accuracy)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 3)
@@ -134,9 +147,9 @@ def collapse_at(monkeypatch, *probes):
 def test_a_collapse_is_reported_once(tmp_path, monkeypatch, capsys):
     collapse_at(monkeypatch, 1, 2)
     network = train(SMALL, tmp_path)
-    found = [item for line in network.history for item in line["findings"]]
+    found = [item for line in network.history for item in line["findings"] if item["monitor"] != monitors.ROBUST]
     assert [(item["monitor"], item["step"]) for item in found] == [(monitors.CATASTROPHIC, 6)]
-    assert "PGD-10 accuracy 2.0% after 50.0% at best, FGSM accuracy 90.0% (12 images)" in found[0]["text"]
+    assert "PGD accuracy 2.0% after 50.0% at best, FGSM accuracy 90.0% (12 images)" in found[0]["text"]
     assert found[0]["text"] in capsys.readouterr().out
 
 
@@ -233,3 +246,46 @@ def test_robust_overfitting_of_a_run_is_reported_at_its_step(tmp_path, monkeypat
     (found,) = network.history[-1]["findings"]
     assert (found["monitor"], found["step"]) == (monitors.ROBUST, 9)
     assert "10.0% after epoch 3, 80.0 points below that of epoch 1" in found["text"]
+
+
+def test_the_first_step_skipped_leaves_momenta_of_zero(tmp_path):
+    """torch allocates the momenta of a skipped first step without writing them."""
+    junk = [torch.full((292_010,), 1e30) for _ in range(8)]
+    del junk
+    run = open_run(SMALL, tmp_path, None, torch.device("cpu"))
+    batch = next(run.train_set.batches(torch.arange(32), 32))
+    step.train_step(run, batch._replace(x=batch.x * float("nan")))
+    momenta = [value["momentum_buffer"] for value in run.optimizer.state_dict()["state"].values()]
+    assert len(momenta) == len(list(run.model.parameters()))
+    assert not any(bool(value.any()) for value in momenta)
+
+
+def test_a_run_stopped_in_mid_epoch_and_killed_closes_its_epoch(tmp_path, monkeypatch):
+    config = replace(SMALL, on_collapse="stop")
+    collapse_at(monkeypatch, 1)
+    monkeypatch.setattr(monitors, "PROBE_EVERY", 2)
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "_average_epoch", interrupt)  # what comes after the last step
+        with pytest.raises(Killed):
+            train(config, tmp_path, checkpoint_every=0)
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 1
+    network = train(config, tmp_path)
+    assert [line["steps"] for line in network.history] == [3, 4]
+    assert network.stopped == monitors.CATASTROPHIC
+    assert network.history[-1]["findings"][0]["step"] == 4
+
+
+def interrupt(run):
+    if run.stopped:
+        raise Killed
+
+
+def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
+    def accuracy(run, images, attacks, *, of=None):
+        assert attacks == training.WATCHED
+        return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.1 if run.epoch == 1 else 0.5}
+
+    monkeypatch.setattr(training, "_accuracy", accuracy)
+    network = train(replace(SMALL, on_collapse="stop"), tmp_path)
+    assert [line["steps"] for line in network.history] == [3, 6]
+    assert network.stopped == monitors.CATASTROPHIC

@@ -37,7 +37,7 @@ def test_every_protocol_is_a_valid_configuration():
 
 
 def test_any_attack_goes_with_any_objective():
-    for protocol in ("pgd-at", "trades", "mart", "hr", "bat"):
+    for protocol in ("trades", "mart", "hr", "bat"):
         for attack in get_args(AttackName):
             check_config(default_config("digits", protocol, attack=attack))
 

@@ -9,10 +9,11 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from killing import Killed, assert_same_run, kill_at_step, kill_at_write, metrics, state_of
+from killing import Killed, assert_resumes, assert_same_run, kill_at_step, kill_at_write, metrics, state_of
 
 from fastat import data, training
 from fastat.attacks import pgd
@@ -283,3 +284,15 @@ def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkey
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     with pytest.raises(ValueError, match="measure_every must be at least 1, got 0"):
         train(config, tmp_path / "other", measure_every=0)
+
+
+def test_a_network_with_dropout_is_seeded_and_resumes(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
+    labels = np.arange(40) % 2
+    np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
+    config = TrainConfig(
+        data=f"tensors:{tmp_path / 'images.npz'}", model="torchvision:mobilenet_v2", epochs=1, attack_steps=1,
+        batch_size=8, val_size=0, lr=0.01,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    assert_resumes(monkeypatch, config, tmp_path, 2)

@@ -107,6 +107,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         "last: the last epoch. Means over the seeds, with the standard deviation between them; the interval is "
         "that of the mean for the number of test images, 95%. Time per epoch: of the training steps alone, median.",
     ]
+    if "remark" in results:
+        lines += ["", results["remark"]]
     for contest in results["contests"].values():
         seeds = "one seed" if contest["seeds"] == 1 else f"{contest['seeds']} seeds"
         lines += [

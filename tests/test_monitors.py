@@ -10,6 +10,7 @@ from test_training import TINY
 
 from fastat import monitors, step, training
 from fastat.checkpoint import load_checkpoint
+from fastat.config import default_config
 from fastat.monitors import best_epoch, collapsed, new_robust_overfitting, too_many_skipped
 from fastat.run import open_run
 from fastat.training import train
@@ -289,3 +290,12 @@ def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
     network = train(replace(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
+
+
+def test_a_real_collapse_is_reported(tmp_path):
+    """FGSM training at a radius where it overfits on digits: FGSM's accuracy rises, PGD's does not."""
+    network = train(default_config("digits", "fgsm-at", eps=0.3), tmp_path)
+    found = [item for line in network.history for item in line["findings"]]
+    assert monitors.CATASTROPHIC in [item["monitor"] for item in found]
+    last = network.history[-1]["val"]
+    assert last["fgsm"] > 2 * last["pgd-20"]

@@ -3,12 +3,13 @@
 ``make gpu-train`` (``python -m bench.train_rate``): PreAct ResNet-18 on CIFAR-10, 30 epochs of ours, resumable, and a
 few hundred steps of the loop that people write, in strict float32 and as PyTorch comes (convolutions in TF32), in the
 same process one after the other. ``--quick`` is digits and the small CNN: a trial of the machinery, and on a CPU the
-overhead of the loop. Writes gpu-train-<device>.json to $OUT, else bench/results.
+overhead of the loop. Writes train-rate-<device>.json to $OUT, else bench/results.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plain["ours_is_faster_by"] = rate / plain["images_per_second"]
         print(f"ours: {rate:,.0f} images/s, {plain['ours_is_faster_by']:.2f} times the plain loop's, {name}")
     results = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
-    file = (options.out if options.quick else results) / f"gpu-train-{_file_name(found['device'])}.json"
+    file = (options.out if options.quick else results) / f"train-rate-{_file_name(found['device'])}.json"
     write_json(file, found)  # before the judging, which takes its time too
     test = data.load(config.data).test.subset(_TEST_IMAGES, 0).load().to(device)
     found["accuracy"] = judge(network, test, options.out / "ours")["accuracy"]
@@ -70,8 +71,8 @@ def plain_rate(config: TrainConfig, folder: Path, device: torch.device, tf32: bo
     """Images per second of the textbook loop on the same network and data."""
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.benchmark = True
-    run = open_run(config, folder, None, device)
-    model = run.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    run = open_run(dataclasses.replace(config, channels_last="off"), folder, None, device)
+    model = run.model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     began = 0.0
     for step, (x, y) in enumerate(_batches(run, config, steps + _WARM_UP)):

@@ -134,13 +134,14 @@ def _hold(name: str, contest: Contest, folder: Path) -> dict[str, Any]:
         [default_config(contest.data, protocol, **contest.changes, seed=seed) for seed in range(contest.seeds)]
         for protocol in contest.protocols
     ]
-    rows = []
-    for same in configs:
-        outcomes = [_outcome(config, contest, folder / f"{config.protocol}-seed{config.seed}") for config in same]
-        rows.append(_row(same[0], outcomes))
-        print(f"{name}: {rows[-1]['training']}: robust {_spread(rows[-1]['best']['robust'])}", flush=True)
     first = configs[0][0]
     split = data.load(first.data)
+    test = split.test.subset(contest.test_size, 0).load()
+    rows = []
+    for same in configs:
+        outcomes = [_outcome(config, contest, test, folder / f"{config.protocol}-seed{config.seed}") for config in same]
+        rows.append(_row(same[0], outcomes))
+        print(f"{name}: {rows[-1]['training']}: robust {_spread(rows[-1]['best']['robust'])}", flush=True)
     return {
         "dataset": split.train.title,
         "model": first.model,
@@ -148,14 +149,14 @@ def _hold(name: str, contest: Contest, folder: Path) -> dict[str, Any]:
         "eps": first.eps,
         "epochs": first.epochs,
         "train_images": min(first.train_size or len(split.train), len(split.train) - first.val_size),
-        "test_images": len(split.test.subset(contest.test_size, 0)),
+        "test_images": len(test),
         "seeds": contest.seeds,
         "settings": dataclasses.asdict(first),
         "rows": rows,
     }
 
 
-def _outcome(config: TrainConfig, contest: Contest, folder: Path) -> dict[str, Any]:
+def _outcome(config: TrainConfig, contest: Contest, test: data.Dataset, folder: Path) -> dict[str, Any]:
     """Trains the run and judges its networks, each if that is not done."""
     check_same_config(folder, config)
     file = folder / f"judged-on-{contest.test_size or 'all'}.json"
@@ -164,7 +165,6 @@ def _outcome(config: TrainConfig, contest: Contest, folder: Path) -> dict[str, A
         return kept
     with contextlib.redirect_stdout(io.StringIO()):
         network = train(config, folder, device="cpu")
-    test = data.load(config.data).test.subset(contest.test_size, 0).load()
     found: dict[str, Any] = {}
     for which in ("best", "last"):
         if which == "last" and network.epoch == len(network.history):

@@ -126,9 +126,8 @@ def parse(given: Sequence[str]) -> Command:
     """The command of a command line.
 
     Raises:
-        FileNotFoundError: the file of --config is missing.
         ModuleNotFoundError: tyro is not installed.
-        ValueError: a value of the configuration is out of its range.
+        ValueError: a value of the configuration is out of its range, or the file of --config cannot be read.
         SystemExit: tyro refused the command line, or showed its help.
     """
     try:

@@ -216,9 +216,10 @@ def _load(config: TrainConfig, data_root: str | Path | None, download: bool, gro
 
 def _check_same_place(run: Run) -> None:
     """Raises ValueError if the processes of the group did not find the same checkpoint."""
+    if run.group is None:
+        return
     steps = torch.tensor([run.global_step, -run.global_step], device=run.device)
-    if run.group is not None:
-        dist.all_reduce(steps, dist.ReduceOp.MAX, group=run.group)
+    dist.all_reduce(steps, dist.ReduceOp.MAX, group=run.group)
     if int(steps.sum()) != 0:
         raise ValueError(f"{run.folder} must be one folder that all processes share: they are at different steps")
 

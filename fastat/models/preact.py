@@ -18,9 +18,7 @@ class PreActBlock(nn.Module):
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.shortcut: nn.Module | None = None
-        if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, channels, H / stride, W / stride]."""
@@ -42,9 +40,7 @@ class PreActBottleneck(nn.Module):
         self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
         self.bn3 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, channels, 1, bias=False)
-        self.shortcut: nn.Module | None = None
-        if stride != 1 or in_channels != channels:
-            self.shortcut = nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
+        self.shortcut = _shortcut(in_channels, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, channels, H / stride, W / stride]."""
@@ -52,6 +48,13 @@ class PreActBottleneck(nn.Module):
         shortcut = x if self.shortcut is None else self.shortcut(activated)
         residual = self.conv2(F.relu(self.bn2(self.conv1(activated))))
         return shortcut + self.conv3(F.relu(self.bn3(residual)))
+
+
+def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module | None:
+    """A 1x1 convolution where the shape changes; None where it does not."""
+    if stride == 1 and in_channels == channels:
+        return None
+    return nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
 
 
 def stage(

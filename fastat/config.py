@@ -14,6 +14,7 @@ from fastat.differences import differences
 from fastat.objectives.benign import Positives
 from fastat.objectives.holistic import Order
 from fastat.protocols import PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
+from fastat.threat import Bounds
 
 Schedule = Literal["cyclic", "cosine", "multistep", "one-cycle"]
 
@@ -53,6 +54,8 @@ class TrainConfig:
     """Norm of the perturbation."""
     eps: float = 0.1
     """Radius of the perturbation, pixels from 0 to 1."""
+    box: bool = True
+    """Keep attacked images within [0, 1]; not for data that leave it."""
     attack_steps: int = 10
     """Steps of the training attacks pgd and pgd-kl (which ascends TRADES' divergence); the others take one."""
     step_size: float | None = None
@@ -145,6 +148,11 @@ class TrainConfig:
     eval_size: int | None = None
     """Judge the trained network on a random choice of so many test images; if not given, 500 on a CPU, all on a GPU
     (5000 of imagenet)."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The box of the attacks."""
+        return (0.0, 1.0) if self.box else None
 
 
 def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any) -> TrainConfig:

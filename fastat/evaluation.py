@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastat.attacks import fgsm, pgd
 from fastat.keyed import derive_seed
-from fastat.threat import Norm
+from fastat.threat import Bounds, Norm
 
 Attack = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 
@@ -66,7 +66,7 @@ def evaluate(
     *,
     attacks: Sequence[str] = ATTACKS,
     batch_size: int = 250,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     sample_ids: Tensor | None = None,
 ) -> Evaluation:
@@ -85,7 +85,7 @@ def evaluate(
         norm: "linf", "l2" or "l1".
         attacks: names: "fgsm", "pgd-STEPS" or "pgd-STEPSxRESTARTS".
         batch_size: images at a time; the random starts do not depend on it.
-        bounds: smallest and largest pixel.
+        bounds: smallest and largest pixel; None for no box.
         seed: seed of the random starts.
         sample_ids: int64 [N], what each image's random start is keyed by; 0..N-1 by default.
 
@@ -113,7 +113,7 @@ def robust_accuracy_curve(
     *,
     attack: str = "pgd-20",
     batch_size: int = 250,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     sample_ids: Tensor | None = None,
 ) -> list[float]:
@@ -147,7 +147,7 @@ def adversarial_losses(
     *,
     attack: str = "pgd-10",
     batch_size: int = 250,
-    bounds: tuple[float, float] = (0.0, 1.0),
+    bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     sample_ids: Tensor | None = None,
 ) -> Tensor:
@@ -214,7 +214,7 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
     return model(x).argmax(1)
 
 
-def _attack(name: str, eps: float, norm: Norm, bounds: tuple[float, float], seed: int) -> Attack:
+def _attack(name: str, eps: float, norm: Norm, bounds: Bounds, seed: int) -> Attack:
     """The attack of that name as a function of (model, x, y, sample ids)."""
     steps, restarts = _steps_and_restarts(name)
     if steps == 0:

@@ -108,6 +108,7 @@ def attack_of(config: TrainConfig) -> TrainingAttack:
             step_size=config.step_size,
             steps=config.attack_steps,
             norm=config.norm,
+            bounds=config.bounds,
             validate=False,
         )
     if config.attack == "none":
@@ -116,7 +117,10 @@ def attack_of(config: TrainConfig) -> TrainingAttack:
         return partial(_trades_attack, config)
     noise, step, clip = _SINGLE_STEP[config.attack]
     step_size = step * config.eps if config.step_size is None else config.step_size
-    return partial(fgsm, eps=config.eps, step_size=step_size, norm=config.norm, noise=noise, clip=clip, validate=False)
+    return partial(
+        fgsm, eps=config.eps, step_size=step_size, norm=config.norm, bounds=config.bounds, noise=noise, clip=clip,
+        validate=False,
+    )  # fmt: skip
 
 
 def objective_of(config: TrainConfig) -> Objective:
@@ -165,10 +169,11 @@ def describe(config: TrainConfig) -> str:
 
 def _trades_attack(config: TrainConfig, model: Model, x: Tensor, y: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
     """PGD on the divergence from the clean prediction, which has no gradient at x itself: from a point close by."""
-    start = random_start(x, min(_TRADES_NOISE, config.eps), "linf", seed, sample_ids)
+    lower, upper = config.bounds or (None, None)
+    start = random_start(x, min(_TRADES_NOISE, config.eps), "linf", seed, sample_ids, lower, upper)
     return pgd(
         model, x, y, config.eps, config.step_size, config.attack_steps, config.norm, loss="kl", start=start,
-        sample_ids=sample_ids, validate=False,
+        bounds=config.bounds, sample_ids=sample_ids, validate=False,
     )  # fmt: skip
 
 
@@ -216,7 +221,8 @@ def _with_alignment(
 ) -> tuple[Tensor, Tensor]:
     loss, logits = objective(model, batch)
     # compiled code has no second derivative
+    lower, upper = config.bounds or (None, None)
     misaligned = gradient_misalignment(
-        uncompiled(model), batch.x, batch.y, config.eps, seed=batch.seed, sample_ids=batch.ids
+        uncompiled(model), batch.x, batch.y, config.eps, seed=batch.seed, sample_ids=batch.ids, lower=lower, upper=upper
     )
     return loss + config.grad_align * misaligned, logits

@@ -47,8 +47,9 @@ def judge(network: Network, test: Dataset, folder: Path) -> dict[str, Any]:
     """
     config, history = network.config, network.history
     found = evaluate(
-        network.model, test.pixels(), test.labels, config.eps, config.norm, seed=config.seed, sample_ids=test.ids
-    )
+        network.model, test.pixels(), test.labels, config.eps, config.norm, bounds=config.bounds, seed=config.seed,
+        sample_ids=test.ids,
+    )  # fmt: skip
     curve = _curve(network, test.subset(_CURVE_IMAGES, config.seed))
     rows = {}
     for name, accuracy in found.accuracy.items():
@@ -107,8 +108,9 @@ def _curve(network: Network, some: Dataset) -> dict[str, Any]:
     reach = 2 * config.eps if config.eps > 0 else 0.1
     radii = [reach * point / (_CURVE_POINTS - 1) for point in range(_CURVE_POINTS)]
     accuracy = robust_accuracy_curve(
-        network.model, some.pixels(), some.labels, radii, config.norm, seed=config.seed, sample_ids=some.ids
-    )
+        network.model, some.pixels(), some.labels, radii, config.norm, bounds=config.bounds, seed=config.seed,
+        sample_ids=some.ids,
+    )  # fmt: skip
     return {"attack": "pgd-20", "images": len(some), "eps": radii, "accuracy": accuracy}
 
 

@@ -17,11 +17,11 @@ from fastat import data, info
 from fastat.averaging import average_of
 from fastat.checkpoint import load_checkpoint, write_json, write_json_lines
 from fastat.config import ConfigError, TrainConfig, check_config, config_from, differing_fields
-from fastat.data import AnyDataset, Dataset, Split, channel_statistics, flip_labels, held_out
+from fastat.data import AnyDataset, Dataset, Split, channel_statistics, content_digest, flip_labels, held_out
 from fastat.distributed import Group, rank_of, size_of
 from fastat.keyed import derive_seed
 from fastat.monitors import PROBE_IMAGES, Watch
-from fastat.network import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, place
+from fastat.network import CHECKPOINT, CONFIG, ENVIRONMENT, IMAGES, METRICS, build_model, place
 from fastat.saving import restore, save_best
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
@@ -37,7 +37,8 @@ class Run:
         device: where it runs.
         group: the processes that share every batch; None for this one alone.
         model: the network.
-        network: the network as it is called: compiled, or ``model`` itself.
+        network: the network as training calls it: behind ``front``, compiled, or ``model`` itself.
+        front: what stands in front of the network in this run and is not part of it, or None.
         average: the average of its weights, or None.
         optimizer: SGD on all its parameters.
         train_set: what it learns from.
@@ -64,6 +65,7 @@ class Run:
     group: Group | None
     model: nn.Module
     network: Callable[[Tensor], Tensor]
+    front: nn.Module | None
     average: nn.Module | None
     optimizer: torch.optim.Optimizer
     train_set: AnyDataset
@@ -114,6 +116,10 @@ class Run:
         """The network that is measured and kept: the average, where there is one."""
         return self.model if self.average is None else self.average
 
+    def behind_front(self, model: nn.Module) -> nn.Module:
+        """The model as this run sees it."""
+        return model if self.front is None else nn.Sequential(self.front, model)
+
 
 def open_run(
     config: TrainConfig,
@@ -122,25 +128,32 @@ def open_run(
     device: torch.device,
     group: Group | None = None,
     download: bool = False,
+    split: Split | None = None,
+    front: nn.Module | None = None,
 ) -> Run:
     """A new run in the folder, or the unfinished one it holds, to be continued.
 
     Raises:
         FileNotFoundError: the dataset is missing.
         ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
-            of processes, or the folder holds a run of another configuration; the message names the fields.
+            of processes, or the folder holds a run of another configuration or of other images; the message names
+            what differs.
     """
     check_config(config)
     check_same_config(folder, config)
     if config.sync_bn and device.type != "cuda":
         raise ConfigError("sync_bn", f"sync_bn must be off on {device.type}: torch has it for CUDA only, got True")
-    split = _load(config, data_root, download, group)
+    _check_same_images(folder, split)
+    given = split is not None
+    split = _load(config, data_root, download, group) if split is None else split
     train_set, val_set = training_sets(config, split)
     size = _batch_size(config, len(train_set))
     if size % size_of(group):
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
     model = _new_model(config, split, device, group)
+    front = None if front is None else front.to(device)
+    seen = model if front is None else nn.Sequential(front, model)
     shape = (size // size_of(group), *train_set.image_shape)
     run = Run(
         config=config,
@@ -148,7 +161,8 @@ def open_run(
         device=device,
         group=group,
         model=model,
-        network=torch.compile(model) if config.compile else model,
+        network=torch.compile(seen) if config.compile else seen,
+        front=front,
         average=None if config.average == "none" else average_of(model),
         optimizer=_optimizer(config, model),
         train_set=train_set.to(device),
@@ -162,6 +176,8 @@ def open_run(
     _check_same_place(run)
     if rank_of(group) == 0:
         folder.mkdir(parents=True, exist_ok=True)
+        if given:
+            write_json(folder / IMAGES, _identity(split))
         write_json(folder / CONFIG, dataclasses.asdict(config))
         if not run.over:
             write_json(folder / ENVIRONMENT, {**info.describe(), "processes": str(size_of(group))})
@@ -201,6 +217,21 @@ def check_same_config(folder: Path, config: TrainConfig) -> None:
             f"{folder} holds a run of another configuration ({'; '.join(differing)}): "
             f"choose another folder, or delete this one"
         )
+
+
+def _identity(split: Split | None) -> dict[str, str | None]:
+    """What stands for images that do not come from the configuration."""
+    return {"images": None if split is None else content_digest(split.train.load(), split.test.load())}
+
+
+def _check_same_images(folder: Path, split: Split | None) -> None:
+    """Raises ValueError if the folder holds a run on other images than these, None for the configuration's."""
+    file = folder / IMAGES
+    if not (folder / CONFIG).exists():
+        return
+    kept = json.loads(file.read_text()) if file.exists() else _identity(None)
+    if kept != _identity(split):
+        raise ValueError(f"{folder} holds a run on other images: choose another folder, or delete this one")
 
 
 def _load(config: TrainConfig, data_root: str | Path | None, download: bool, group: Group | None) -> Split:

@@ -70,7 +70,8 @@ def _train_step(run: Run, batch: Batch) -> None:
 
 def _attacked(run: Run, x: Tensor, batch: Batch, seed: int) -> Tensor:
     if run.delta is not None:
-        return (x + run.delta).clamp_(0, 1).requires_grad_()
+        attacked = x + run.delta
+        return (attacked.clamp_(0, 1) if run.config.box else attacked).requires_grad_()
     run.model.train(run.config.attack_mode == "train")
     return attack_of(run.config)(run.network, x, batch.y, seed=seed, sample_ids=batch.ids)
 

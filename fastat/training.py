@@ -14,7 +14,7 @@ from torch import nn
 from fastat import monitors
 from fastat.averaging import move_average_
 from fastat.config import ConfigError, TrainConfig
-from fastat.data import Batch, Dataset
+from fastat.data import Batch, Dataset, Split
 from fastat.distributed import Group, agreed, rank_of, size_of, sum_
 from fastat.evaluation import evaluate
 from fastat.interrupt import interrupts_deferred
@@ -43,6 +43,9 @@ def train(
     download: bool = False,
     device: str | torch.device | None = None,
     group: Group | None = None,
+    split: Split | None = None,
+    front: nn.Module | None = None,
+    quiet: bool = False,
     checkpoint_every: float = 300.0,
     tensorboard: bool = False,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
@@ -67,6 +70,10 @@ def train(
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
         group: processes of torch.distributed that train together: each takes its part of every batch, with the random
             numbers of its images, and the first one writes. All call this with the same arguments.
+        split: images to train on and judge by in place of ``config.data``. A run is continued on the same ones only.
+        front: stands in front of the network wherever this run calls it, in the training, the attacks, the validation
+            and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned.
+        quiet: show nothing while training.
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
         tensorboard: also write the curves to the folder "tensorboard" of the run.
         measure: called with the network after every epoch, by the first process; the numbers it returns are kept in the
@@ -80,8 +87,8 @@ def train(
         FileNotFoundError: the dataset is missing.
         ModuleNotFoundError: tensorboard is asked for and not installed.
         ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
-            of processes, the folder holds a run of another configuration (the message names the fields), or
-            measure_every < 1.
+            of processes, the folder holds a run of another configuration (the message names the fields) or of other
+            images, front has parameters, or measure_every < 1.
         FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
         KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint; with a group at once, without one.
     """
@@ -89,10 +96,12 @@ def train(
         raise ValueError(f"measure_every must be at least 1, got {measure_every}")
     if not checkpoint_every >= 0:
         raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
-    run = open_run(config, Path(folder), data_root, choose_device(device), group, download)
+    if front is not None and any(True for _ in front.parameters()):
+        raise ValueError(f"front must have no parameters: they would not be trained; got {front}")
+    run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front)
     first = rank_of(group) == 0
     total = config.epochs * run.steps_per_epoch
-    with training_display(config.epochs, total, run.global_step, quiet=not first) as display:
+    with training_display(config.epochs, total, run.global_step, quiet=quiet or not first) as display:
         log = EventLog(run.folder, run.history) if tensorboard and first else None
         try:
             while not run.over or run.step > 0:  # a run that a monitor stops has its last epoch to close
@@ -100,7 +109,7 @@ def train(
                 _average_epoch(run)
                 accuracy = _validate(run, display)
                 due = (run.epoch + 1) % measure_every == 0 or run.epoch + 1 == config.epochs
-                measured = dict(measure(run.judged)) if measure is not None and due and first else {}
+                measured = dict(measure(run.behind_front(run.judged))) if measure is not None and due and first else {}
                 with interrupts_deferred(group is None):
                     _close_epoch(run, display, accuracy, measured)
                 display.epoch(run.history[-1])
@@ -242,12 +251,13 @@ def _accuracy(run: Run, images: Dataset, attacks: tuple[str, ...], *, of: nn.Mod
     if len(share) > 0:
         config = run.config
         found = evaluate(
-            run.judged if of is None else of,
+            run.behind_front(run.judged if of is None else of),
             share.pixels(),
             share.labels,
             config.eps,
             config.norm,
             attacks=attacks,
+            bounds=config.bounds,
             seed=config.seed,
             sample_ids=share.ids,
         )

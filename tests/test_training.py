@@ -18,10 +18,12 @@ from killing import Killed, assert_resumes, assert_same_run, kill_at_step, kill_
 from fastat import data, training
 from fastat.attacks import pgd
 from fastat.checkpoint import load_checkpoint
-from fastat.config import TrainConfig, config_from, differing_fields
+from fastat.config import TrainConfig, config_from, default_config, differing_fields
+from fastat.data import Split
 from fastat.interrupt import interrupts_deferred
 from fastat.keyed import derive_seed
 from fastat.network import load_network
+from fastat.protocols import attack_of
 from fastat.run import open_run
 from fastat.schedules import learning_rate
 from fastat.step import ATTACK, train_step
@@ -296,3 +298,55 @@ def test_a_network_with_dropout_is_seeded_and_resumes(tmp_path, monkeypatch):
     )  # fmt: skip
     torch.manual_seed(1)
     assert_resumes(monkeypatch, config, tmp_path, 2)
+
+
+def test_images_of_the_caller_take_the_place_of_the_dataset(tmp_path: Path) -> None:
+    config = default_config("digits", epochs=1, width=4, attack_steps=1, val_size=0, train_size=None)
+    whole = data.load("digits")
+    some = Split(whole.train.take(torch.arange(256)), whole.test)
+    network = train(config, tmp_path / "own", split=some, quiet=True)
+    assert network.history[-1]["steps"] == 2
+    train(config, tmp_path / "own", split=some, quiet=True)  # finished: the same images are accepted
+    for other in (None, Split(whole.train.take(torch.arange(1, 257)), whole.test)):
+        with pytest.raises(ValueError, match="other images"):
+            train(config, tmp_path / "own", split=other)
+
+
+def test_images_outside_of_the_box_need_no_box(tmp_path: Path) -> None:
+    whole = data.load("digits")
+    shifted = replace(whole.train.load(), images=2 * whole.train.load().pixels() - 0.5, scale=1)
+    config = default_config("digits", "rs-fgsm", epochs=1, width=4, box=False, eps=0.3, train_size=256)
+    seen = []
+
+    def measure(model: torch.nn.Module) -> dict[str, float]:
+        x = shifted.pixels()[:64]
+        seen.append(float(attack_of(config)(model, x, shifted.labels[:64], seed=0, sample_ids=torch.arange(64)).min()))
+        return {}
+
+    train(config, tmp_path, split=Split(shifted, whole.test), measure=measure, quiet=True)
+    assert seen[0] < -0.6  # the attack leaves the data's own range
+
+
+def test_what_stands_in_front_is_in_the_training_and_not_in_the_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = default_config("digits", epochs=1, width=4, attack_steps=2, train_size=256)
+
+    class Blank(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 0 * x
+
+    seen = []
+
+    def measure(model: torch.nn.Module) -> dict[str, float]:
+        x = torch.rand(8, 1, 8, 8)
+        seen.append(float(model(x).std(0).sum()))
+        return {}
+
+    network = train(config, tmp_path, front=Blank(), measure=measure, quiet=True)
+    assert capsys.readouterr().out == ""
+    assert seen == [0.0]  # all images are blank there
+    assert float(network.model(torch.rand(8, 1, 8, 8)).std(0).sum()) > 0
+    assert float(load_network(tmp_path).model(torch.rand(8, 1, 8, 8)).std(0).sum()) > 0
+    with pytest.raises(ValueError, match="front must have no parameters"):
+        train(config, tmp_path / "other", front=torch.nn.Linear(2, 2))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Some images of a dataset: pixels x, float32 [B, C, H, W] in [0, 1], labels y and ids, int64 [B]."""
+    """Some images of a dataset: pixels x, float32 [B, C, H, W], labels y and ids, int64 [B]."""
 
     x: Tensor
     y: Tensor
@@ -30,14 +30,14 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images in memory.
+    """Labelled images in memory, of pixels in [0, 1]; computed ones may leave it.
 
     Attributes:
         title: what tables and figures call it, "CIFAR-10 (JPEG)" for example.
-        images: uint8 [N, C, H, W].
+        images: uint8 [N, C, H, W], or float32 for images that were computed, with scale 1.
         labels: int64 [N], from 0 to len(classes) - 1.
         classes: the name of each class.
-        scale: the stored value that stands for the pixel value 1.0 (255, or 16 for digits).
+        scale: the stored value that stands for the pixel value 1.0 (255, 16 for digits, 1 for float32).
         ids: int64 [N], each image's index in the files it came from; its random numbers are keyed by it.
     """
 
@@ -106,7 +106,7 @@ class Dataset:
             yield Batch(self.pixels(cut_out(images, some.ids, cutout, seed, epoch)), some.labels, some.ids)
 
     def pixels(self, images: Tensor | None = None) -> Tensor:
-        """Stored images (all of them by default) as float32 in [0, 1]."""
+        """Stored images (all of them by default) as float32, 1.0 for ``scale``."""
         return (self.images if images is None else images).float() / self.scale
 
 

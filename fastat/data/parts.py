@@ -1,6 +1,8 @@
-"""What training takes from a dataset of either kind: statistics, and images set apart."""
+"""What training takes from a dataset of either kind: statistics, a digest, and images set apart."""
 
 from __future__ import annotations
+
+import hashlib
 
 import torch
 
@@ -35,11 +37,15 @@ def held_out(dataset: AnyDataset, size: int) -> tuple[AnyDataset, AnyDataset | N
 def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in pixel units.
 
-    Exact, from the counts of the stored values; of images that stay on the disk the usual numbers of ImageNet. A
-    channel that never changes gets the standard deviation 1.
+    Exact, from the counts of the stored values where these are integers; of images that stay on the disk the usual
+    numbers of ImageNet. A channel that never changes gets the standard deviation 1.
     """
     if isinstance(dataset, Streamed):
         return list(_IMAGENET_MEAN), list(_IMAGENET_STD)
+    if dataset.images.is_floating_point():
+        flat = dataset.images.double().transpose(0, 1).flatten(1)
+        spread = flat.std(1, correction=0)
+        return flat.mean(1).tolist(), torch.where(spread > 0, spread, 1.0).tolist()
     values = torch.arange(256, dtype=torch.float64) / dataset.scale
     means, deviations = [], []
     for channel in dataset.images.unbind(1):
@@ -49,3 +55,12 @@ def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
         means.append(mean)
         deviations.append(deviation if deviation > 0 else 1.0)
     return means, deviations
+
+
+def content_digest(*datasets: Dataset) -> str:
+    """Twelve hexadecimal digits that stand for the images, labels and ids of the datasets."""
+    state = hashlib.sha256()
+    for dataset in datasets:
+        for tensor in (dataset.images, dataset.labels, dataset.ids):
+            state.update(tensor.cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:12]

@@ -1,0 +1,78 @@
+"""What trainings will cost, counted before they start."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from fastat import models
+from fastat.config import TrainConfig
+from fastat.network import choose_device, place
+
+_TIMED_PASSES = 3
+_MINUTE, _HOUR = 60.0, 3600.0
+
+
+def training_cost(
+    configs: Sequence[TrainConfig], train_images: int, image_shape: tuple[int, int, int], num_classes: int
+) -> str:
+    """A sentence: how many trainings, passes of an image through the network, and what time that is on this machine.
+
+    A pass is forward and backward. Its time is measured here, now, on one batch of each network in float32 and on
+    PyTorch's threads, so the estimate leaves out evaluations, and what a GPU gains from bfloat16.
+
+    Args:
+        configs: the trainings.
+        train_images: training images of each, at most.
+        image_shape: (C, H, W).
+        num_classes: length of the logits.
+    """
+    passes = seconds = 0.0
+    measured: dict[tuple[str, int | None, int], float] = {}
+    for config in configs:
+        images = min(train_images, config.train_size or train_images)
+        count = config.epochs * images * passes_per_image(config)
+        key = (config.model, config.width, min(config.batch_size, images))
+        if key not in measured:
+            measured[key] = _seconds_per_pass(config, key[2], image_shape, num_classes)
+        passes += count
+        seconds += count * measured[key]
+    epochs = sum(config.epochs for config in configs)
+    return (
+        f"{len(configs)} trainings of {epochs:,} epochs together, {passes:.3g} passes of an image through the network, "
+        f"about {_duration(seconds)} on {choose_device(None)} one after another"
+    )
+
+
+def passes_per_image(config: TrainConfig) -> int:
+    """Forward and backward passes of an image in an epoch: of the attack, of the loss, of what is added to it."""
+    attack = {"none": 0, "free": 0, "pgd": config.attack_steps, "pgd-kl": config.attack_steps}.get(config.attack, 1)
+    clean = int(config.loss != "cross-entropy")
+    alignment = 3 if config.grad_align > 0 else 0  # two gradients, and the second derivative of one
+    weights = 1 if config.awp > 0 else 0
+    return attack + 1 + clean + alignment + weights
+
+
+def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, int], num_classes: int) -> float:
+    device = choose_device(None)
+    with torch.random.fork_rng(devices=[]):
+        model = models.build(config.model, num_classes, shape[0], width=config.width, image_size=shape[1:])
+    placed = place(model, config, device)
+    x = torch.zeros(batch, *shape, device=device)
+
+    def timed() -> float:
+        began = time.perf_counter()
+        loss = placed(x).sum()
+        loss.backward()
+        loss.item()  # waits for a GPU
+        return time.perf_counter() - began
+
+    return min(timed() for _ in range(_TIMED_PASSES)) / batch
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= _HOUR:
+        return f"{seconds / _HOUR:.1f} hours"
+    return f"{seconds / _MINUTE:.1f} minutes" if seconds >= _MINUTE else f"{seconds:.0f} seconds"

@@ -1,0 +1,133 @@
+"""Many independent cells of an experiment: in parallel through joblib, kept as they finish, with a progress bar."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import joblib
+import torch
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from fastat.checkpoint import write_json
+from fastat.interrupt import interrupts_deferred
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def sweep(
+    function: Callable[[Any], dict[str, Any]], cells: Sequence[Any], *, folder: Path | None = None, label: str = "cells"
+) -> list[dict[str, Any]]:
+    """``function`` of every cell, in the order of the cells.
+
+    Cells run through :class:`joblib.Parallel`: one after another, or as ``joblib.parallel_config`` says, for example
+    ``parallel_config(n_jobs=8)`` or ``parallel_config("dask")``. Each has one thread of PyTorch, so that its numbers do
+    not depend on how many run beside it.
+
+    With a folder every finished cell is kept in a file of its own, and the same call continues a stopped one: only
+    cells that are not there are run. A file stands for the function's name and the cell's fields; what
+    ``functools.partial`` adds to a function (a device, a place of data) must not change the result.
+
+    Args:
+        function: a function of one cell, of a module, or a ``functools.partial`` of one: it is sent to other processes.
+            Returns a dict of JSON values.
+        cells: frozen dataclasses of JSON values, all different.
+        folder: where finished cells are kept; made if missing.
+        label: what the progress bar calls them.
+
+    Raises:
+        ValueError: two cells are the same, or a file in the folder is not one that this function wrote.
+        KeyboardInterrupt: on Ctrl-C; the finished cells stay in the folder.
+    """
+    keys = [_key(function, cell) for cell in cells]
+    for cell, key in zip(cells, keys, strict=True):
+        if keys.count(key) > 1:
+            raise ValueError(f"cells must all differ, got twice: {cell}")
+    files = [None if folder is None else folder / f"{key}.json" for key in keys]
+    found = {i: _read(file, cells[i]) for i, file in enumerate(files) if file is not None and file.exists()}
+    todo = [i for i in range(len(cells)) if i not in found]
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    with _progress(label, len(cells), len(found)) as advance:
+        for index, result in _results(function, cells, todo):
+            file = files[index]
+            if file is not None:
+                with interrupts_deferred():
+                    write_json(file, {"cell": dataclasses.asdict(cells[index]), "result": result})
+            found[index] = result
+            advance()
+    return [found[index] for index in range(len(cells))]
+
+
+def _results(function: Callable[[Any], Any], cells: Sequence[Any], todo: Sequence[int]) -> Iterator[tuple[int, Any]]:
+    """Index and result of each cell to do, as they finish; all at the end where a backend of joblib cannot say."""
+    tasks = (joblib.delayed(_run_one)(function, index, cells[index]) for index in todo)
+    if joblib.parallel.get_active_backend()[0].supports_return_generator:
+        yield from joblib.Parallel(return_as="generator_unordered")(tasks)
+    else:
+        yield from joblib.Parallel()(tasks)
+
+
+def _run_one(function: Callable[[Any], dict[str, Any]], index: int, cell: Any) -> tuple[int, dict[str, Any]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        result = function(cell)
+    finally:
+        torch.set_num_threads(threads)
+    return index, json.loads(json.dumps(result))  # as it will be read back when continued
+
+
+def _key(function: Callable[[Any], Any], cell: Any) -> str:
+    while isinstance(function, functools.partial):
+        function = function.func
+    text = json.dumps([function.__qualname__, dataclasses.asdict(cell)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _read(file: Path, cell: Any) -> dict[str, Any]:
+    try:
+        kept = json.loads(file.read_text())
+        if kept["cell"] != json.loads(json.dumps(dataclasses.asdict(cell))):
+            raise ValueError("it holds another cell")
+        result: dict[str, Any] = kept["result"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{file} cannot be read as a finished cell: {error}; delete it to run the cell again"
+        ) from error
+    return result
+
+
+@contextmanager
+def _progress(label: str, total: int, done: int) -> Iterator[Callable[[], None]]:
+    """What to call after each cell: moves a bar on a terminal, prints a line now and then elsewhere."""
+    if sys.stdout.isatty():
+        columns = (
+            TextColumn(f"{label} {{task.completed}}/{total}"),
+            BarColumn(bar_width=20),
+            TaskProgressColumn(),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns) as progress:
+            task = progress.add_task("", total=total, completed=done)
+            yield lambda: progress.advance(task)
+        return
+    began = last = time.monotonic()
+
+    def line() -> None:
+        nonlocal done, last
+        done += 1
+        now = time.monotonic()
+        if done == total or now - last >= _SECONDS_BETWEEN_LINES:
+            print(f"{label} {done}/{total}  {now - began:.0f} s", flush=True)
+            last = now
+
+    yield line

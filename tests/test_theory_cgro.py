@@ -237,7 +237,7 @@ def test_what_cannot_be_memorized_is_refused():
         RobustMemorizer(model, x, y, "0.1")
     with pytest.raises(ValueError, match="norm must be linf or l2, got 'l1'"):
         RobustMemorizer(model, x, y, 0.1, "l1")
-    with pytest.raises(TypeError, match="x must be float32 or float64, got torch.int64"):
+    with pytest.raises(TypeError, match=r"x must be float32 or float64, got torch.int64"):
         RobustMemorizer(model, x.long(), y, 0.1)
     with pytest.raises(TypeError, match=r"y must be int64, got torch.float32"):
         RobustMemorizer(model, x, y.float(), 0.1)

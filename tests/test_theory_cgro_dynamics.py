@@ -57,10 +57,10 @@ def test_the_run_is_gradient_descent_on_the_worst_cases():
     train, test = patch_data(8, **SMALL, seed=1), patch_data(50, **SMALL, seed=1, draw=1)
     options = {"filters": 12, "init_scale": 0.2, "step_size": 0.25, "seed": 4}
     first = train_dynamics(train, test, 0.4, max_steps=1, **options)
-    run = train_dynamics(train, test, 0.4, max_steps=30, measure_every=7, **options)
+    run = train_dynamics(train, test, 0.4, max_steps=20, measure_every=7, **options)
     worst = shifted(train, 0.4)
     weights = _first_weights(train, 12, 0.2, 4).requires_grad_()
-    for step in range(31):
+    for step in range(21):
         with torch.no_grad():
             torch.testing.assert_close(run.U[step], (weights @ train.w_star).pow(3).sum())
             noise = (train.x[:, 1:] @ weights.T).pow(3).sum((1, 2)) * train.y
@@ -72,10 +72,10 @@ def test_the_run_is_gradient_descent_on_the_worst_cases():
                     assert found[place] == float((test.y * output(weights, x) > 0).double().mean())
         if step == 1:
             torch.testing.assert_close(first.weights, weights.detach())
-        if step < 30:
+        if step < 20:
             (grad,) = torch.autograd.grad(F.softplus(-train.y * output(weights, worst)).mean(), weights)
             weights = (weights - 0.25 * grad).detach().requires_grad_()
-    assert run.measured == [0, 7, 14, 21, 28, 30]
+    assert run.measured == [0, 7, 14, 20]
     torch.testing.assert_close(run.weights, weights.detach())
     assert not torch.allclose(run.weights, first.weights, atol=1e-3)
 
@@ -188,5 +188,5 @@ def test_arguments_out_of_range():
         train_dynamics(train, patch_data(5, **SMALL, seed=9), 0.5)
     with pytest.raises(ValueError, match="noise patches of train must be orthogonal to w_star"):
         train_dynamics(replace(train, x=train.x + 0.1 * train.w_star), test, 0.5)
-    with pytest.raises(FloatingPointError, match="diverged before step .*: step_size 1e\\+200 is too large"):
+    with pytest.raises(FloatingPointError, match=r"diverged before step .*: step_size 1e\+200 is too large"):
         train_dynamics(train, test, 0.5, step_size=1e200)

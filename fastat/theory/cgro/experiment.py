@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,12 @@ class Settings:
         for name in ("network_seeds", "dynamics_seeds", "phase_seeds", "max_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.points is not None and self.points < 2 * _SHARES[0]:
-            raise ValueError(f"points must be at least {2 * _SHARES[0]}, got {self.points}")
+        for name, least in (("points", 2 * _SHARES[0]), ("train_size", 2), ("eval_size", 1)):
+            size = getattr(self, name)
+            if size is not None and size < least:
+                raise ValueError(f"{name} must be at least {least} if given, got {size}")
+        if not re.fullmatch(r"pgd-[1-9]\d*(x[1-9]\d*)?", self.attack):
+            raise ValueError(f"attack must be pgd-STEPS or pgd-STEPSxRESTARTS, got {self.attack!r}")
         radii = [*self.phase_deltas, *(delta for delta, _ in self.dynamics)]
         if not all(0 < delta < 1 for delta in radii):
             raise ValueError(f"phase_deltas and the radii of dynamics must be in (0, 1), got {radii}")

@@ -105,7 +105,9 @@ def test_too_large_a_radius_is_named(tmp_path):
 
 def test_cost_and_presets():
     for settings in PRESETS.values():
-        assert settings.data and "training runs on patch data" in cost(dataclasses.replace(settings, widths=(2,)))
+        assert settings.data and "training runs on patch data" in cost(
+            dataclasses.replace(settings, widths=(2,), standard_width=2)
+        )
     assert PRESETS["paper"].data == ("mnist", "cifar10")
 
 

@@ -29,7 +29,7 @@ class Dynamics:
         V: the memorized noise y_i sum_r sum_{j != signal} <w_r, X_ij>^3, [T + 1, N].
         train_margin: y_i f at the worst case of each training sample, (alpha - delta)^3 U + V_i, [T + 1, N].
         stages: where the run's three stages begin.
-        measured: the steps at which the accuracies on test samples were taken; the last is T.
+        measured: the steps at which the accuracies on test samples were taken; the first is 0, the last T.
         clean_test: accuracy on fresh samples, at these steps.
         robust_test: accuracy on the worst cases of fresh samples, at these steps.
         weights: w_r at the end, [m, d].
@@ -89,7 +89,8 @@ def train_dynamics(
         init_scale: standard deviation of each number of the first filters, above 0.
         step_size: of the descent, above 0.
         max_steps: steps after which a run ends that has not fitted its samples, at least 1.
-        measure_every: steps between two measurements on the test samples; None for at the end only.
+        measure_every: steps between two measurements on the test samples, beside those before the first step and at
+            the end; None for these two only.
         seed: of the first filters.
 
     Raises:
@@ -100,14 +101,10 @@ def train_dynamics(
     noise = train.x[:, 1:].flatten(0, 1)
     per_sample = train.x.shape[1] - 1
     fresh = test.x[:, 1:].flatten(0, 1)
-    generator = torch.Generator().manual_seed(derive_seed(seed, _WEIGHTS))
-    first = torch.randn(filters, train.x.shape[2], generator=generator, dtype=torch.float64) * init_scale
-    first = first.to(train.x.device)
+    first = _first_filters(train, filters, init_scale, seed)
     along = first @ train.w_star
-    if float(along.pow(POWER).sum()) < 0:
-        first, along = first - 2 * along[:, None] * train.w_star, -along
 
-    # w_r = first_r + (along - first along)_r w* + sum over noise patches of moved
+    # a filter is its first value, what it gained along w*, and a combination of the training noise by factors in moved
     gram, onto_fresh = noise @ noise.T, noise @ fresh.T
     on_noise, first_on_fresh = first @ noise.T, first @ fresh.T
     moved = torch.zeros_like(on_noise)
@@ -134,7 +131,7 @@ def train_dynamics(
                 raise FloatingPointError(f"the descent diverged before step {step}: step_size {step_size} is too large")
             if least >= FITTED:
                 last = min(max_steps, math.ceil(step * (1 + _TAIL)))
-        if step == last or (measure_every is not None and step % measure_every == 0):
+        if step in (0, last) or (measure_every is not None and step % measure_every == 0):
             measure(step)
         if step == last:
             break
@@ -156,6 +153,15 @@ def train_dynamics(
         accuracies[:, 1].tolist(),
         (first + (along - first @ train.w_star)[:, None] * train.w_star + moved @ noise).cpu(),
     )
+
+
+def _first_filters(train: PatchData, filters: int, init_scale: float, seed: int) -> Tensor:
+    """[m, d], such that U >= 0."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, _WEIGHTS))
+    first = torch.randn(filters, train.x.shape[2], generator=generator, dtype=torch.float64) * init_scale
+    first = first.to(train.x.device)
+    along = first @ train.w_star
+    return first if float(along.pow(POWER).sum()) >= 0 else first - 2 * along[:, None] * train.w_star
 
 
 def _sum(projections: Tensor, samples: int) -> Tensor:

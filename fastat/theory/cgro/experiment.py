@@ -69,13 +69,13 @@ class Settings:
     """(delta, sigma) of the training runs on patch data; the first one is that of the phase diagram over N."""
     dynamics_seeds: int = 12
     """Runs of each."""
-    phase_deltas: tuple[float, ...] = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+    phase_deltas: tuple[float, ...] = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
     """Radii of both phase diagrams, below 1, the strength of the signal."""
     phase_sigmas: tuple[float, ...] = (0.2, 0.4, 0.6, 0.86, 1.2, 1.6)
     """Noise of the one phase diagram."""
     phase_sizes: tuple[int, ...] = (10, 20, 40, 80, 160)
     """Training samples N of the other."""
-    phase_seeds: int = 4
+    phase_seeds: int = 6
     """Runs of each place in them."""
     max_steps: int = 10_000
     """Steps after which a run on patch data is given up."""

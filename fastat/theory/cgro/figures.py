@@ -10,6 +10,8 @@ from typing import Any, Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
@@ -29,7 +31,7 @@ _INSTEAD = {"not fitted": "not\nfitted", "not clean": "not\nclean", "robust": "r
 
 def plot_dynamics(path: Path, run: dict[str, Any]) -> None:
     """Output by feature and by noise, margins and accuracies against the step, with the stages shaded."""
-    figure = Figure(figsize=(15, 5.2), layout="constrained")
+    figure = Figure(figsize=(15, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.14))
     figure.suptitle(
         rf"Adversarial training on patches: $\alpha$ = {run['alpha']:g}, $\delta$ = {run['delta']:g}, "
         rf"$\sigma$ = {run['sigma']:g}, N = {run['n']}, d = {run['dim']}, m = {run['filters']}",
@@ -39,11 +41,11 @@ def plot_dynamics(path: Path, run: dict[str, Any]) -> None:
     steps, memory = run["step"], np.array(run["V"])
     for column in range(memory.shape[1]):
         label = r"$V_i$, noise of each sample" if column == 0 else None
-        output.plot(steps, memory[:, column], color=ORANGE, linewidth=0.8, alpha=0.5, label=label)
-    output.plot(steps, memory.mean(1), color=RED, linewidth=2.5, linestyle="--", label=r"mean of the $V_i$")
+        output.plot(steps, memory[:, column], color=RED, linewidth=0.8, alpha=0.4, label=label)
+    output.plot(steps, memory.mean(1), color="black", linewidth=2.5, linestyle="--", label=r"mean of the $V_i$")
     output.plot(steps, run["U"], color=BLUE, linewidth=2.8, label="$U$, true feature")
-    output.set_yscale("symlog", linthresh=0.1, linscale=0.6)
-    output.set_ylim(top=60 * max(1.0, memory.max() / 10))
+    output.set_yscale("symlog", linthresh=0.01, linscale=0.4)
+    output.set_ylim(top=100 * memory.max())
     label_axes(output, "step", "$U$ and $V_i$ (symmetric log)")
 
     for column, values in enumerate(np.array(run["margin"]).T):
@@ -57,7 +59,7 @@ def plot_dynamics(path: Path, run: dict[str, Any]) -> None:
     for key, color, _, label in _ACCURACIES:
         accuracies.plot(steps, run[key], color=color, linewidth=2.4, label=label)
     accuracies.axhline(0.5, color=GREY, linestyle=":", linewidth=1.5, label="chance")
-    accuracies.set_ylim(0, 1.32)
+    accuracies.set_ylim(0, 1.28)
     accuracies.set_yticks(np.arange(0, 1.01, 0.2))
     accuracies.yaxis.set_major_formatter(PercentFormatter(1.0))
     label_axes(accuracies, "step", "accuracy")
@@ -67,8 +69,13 @@ def plot_dynamics(path: Path, run: dict[str, Any]) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def plot_phases(path: Path, over_sigma: Sequence[dict[str, Any]], over_size: Sequence[dict[str, Any]]) -> None:
-    """Share of the runs with CGRO over (delta, sigma) and (delta, N)."""
+def plot_phases(
+    path: Path,
+    over_sigma: Sequence[dict[str, Any]],
+    over_size: Sequence[dict[str, Any]],
+    framed: Sequence[tuple[float, float]],
+) -> None:
+    """Share of the runs with CGRO over (delta, sigma) and (delta, N); some places (delta, sigma) framed."""
     figure = Figure(figsize=(15, 6.2), layout="constrained")
     figure.suptitle("Share of the seeds with clean generalization and robust overfitting", fontsize=14)
     grids = figure.subplots(1, 2)
@@ -87,6 +94,10 @@ def plot_phases(path: Path, over_sigma: Sequence[dict[str, Any]], over_size: Seq
         axes.grid(visible=False)
         axes.set_title(title, fontsize=13)
         _write_cells(axes, shares)
+        for delta, value in framed if row == "sigma" else ():
+            if delta in columns and value in rows:
+                corner = (columns.index(delta) - 0.46, rows.index(value) - 0.46)
+                axes.add_patch(Rectangle(corner, 0.92, 0.92, fill=False, edgecolor=RED, linewidth=3))
     bar = figure.colorbar(drawn, ax=grids, fraction=0.03, pad=0.01)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     bar.ax.tick_params(labelsize=11)
@@ -136,7 +147,7 @@ def plot_widths(path: Path, rows: Sequence[dict[str, Any]]) -> None:
         axes.set_xscale("log", base=2)
         axes.set_xticks(widths, [str(width) for width in widths])
         axes.set_ylim(top=1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         label_axes(axes, "width (channels of the first stage)", f"accuracy (robust: {own[0]['attack'].upper()})")
         axes.legend(loc="lower right", fontsize=12)
         seeds, images = len({row["seed"] for row in own}), own[0]["train_images"]
@@ -178,7 +189,7 @@ def slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 
 def _shade(axes: Axes, run: dict[str, Any]) -> None:
-    """The stages behind the curves, numbered at the lower edge."""
+    """The stages behind the curves, numbered above them."""
     end = run["step"][-1]
     starts = [0, run["memorizing"], run["fitted"]]
     edges = [start for start in starts if start is not None] + [end]
@@ -188,9 +199,7 @@ def _shade(axes: Axes, run: dict[str, Any]) -> None:
         if number > 0:
             axes.axvline(left, color="black", linestyle=":", linewidth=1.2)
         middle = (left + right) / 2 / end
-        axes.text(
-            middle, 0.03, f"stage {number + 1}", transform=axes.transAxes, ha="center", fontsize=12, fontweight="bold"
-        )
+        axes.text(middle, 1.015, f"stage {number + 1}", transform=axes.transAxes, ha="center", fontsize=12)
 
 
 def _write_cells(axes: Axes, shares: dict[str, NDArray[np.float64]]) -> None:

@@ -79,14 +79,15 @@ def memorizer_outcome(
     memorizer = RobustMemorizer(network.model, points.pixels(), points.labels, cell.delta)
     margins = memorizer.certify()
     test = _dataset(split.test).to(place)
-    corners = corner_accuracy(memorizer, points.pixels(), points.labels, cell.delta, CORNERS, cell.seed)
+    attacked = _measured(split.train, cell, _TRAIN, place)
     return {
         **dataclasses.asdict(cell),
         "points": len(points),
         "separation": memorizer.separation,
         "certified": float((margins > 0).double().mean()),
         "least_margin": float(margins.min()),
-        "corners": corners,
+        "attacked": len(attacked),
+        "corners": corner_accuracy(memorizer, attacked.pixels(), attacked.labels, cell.delta, CORNERS, cell.seed),
         "test_images": len(test),
         "in_foreign_bump": int(memorizer.in_foreign_bump(test.pixels(), test.labels).sum()),
         "f": _accuracies(network.model, split, cell, place),
@@ -123,10 +124,10 @@ def standard_config(cell: MemorizerCell) -> TrainConfig:
 
 
 def width_config(cell: WidthCell) -> TrainConfig:
-    """How a network of some width is trained: to the last epoch, where it overfits."""
+    """How a network of some width is trained: on the images as they are, to the last epoch, where it overfits."""
     return default_config(
         cell.data, "pgd-at", model="small_cnn", width=cell.width, eps=cell.delta, epochs=cell.epochs,
-        batch_size=cell.batch_size, seed=cell.seed, val_size=0, select="last",
+        batch_size=cell.batch_size, seed=cell.seed, val_size=0, select="last", augment="none",
     )  # fmt: skip
 
 
@@ -173,13 +174,18 @@ def _dataset(images: data.AnyDataset) -> Dataset:
     return images.load()
 
 
+def _measured(images: data.AnyDataset, cell: MemorizerCell | WidthCell, key: int, device: torch.device) -> Dataset:
+    """The images that accuracies are taken on."""
+    return _dataset(images.subset(cell.eval_size, derive_seed(cell.seed, key))).to(device)
+
+
 def _accuracies(
     model: nn.Module, split: Split, cell: MemorizerCell | WidthCell, device: torch.device
 ) -> dict[str, float]:
     """Clean and under the cell's attack, on the training and on the test images."""
     found: dict[str, float] = {}
     for name, images, key in (("train", split.train, _TRAIN), ("test", split.test, _TEST)):
-        some = _dataset(images.subset(cell.eval_size, derive_seed(cell.seed, key))).to(device)
+        some = _measured(images, cell, key, device)
         accuracy = evaluate(
             model, some.pixels(), some.labels, cell.delta, attacks=(cell.attack,), seed=cell.seed, sample_ids=some.ids
         ).accuracy

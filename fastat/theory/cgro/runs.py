@@ -54,6 +54,7 @@ def dynamics_outcome(cell: DynamicsCell, *, device: str | None = None) -> dict[s
         **dataclasses.asdict(cell),
         **found,
         "kind": _kind(**found),
+        "clean_test_before": run.clean_test[0],
         "steps": run.steps,
         "memorizing": start,
         "fitted": run.stages.fitted,

@@ -19,9 +19,10 @@ class Stages:
 
     Attributes:
         memorizing: the first step at which the noise of some sample alone fits it, V_i >= 1. Before it, in the first
-            stage, the network changes by the true feature and the noise is not what fits any sample.
+            stage, no sample is memorized and U has the time to grow.
         fitted: the first step at which every margin is 1 or more. Between the two, one sample after the other is
-            memorized; from here on robust training accuracy is 1 and the weights hardly move.
+            memorized; from here on robust training accuracy is 1 by more than a little (margins turn positive much
+            earlier, when they are still near zero and so is all that has been learned).
     """
 
     memorizing: int | None

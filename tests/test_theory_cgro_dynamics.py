@@ -130,12 +130,14 @@ def test_a_run_ends_a_fifth_after_all_are_fitted_or_at_max_steps():
     torch.testing.assert_close(short.V, run.V[:21])
 
 
-@pytest.mark.parametrize(("delta", "sigma"), [(0.8, 0.86), (0.85, 0.6)])
-def test_cgro_over_seeds(delta, sigma):
-    """The published phenomenon: at least 8 of 12 seeds; and the feature comes before the memory."""
-    runs = [dynamics_outcome(DynamicsCell(delta, sigma, seed=seed)) for seed in range(12)]
+@pytest.mark.parametrize(
+    ("delta", "sigma", "seeds", "at_least"), [(0.8, 0.86, 12, 12), (0.85, 0.6, 12, 9), (0.9, 0.4, 8, 6)]
+)
+def test_cgro_over_seeds(delta, sigma, seeds, at_least):
+    """The published phenomenon, over seeds; and the feature comes before the memory."""
+    runs = [dynamics_outcome(DynamicsCell(delta, sigma, seed=seed)) for seed in range(seeds)]
     shown = [run for run in runs if shows_cgro(run["robust_train"], run["clean_test"], run["robust_test"])]
-    assert len(shown) >= (12 if sigma == 0.86 else 8)
+    assert len(shown) >= at_least
     for run in runs:
         assert run["robust_train"] == 1 and run["clean_test"] >= 0.98
         assert run["memorizing"] < run["fitted"] <= run["steps"] < 4000
@@ -167,9 +169,9 @@ def test_phase_diagram_counts_the_seeds():
 def test_trajectory_is_the_run_in_short():
     cell = DynamicsCell(seed=3, test_samples=50)
     short, end = trajectory(cell), dynamics_outcome(cell)
-    assert short["step"][0] == 0 and len(short["step"]) <= 401
-    assert short["memorizing"] == end["memorizing"] and short["U"][0] == end["U"][0]
-    assert all(len(short[key]) == len(short["step"]) for key in ("U", "V", "margin", "robust_train", "clean_test"))
+    assert short["step"][0] == 0 and 100 <= len(short["step"]) <= 200
+    assert short["memorizing"] == end["memorizing"] and short["U"][0] == pytest.approx(end["U"][0], rel=1e-5)
+    assert all(len(short[key]) == len(short["step"]) for key in ("U", "V", "robust_train", "clean_test"))
 
 
 def test_arguments_out_of_range():

@@ -16,6 +16,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.theory.cgro.dynamics import POWER
 from fastat.theory.cgro.runs import phase_diagram
 
 CountAxis = Literal["points", "dimension"]
@@ -48,12 +49,13 @@ def plot_dynamics(path: Path, run: dict[str, Any]) -> None:
     output.set_ylim(top=100 * memory.max())
     label_axes(output, "step", "$U$ and $V_i$ (symmetric log)")
 
-    for column, values in enumerate(np.array(run["margin"]).T):
+    margin = (run["alpha"] - run["delta"]) ** POWER * np.array(run["U"])[:, None] + memory
+    for column, values in enumerate(margin.T):
         label = "each training sample" if column == 0 else None
         margins.plot(steps, values, color=GREY, linewidth=0.8, alpha=0.6, label=label)
     margins.axhline(1, color=GREEN, linestyle="--", linewidth=1.8, label="fitted: margin 1")
     margins.axhline(0, color="black", linewidth=0.8)
-    margins.set_ylim(top=1.35 * np.max(run["margin"]))
+    margins.set_ylim(top=1.35 * margin.max())
     label_axes(margins, "step", "margin of the worst case")
 
     for key, color, _, label in _ACCURACIES:

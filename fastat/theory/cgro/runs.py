@@ -15,7 +15,7 @@ from fastat.theory.cgro.dynamics import Dynamics, train_dynamics
 from fastat.theory.cgro.patches import patch_data
 from fastat.theory.cgro.stages import CLEAN_AT_LEAST, shows_cgro
 
-_DRAWN = 200  # steps of a trajectory that are kept, about
+_DRAWN = 200  # steps of a trajectory that are kept, at most
 
 KINDS = ("cgro", "not fitted", "not clean", "robust")
 """What a run comes to: CGRO; or the first of these that stands in its way: a training margin that is not positive, a
@@ -64,17 +64,16 @@ def dynamics_outcome(cell: DynamicsCell, *, device: str | None = None) -> dict[s
 
 
 def trajectory(cell: DynamicsCell, *, device: str | None = None) -> dict[str, Any]:
-    """The run step by step, about 200 of its steps."""
+    """The run step by step: 200 of its steps at most, and six digits of each number, to be drawn."""
     run = _run(cell, 1, device)
-    kept = list(range(0, run.steps + 1, max(1, run.steps // _DRAWN)))
+    kept = list(range(0, run.steps + 1, -(-(run.steps + 1) // _DRAWN)))
     return {
         **dataclasses.asdict(cell),
         "memorizing": run.stages.memorizing,
         "fitted": run.stages.fitted,
         "step": kept,
-        "U": run.U[kept].tolist(),
-        "V": run.V[kept].tolist(),
-        "margin": run.train_margin[kept].tolist(),
+        "U": [_short(value) for value in run.U[kept].tolist()],
+        "V": [[_short(value) for value in row] for row in run.V[kept].tolist()],
         "robust_train": run.robust_train[kept].tolist(),
         "clean_test": [run.clean_test[step] for step in kept],
         "robust_test": [run.robust_test[step] for step in kept],
@@ -98,6 +97,10 @@ def phase_diagram(runs: Sequence[dict[str, Any]], row: str, column: str) -> dict
     total = sum(count.values())
     with np.errstate(invalid="ignore"):
         return {kind: number / total for kind, number in count.items()}
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def _kind(robust_train: float, clean_test: float, robust_test: float) -> str:

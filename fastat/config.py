@@ -41,11 +41,9 @@ class TrainConfig:
     """digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet, tensors:FILE.npz, or folder:PATH
     with PATH/train/<class>/* and PATH/test/<class>/*."""
     model: str = "small_cnn"
-    """small_cnn, small_preact, mlp, preact_resnet18, _34, _50, wide_resnet_28_10, _34_10, _34_20, timm:NAME or
-    torchvision:NAME."""
+    """small_cnn, mlp, preact_resnet18, _34, _50, wide_resnet_28_10, _34_10, _34_20, timm:NAME or torchvision:NAME."""
     width: int | None = None
-    """Channels of the first stage of small_cnn (32 if not given) or small_preact (16), units of mlp (256); the others
-    have fixed widths."""
+    """Channels of the first stage of small_cnn (32 if not given), units of mlp (256); the others have fixed widths."""
     attack: AttackName = "pgd"
     """Attack of the training."""
     loss: LossName = "cross-entropy"

@@ -52,18 +52,6 @@ def test_parameter_counts_by_hand(name, block, stem, widths, blocks):
         assert parameters(getattr(models, name)(10, 3)) == expected
 
 
-def test_small_preact_by_hand():
-    for width, stages in ((16, (16, 32, 64)), (8, (8, 16, 32))):
-        expected, before = 9 * width + 2 * stages[-1] + 10 * stages[-1] + 10, width
-        for channels in stages:
-            expected += basic(before, channels, before != channels) + basic(channels, channels, False)
-            before = channels
-        model = models.build("small_preact", 10, 1, width=width)
-        assert parameters(model) == expected
-        assert model(torch.rand(2, 1, 9, 5)).shape == (2, 10)
-    assert models.small_preact()[0].out_channels == 16
-
-
 class TestMlp:
     def test_has_two_hidden_layers(self):
         model = models.build("mlp", 7, 3, width=5, image_size=(4, 6))
@@ -119,14 +107,12 @@ class TestZoo:
 
 def test_titles():
     found = [models.title(name) for name in models.names()]
-    assert found[:3] == ["small CNN", "small PreAct ResNet", "MLP"]
+    assert found[:3] == ["small CNN", "MLP", "PreAct ResNet-18"]
     assert len(set(found)) == len(found)
     assert models.title("timm:resnet18") == "timm resnet18"
 
 
-@pytest.mark.parametrize(
-    "name", ["small_cnn", "small_preact", "mlp", "preact_resnet18", "preact_resnet34", "preact_resnet50"]
-)
+@pytest.mark.parametrize("name", ["small_cnn", "mlp", "preact_resnet18", "preact_resnet34", "preact_resnet50"])
 def test_one_initialization_per_seed(name):
     def build(seed: int) -> list[torch.Tensor]:
         torch.manual_seed(seed)
@@ -155,9 +141,7 @@ def test_width_of_the_small_cnn():
     assert parameters(models.build("small_cnn", 10, 1, width=8)) < parameters(models.build("small_cnn", 10, 1)) / 10
     assert models.build("small_cnn", 10, 1, width=8).model[-1].in_features == 128
     for name, width in (("preact_resnet18", 64), ("small_cnn", 0)):
-        with pytest.raises(
-            ValueError, match=f"width is free for small_cnn, small_preact, mlp only, .* got {width} for {name}"
-        ):
+        with pytest.raises(ValueError, match=f"width is free for small_cnn, mlp only, .* got {width} for {name}"):
             models.build(name, 10, 1, width=width)
 
 

@@ -10,7 +10,6 @@ from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
 from fastat.models.small_cnn import small_cnn
-from fastat.models.small_preact import small_preact
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.models.zoo import PREFIXES, zoo_model
 
@@ -24,19 +23,17 @@ __all__ = [
     "preact_resnet34",
     "preact_resnet50",
     "small_cnn",
-    "small_preact",
     "title",
     "wide_resnet_28_10",
     "wide_resnet_34_10",
     "wide_resnet_34_20",
 ]
 
-WITH_WIDTH = ("small_cnn", "small_preact", "mlp")
+WITH_WIDTH = ("small_cnn", "mlp")
 """The names of the networks whose width is free."""
 
 _NETWORKS: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "small_cnn": ("small CNN", small_cnn),
-    "small_preact": ("small PreAct ResNet", small_preact),
     "mlp": ("MLP", mlp),
     "preact_resnet18": ("PreAct ResNet-18", preact_resnet18),
     "preact_resnet34": ("PreAct ResNet-34", preact_resnet34),

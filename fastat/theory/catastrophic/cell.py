@@ -55,9 +55,11 @@ class Cell:
     """Low pass in front of the network while it is trained and looked at; 0: none."""
     data: str = "digits"
     """A dataset of :func:`fastat.data.load`."""
-    model: str = "small_preact"
+    model: str = "small_cnn"
     """A network of :func:`fastat.models.build`."""
-    epochs: int = 30
+    width: int | None = 16
+    """Its width, where that is free."""
+    epochs: int = 60
     """Passes over the training images."""
     batch_size: int = 32
     """Images per step."""
@@ -89,6 +91,7 @@ def train_config(cell: Cell) -> TrainConfig:
         cell.data,
         METHODS[cell.method],
         model=cell.model,
+        width=cell.width,
         eps=cell.eps,
         epochs=cell.epochs,
         batch_size=cell.batch_size,

@@ -20,8 +20,10 @@ class Settings:
 
     data: str = "digits"
     """Dataset, of at least 3x3 pixels."""
-    model: str = "small_preact"
+    model: str = "small_cnn"
     """Network."""
+    width: int | None = 16
+    """Its width; none for a network whose width is fixed."""
     betas: tuple[float, ...] = (0.0, 0.1, 0.4)
     """Amplitudes of the injected feature in the grid, 0 among them."""
     epsilons: tuple[float, ...] = (0.1, 0.2)
@@ -34,15 +36,15 @@ class Settings:
     """Compared with FGSM at (beta, eps)."""
     projected: bool = True
     """Also train FGSM at (beta, eps) with the projected injection."""
-    bandwidths: tuple[int, ...] = (5,)
+    bandwidths: tuple[int, ...] = (4,)
     """Low passes in front of the network, compared with none at (beta, eps)."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of FGSM at (beta, eps) and (0, eps); everything else has the first one."""
-    epochs: int = 30
+    epochs: int = 60
     """Passes over the training images."""
-    batch_size: int = 64
+    batch_size: int = 32
     """Images per step."""
-    lr: float = 0.4
+    lr: float = 0.2
     """Peak of the cyclic learning rate."""
     train_size: int | None = None
     """Training images, a random choice; all if not given."""
@@ -50,7 +52,7 @@ class Settings:
     """Attack that decides whether a network is robust: pgd-STEPS or pgd-STEPSxRESTARTS."""
     test_size: int | None = None
     """Test images that networks are looked at with, a random choice; all if not given."""
-    measure_every: int = 2
+    measure_every: int = 4
     """Epochs between two looks."""
 
     def __post_init__(self) -> None:
@@ -84,24 +86,6 @@ _SIZES = {
 }
 """Training images, (C, H, W) and classes, known before a dataset is fetched."""
 
-PRESETS: dict[str, Settings] = {
-    "quick": Settings(),
-    "paper": Settings(
-        data="cifar10",
-        model="preact_resnet18",
-        betas=tuple(k / 255 for k in (0, 2, 4, 6, 8, 12, 16)),
-        epsilons=tuple(k / 255 for k in (2, 4, 6, 8)),
-        beta=8 / 255,
-        eps=6 / 255,
-        bandwidths=(8, 16, 24),
-        batch_size=128,
-        lr=0.2,
-        attack="pgd-50x10",
-        test_size=1000,
-        measure_every=1,
-    ),
-}
-
 
 def cells(settings: Settings) -> list[Cell]:
     """The trainings: the grid of FGSM, more seeds of two of its points, and what is compared at one of these."""
@@ -110,16 +94,46 @@ def cells(settings: Settings) -> list[Cell]:
 
 def _cells(settings: Settings) -> Iterator[Cell]:
     first = Cell(
-        data=settings.data, model=settings.model, beta=settings.beta, eps=settings.eps, epochs=settings.epochs,
-        batch_size=settings.batch_size, lr=settings.lr, train_size=settings.train_size, attack=settings.attack,
-        test_size=settings.test_size, measure_every=settings.measure_every, seed=settings.seeds[0],
-    )  # fmt: skip
+        data=settings.data,
+        model=settings.model,
+        width=settings.width,
+        beta=settings.beta,
+        eps=settings.eps,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        train_size=settings.train_size,
+        attack=settings.attack,
+        test_size=settings.test_size,
+        measure_every=settings.measure_every,
+        seed=settings.seeds[0],
+    )
     yield from (replace(first, beta=beta, eps=eps) for eps in settings.epsilons for beta in settings.betas)
     yield from (replace(first, beta=beta, seed=seed) for beta in (settings.beta, 0.0) for seed in settings.seeds)
     yield from (replace(first, method=method) for method in settings.methods)
     if settings.projected:
         yield replace(first, injection="projected")
     yield from (replace(first, bandwidth=bandwidth) for bandwidth in settings.bandwidths)
+
+
+PRESETS: dict[str, Settings] = {
+    "quick": Settings(),
+    "paper": Settings(
+        data="cifar10",
+        model="preact_resnet18",
+        width=None,
+        betas=tuple(k / 255 for k in (0, 2, 4, 6, 8, 12, 16)),
+        epsilons=tuple(k / 255 for k in (2, 4, 6, 8)),
+        beta=8 / 255,
+        eps=6 / 255,
+        bandwidths=(8, 16, 24),
+        epochs=30,
+        batch_size=128,
+        attack="pgd-50x10",
+        test_size=1000,
+        measure_every=1,
+    ),
+}
 
 
 def cost(settings: Settings) -> str:

@@ -49,7 +49,7 @@ class LinearOutcome:
 
     Attributes:
         cell: the settings.
-        disappointed: samples whose model has a larger adversarial loss over the distribution than the HR loss in sample.
+        disappointed: samples whose model has an adversarial loss over the distribution above its HR loss in sample.
         in_sample: the mean HR loss over the samples.
         population: the mean adversarial loss over the distribution.
         optimism: the mean of population - in_sample.

@@ -82,17 +82,18 @@ def _against_rn(path: Path, rates: Linear) -> Picture:
     panels = figure.subplots(1, 2, sharey=True)
     for axes, worst in zip(panels, WORSTS, strict=True):
         end = max(o.cell.r * o.cell.n for o in rates)
-        for n, (color, marker) in zip(sizes(rates), _CYCLE, strict=False):
+        for turn, (n, (color, marker)) in enumerate(zip(sizes(rates), _CYCLE, strict=False)):
             outcomes = [plain_at(rates, n), *hr_at(rates, n, worst)]
             rate = fitted_rate(outcomes[1:])
             slope = f", slope {rate.slope:.2f}" if rate else ""
-            _frequencies(axes, [o.cell.r * n for o in outcomes], outcomes, color, marker, f"n = {n}{slope}")
+            place = [o.cell.r * n + 0.01 * end * turn for o in outcomes]  # beside each other
+            _frequencies(axes, place, outcomes, color, marker, f"n = {n}{slope}")
         grid = np.linspace(0, end, 100)
         axes.plot(grid, np.exp(-grid), color=GREY, linestyle="--", linewidth=2, label=r"$e^{-rn}$: slope 1")
         _logarithmic(axes, rates)
         label_axes(axes, "r n (at 0: plain adversarial training)", _FREQUENCY if worst == "support" else "")
         axes.set_title(f"HR with the {_WORST_NAMES[worst]}", fontsize=13)
-        axes.legend(fontsize=11, loc="lower left")
+        axes.legend(fontsize=11, loc="lower left" if worst == "sample" else "upper right")
     figure.savefig(path, dpi=DPI)
     return Picture(
         path.name,
@@ -138,7 +139,9 @@ def _against_eps(path: Path, optimism: Linear, networks: Networks, images: str) 
     spread = [mean_and_half_width([o.optimism for o in group]) for group in groups.values()]
     right.errorbar(list(groups), [m for m, _ in spread], [_drawn(half) for _, half in spread], **_style(RED, "s"))
     right.set_title(f"networks ({images})", fontsize=13)
-    label_axes(right, r"$\epsilon$ of training and test (linf, pixels in [0, 1])", "test loss minus training loss (nats)")
+    label_axes(
+        right, r"$\epsilon$ of training and test (linf, pixels in [0, 1])", "test loss minus training loss (nats)"
+    )
     for axes in (left, right):
         axes.set_ylim(bottom=0)
     figure.savefig(path, dpi=DPI)
@@ -210,21 +213,23 @@ def _poisoning(path: Path, networks: Networks, images: str) -> Picture:
     for name, shift, color, marker in (("in_sample", -0.12, BLUE, "o"), ("test", 0.12, RED, "s")):
         last = [mean_and_half_width([getattr(o, name)[-1] for o in group]) for group in groups.values()]
         style = _style(color, marker) | {"linestyle": "none"}
-        left.errorbar(place + shift, [m for m, _ in last], [_drawn(h) for _, h in last], label=_LOSS_NAMES[name], **style)
-    left.set_ylim(bottom=0)
-    label_axes(left, "training", "loss (nats)")
-    left.legend(fontsize=11, loc="upper left")
+        left.errorbar(
+            place + shift, [m for m, _ in last], [_drawn(h) for _, h in last], label=_LOSS_NAMES[name], **style
+        )
+    label_axes(left, "", "loss (nats)")
     for name, shift, color, marker in (("clean", -0.12, GREEN, "^"), ("robust", 0.12, ORANGE, "D")):
         last = [mean_and_half_width([getattr(o, name)[-1] for o in group]) for group in groups.values()]
         style = _style(color, marker) | {"linestyle": "none"}
         shown = "clean" if name == "clean" else ATTACK.upper()
         right.errorbar(place + shift, [m for m, _ in last], [_drawn(half) for _, half in last], label=shown, **style)
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    label_axes(right, "training", "test accuracy")
-    right.legend(fontsize=11, loc="center left")
+    right.set_ylim(top=1.02)
+    label_axes(right, "", "test accuracy")
     for axes, title in ((left, "what HR promises: a bound"), (right, "and the accuracies")):
+        axes.set_ylim(bottom=0)
         axes.set_xticks(place, names, fontsize=11)
         axes.set_title(f"{title} ({images}, {_noise_name(noise)})", fontsize=13)
+        axes.legend(fontsize=11, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     figure.savefig(path, dpi=DPI)
     return Picture(
         path.name,

@@ -63,7 +63,10 @@ def interval(outcome: LinearOutcome) -> tuple[float, float]:
 
 
 def _rate(rates: Linear, worst: Worst) -> Finding:
-    names = {"support": "the largest loss that the distribution can produce", "sample": "the largest loss of the sample"}
+    names = {
+        "support": "the largest loss that the distribution can produce",
+        "sample": "the largest loss of the sample",
+    }
     fits = {n: fitted_rate(hr_at(rates, n, worst)) for n in sizes(rates)}
     known = {n: rate for n, rate in fits.items() if rate is not None}
     holding = [n for n, rate in known.items() if rate.slope + 2 * rate.slope_error >= 1]
@@ -74,8 +77,8 @@ def _rate(rates: Linear, worst: Worst) -> Finding:
         f"The HR loss in the sample, with {names[worst]} as worst case, is exceeded out of sample with a probability "
         "of at most exp(-r n + O(1)).",
         _verdict(len(holding), len(fits)),
-        f"Fitted slope of -log frequency in r n, the theorem's being 1 or more (+- standard error; the constant O(1) is "
-        f"not known and was fitted too): {slopes or 'too few disappointments to fit'}. Last frequency: {ends}.",
+        f"Fitted slope of -log frequency in r n, the theorem's being 1 or more (+- standard error; the constant O(1), "
+        f"not known, was fitted too): {slopes or 'too few disappointments to fit'}. Last frequency: {ends}.",
     )
 
 
@@ -100,8 +103,8 @@ def _hidden(corruptions: Linear, worst: Worst) -> Finding:
     holding = [o for o in covered if interval(o)[0] <= math.exp(-o.cell.r * o.cell.n)]
     shown = ", ".join(f"{o.frequency:.3f} (alpha {o.cell.alpha:g})" for o in curve)
     return Finding(
-        f"With the largest loss {names[worst]} as worst case the bound survives an adversary who replaced a fraction of "
-        "the sample, if alpha is at least that fraction.",
+        f"With the largest loss {names[worst]} as worst case the bound survives an adversary who replaced a fraction "
+        "of the sample, if alpha is at least that fraction.",
         _verdict(len(holding), len(covered)),
         f"{fraction:.0%} of the points, the hardest, replaced by the easiest of the support; n {curve[0].cell.n}, r n "
         f"{curve[0].cell.r * curve[0].cell.n:g}, so exp(-r n) = {math.exp(-curve[0].cell.r * curve[0].cell.n):.3f}; "
@@ -130,9 +133,7 @@ def _optimism(optimism: Linear) -> Finding:
     rising = all(_difference(a, b) >= -2 for a, b in pairwise(curve))
     grows = top is not first and _difference(first, top) > 2
     verdict: Verdict = ("reproduced" if rising else "partly") if grows else "not reproduced"
-    shown = ", ".join(
-        f"{o.optimism:.4f} +- {o.optimism_error:.4f} (eps {o.cell.problem.eps:g})" for o in curve
-    )
+    shown = ", ".join(f"{o.optimism:.4f} +- {o.optimism_error:.4f} (eps {o.cell.problem.eps:g})" for o in curve)
     return Finding(
         "The optimism of ordinary adversarial training, loss out of sample minus training loss, grows with eps "
         "(linear models).",

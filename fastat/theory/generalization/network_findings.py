@@ -59,8 +59,7 @@ def budget_name(alpha: float, r: float) -> str:
 
 def _optimism(networks: Networks) -> Finding:
     curve = by_eps(networks)
-    first, last = list(curve.values())[0], list(curve.values())[-1]
-    grows = _paired(last, first, lambda o: o.optimism)
+    grows = _paired(curve[max(curve)], curve[min(curve)], lambda o: o.optimism)
     shown = ", ".join(f"{_shown(group, lambda o: o.optimism)} (eps {eps:.3g})" for eps, group in curve.items())
     return Finding(
         "The optimism of PGD training, test loss minus training loss, grows with eps (networks).",
@@ -102,7 +101,7 @@ def _disappointment(outcomes: Networks) -> Finding:
         f"The HR loss of the training set bounds the test loss of the network trained on it ({_labels(outcomes)}).",
         "reproduced" if total == tried else "partly" if total else "not reproduced",
         f"Networks whose test loss is at most the HR loss in sample, and the means of both: {shown}. The theorem's "
-        f"constant covers a network that was fitted to these very images only where it is larger than r n.",
+        f"constant, which has to cover that these very images chose the network, is not known for networks.",
     )
 
 
@@ -112,9 +111,12 @@ def _poisoning(outcomes: Networks) -> Finding:
     covered = {key: group for key, group in groups.items() if key[0] >= noise}
     held = {key: sum(not o.disappointed for o in group) for key, group in covered.items()}
     total, tried = sum(held.values()), sum(len(group) for group in covered.values())
-    verdict: Verdict = "not tested" if not tried else "reproduced" if total == tried else "partly" if total else "not reproduced"
+    verdict: Verdict = (
+        "not tested" if not tried else "reproduced" if total == tried else "partly" if total else "not reproduced"
+    )
     margins = ", ".join(
-        f"{_shown(group, lambda o: o.in_sample[-1] - o.test[-1])} ({budget_name(*key)})" for key, group in groups.items()
+        f"{_shown(group, lambda o: o.in_sample[-1] - o.test[-1])} ({budget_name(*key)})"
+        for key, group in groups.items()
     )
     return Finding(
         f"With {noise:.0%} wrong labels the HR loss in sample bounds the clean test loss if alpha is at least that.",
@@ -134,7 +136,7 @@ def _accuracy(outcomes: Networks) -> Finding:
         f"{100 * mean:+.1f} +- {100 * half:.1f} ({budget_name(*key)})" for key, (mean, half) in change.items()
     )
     return Finding(
-        f"Networks trained by HR end with a higher robust test accuracy than those trained by PGD ({_labels(outcomes)}).",
+        f"HR training ends with a higher robust test accuracy than PGD training ({_labels(outcomes)}).",
         verdict,
         f"PGD-AT {_shown(plain, lambda o: o.robust[-1], 100)}%; HR less PGD-AT, in points: {shown}; higher beyond the "
         f"95% interval in {higher}, lower in {lower} of {len(change)} trainings.",

@@ -130,15 +130,15 @@ def _distinct(settings: Settings, fields: Sequence[str]) -> None:
     for field in fields:
         value = getattr(settings, field)
         if len(set(value)) < max(len(value), field in _NEEDED):
-            raise ValueError(f"{field} must be different numbers, at least {int(field in _NEEDED)} of them, got {value}")
+            raise ValueError(
+                f"{field} must be different numbers, at least {int(field in _NEEDED)} of them, got {value}"
+            )
 
 
 def rate_cells(settings: Settings) -> list[LinearCell]:
     """Plain adversarial training at every n, then HR with either worst case at every n and r n; nothing corrupted."""
     plain = [_linear(settings, n, 0.0, 0.0, "sample") for n in settings.n]
-    hr = [
-        _linear(settings, n, 0.0, r_n / n, worst) for worst in WORSTS for n in settings.n for r_n in settings.r_n
-    ]
+    hr = [_linear(settings, n, 0.0, r_n / n, worst) for worst in WORSTS for n in settings.n for r_n in settings.r_n]
     return plain + hr
 
 
@@ -168,7 +168,9 @@ def optimism_cells(settings: Settings) -> list[LinearCell]:
 
 def network_cells(settings: Settings) -> list[NetworkCell]:
     """Every training with right and with poisoned labels at eps, and PGD training at the further radii; by seed."""
-    trainings = [(noise, *budget, settings.eps) for noise in (0.0, settings.label_noise) for budget in budgets(settings)]
+    trainings = [
+        (noise, *budget, settings.eps) for noise in (0.0, settings.label_noise) for budget in budgets(settings)
+    ]
     trainings += [(0.0, 0.0, 0.0, eps) for eps in settings.epses]
     shared = {field: getattr(settings, field) for field in _SHARED}
     return [
@@ -180,7 +182,12 @@ def network_cells(settings: Settings) -> list[NetworkCell]:
 
 def budgets(settings: Settings) -> list[tuple[float, float]]:
     """(alpha, r) of the trainings: PGD training, HR against one error alone, HR against all."""
-    return [(0.0, 0.0), *((0.0, r) for r in settings.r), *((alpha, 0.0) for alpha in settings.alpha), settings.all_errors]
+    return [
+        (0.0, 0.0),
+        *((0.0, r) for r in settings.r),
+        *((alpha, 0.0) for alpha in settings.alpha),
+        settings.all_errors,
+    ]
 
 
 def _linear(settings: Settings, n: int, alpha: float, r: float, worst: Worst) -> LinearCell:

@@ -48,7 +48,7 @@ def worst_case_weights(losses: Tensor, worst: Tensor, alpha: float, r: float) ->
     # at c = 0 the divergence alone fixes the shares, by sum q log(q / p) = r, and the worst atom gets the rest
     apart = gaps.clamp_min(1e-300)
     log_apart, at_zero = (q * apart.log()).sum(1), q / apart
-    empty = (q_worst == 0) & (log_apart + at_zero.sum(1).log() < r)
+    empty = (q_worst == 0) & (gaps.amin(1) > 0) & (log_apart + at_zero.sum(1).log() < r)
     p = torch.where(empty[:, None], at_zero * torch.exp(log_apart - r)[:, None], inner / normal[:, None])
     return p, torch.where(empty, 1 - p.sum(1), inner_worst / normal)
 

@@ -19,8 +19,8 @@ from fastat.theory.generalization.network_findings import network_findings
 from fastat.theory.generalization.settings import budgets, corruption_cells, network_cells, optimism_cells, rate_cells
 
 TINY = Settings(
-    samples=40, n=(20, 40), r_n=(1.0, 2.0), linear_alphas=(0.0, 0.1), linear_epses=(0.0, 0.2), width=16, epses=(0.0, 0.2),
-    train_size=40, test_size=50, epochs=3, r=(0.1,), alpha=(0.1,), measure_every=2, seeds=(0, 1),
+    samples=40, n=(20, 40), r_n=(1.0, 2.0), linear_alphas=(0.0, 0.1), linear_epses=(0.0, 0.2), width=16,
+    epses=(0.0, 0.2), train_size=40, test_size=50, epochs=3, r=(0.1,), alpha=(0.1,), measure_every=2, seeds=(0, 1),
 )  # fmt: skip
 OVERFITTING = next(cell for cell in network_cells(PRESETS["quick"]) if cell.label_noise > 0 and cell.seed == 0)
 
@@ -67,9 +67,10 @@ def test_finished_experiment_is_not_run_again(tiny, monkeypatch):
 def test_killed_training_goes_on_to_the_same_numbers(tiny, tmp_path, monkeypatch):
     _, result = tiny
     first = result.networks[0]
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch:
         kill_at_step(patch, 1)
-        network_outcome(first.cell, tmp_path, device="cpu")
+        with pytest.raises(Killed):
+            network_outcome(first.cell, tmp_path, device="cpu")
     assert NetworkOutcome(first.cell, **network_outcome(first.cell, tmp_path, device="cpu")) == first
 
 

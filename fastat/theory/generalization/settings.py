@@ -58,8 +58,8 @@ class Settings:
     """Images of the networks; see "fastat train"."""
     model: str = "mlp"
     """Network; see "fastat train"."""
-    width: int | None = None
-    """Its width, where it has one."""
+    width: int | None = 128
+    """Its width, where it can be chosen; of mlp, the units of a hidden layer."""
     eps: float = 0.1
     """Radius of the linf attack on the networks, pixels from 0 to 1."""
     epses: tuple[float, ...] = (0.0, 0.05, 0.15, 0.2)
@@ -205,6 +205,7 @@ PRESETS: dict[str, Settings] = {
         linear_epses=(0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
         data="cifar10",
         model="preact_resnet18",
+        width=None,
         eps=8 / 255,
         epses=(0.0, 2 / 255, 4 / 255, 12 / 255),
         train_size=None,

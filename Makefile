@@ -17,7 +17,7 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test lint bench bench-table compare study cuda-all sanitize gpu gpu-train clean
+.PHONY: demo test lint bench bench-table compare study theory cuda-all sanitize gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.extension
@@ -45,6 +45,10 @@ compare: $(VENV)/.extension
 # What HR and BAT training do, on the datasets that are there; three quarters of an hour on two cores, resumed.
 study: $(VENV)/.extension
 	$(PY) -m bench.study $(ARGS)
+
+# The theory experiments of the five papers, quick presets, and a page of all figures; 20 minutes on two cores, resumed.
+theory: $(VENV)/.extension
+	$(PY) -m fastat theory all --preset quick --out runs/theory/quick $(ARGS)
 
 # Compiles and links the CUDA module for every architecture a wheel carries, and reports registers and spills.
 cuda-all: $(VENV)/.dependencies

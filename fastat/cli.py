@@ -1,4 +1,4 @@
-"""The command line: ``fastat train | evaluate | report | info``, or ``python -m fastat ...``."""
+"""The command line: ``fastat train | evaluate | report | theory | info``, or ``python -m fastat ...``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from fastat.page import write_page
 from fastat.protocols import PROTOCOL_FIELDS, PROTOCOLS, ProtocolName
 from fastat.report import judge, results_table
 from fastat.run import check_same_config
+from fastat.theory import command as theory
 from fastat.training import train
 
 _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
@@ -89,11 +90,19 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Theory:
+    """fastat theory EXPERIMENT [flags]: the theory experiments of five papers; fastat theory --help lists them."""
+
+    arguments: tuple[str, ...] = ()
+    """What follows the word theory."""
+
+
+@dataclass(frozen=True)
 class Info:
     """fastat info: show how fastat was built, and the devices it finds."""
 
 
-Command = Train | Evaluate | Report | Info
+Command = Train | Evaluate | Report | Theory | Info
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,11 +120,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _evaluate(command)
         elif isinstance(command, Report):
             print(f"report: {write_page(command.runs, command.out)}")
+        elif isinstance(command, Theory):
+            theory.main(command.arguments, _read)
         else:
             info.main()
     except ConfigError as error:
         raise SystemExit(f"error: --{_flag(error.field)}: {error}") from error
-    except (FloatingPointError, ModuleNotFoundError, OSError, ValueError) as error:
+    except (ArithmeticError, ModuleNotFoundError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from where it was", file=sys.stderr)
@@ -130,34 +141,21 @@ def parse(given: Sequence[str]) -> Command:
         ValueError: a value of the configuration is out of its range, or the file of --config cannot be read.
         SystemExit: tyro refused the command line, or showed its help.
     """
-    try:
-        import tyro
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the command line needs tyro: pip install 'fastat[cli]'") from error
+    if given[:1] == ["theory"]:  # its flags depend on the experiment
+        return Theory(tuple(given[1:]))
+    tyro = _tyro()
     given = _names_as_flags(given)
     commands = {
         "train": Train(_starting_point(given)),
         "evaluate": Evaluate(run=tyro.MISSING),
         "report": Report(runs=tyro.MISSING),
+        "theory": Theory(),
         "info": Info(),
     }
     helps = {name: inspect.cleandoc(command.__doc__ or "") for name, command in commands.items()}
     helps["train"] = helps["train"].format(protocols=", ".join(PROTOCOLS))
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            found: Any = tyro.cli(
-                tyro.extras.subcommand_type_from_defaults(commands, helps, prefix_names=False),
-                prog="fastat",
-                description="Fast adversarial training.",
-                args=given,
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-                registry=_fractions(tyro),
-            )
-    except SystemExit as stop:
-        if stop.code == 2:
-            raise SystemExit(f"error: {_one_line(complaint.getvalue())}") from None
-        raise
+    kind = tyro.extras.subcommand_type_from_defaults(commands, helps, prefix_names=False)
+    found = _read(kind, None, "fastat", given, "Fast adversarial training.")
     assert isinstance(found, Command)
     if isinstance(found, Train):
         check_config(found.settings)
@@ -183,6 +181,36 @@ def default_folder(config: TrainConfig) -> Path:
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode()).hexdigest()[:8]
     names = (re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[-40:] for text in (config.data, config.model))
     return Path("runs") / "-".join([next(names), config.protocol, next(names), digest])
+
+
+def _tyro() -> Any:
+    try:
+        import tyro
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("the command line needs tyro: pip install 'fastat[cli]'") from error
+    return tyro
+
+
+def _read(kind: Any, default: Any, prog: str, given: Sequence[str], description: str | None = None) -> Any:
+    """An instance of the type from a command line; a wrong one is one line on the standard error."""
+    tyro = _tyro()
+    complaint = io.StringIO()
+    given_default = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                description=description,
+                args=list(given),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+                registry=_fractions(tyro),
+                **given_default,
+            )
+    except SystemExit as stop:
+        if stop.code == 2:
+            raise SystemExit(f"error: {_one_line(complaint.getvalue())}") from None
+        raise
 
 
 def _names_as_flags(given: Sequence[str]) -> list[str]:

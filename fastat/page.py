@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,28 +10,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastat import models, page_figures
+from fastat import html, models, page_figures
 from fastat.checkpoint import write_bytes
 from fastat.config import TrainConfig, config_from
 from fastat.network import CONFIG, ENVIRONMENT, METRICS
 from fastat.protocols import describe
 from fastat.report import attack_title, format_eps
-
-_STYLE = """
-:root { color-scheme: light; }
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 75rem; margin: 2rem auto;
-  padding: 0 1rem; }
-h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin-top: 2.5rem; border-bottom: 1px solid #ccc; }
-h3 { font-size: 1.05rem; margin-bottom: .3rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
-th, td { padding: .35rem .7rem; border-bottom: 1px solid #ddd; text-align: left; vertical-align: top; }
-td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-small { color: #555; display: block; } thead th { background: #f3f3f3; }
-svg, img { max-width: 100%; height: auto; } figure { margin: 1rem 0; } figcaption { color: #444; font-size: .9rem; }
-.wide > svg, .wide > img { min-width: 44rem; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(20rem, 1fr)); gap: 1rem; }
-summary { cursor: pointer; margin: .6rem 0; } tr.differs th { background: #fff3d6; }
-"""
 
 _ROW = ("epoch", "lr", "train", "val", "seconds", "findings", "stopped")
 _RESULTS = (
@@ -92,23 +75,18 @@ def _page(runs: Sequence[_Shown]) -> str:
     judged = [(number, run.name, run.results) for number, run in enumerate(runs) if run.results is not None]
     parts = ["<h1>Training runs</h1>", _runs_table(runs)]
     if begun:
-        parts += ["<h2>Training</h2>", _wide(page_figures.curves(begun), "Each run over its epochs.")]
+        parts += ["<h2>Training</h2>", html.wide(page_figures.curves(begun), "Each run over its epochs.")]
     if judged:
         caption = "Test accuracy under attacks of growing radius; dashed: the radius of the training."
-        parts += ["<h2>Accuracy against the radius</h2>", _wide(page_figures.robustness(judged), caption)]
+        parts += ["<h2>Accuracy against the radius</h2>", html.wide(page_figures.robustness(judged), caption)]
         parts += ["<h2>Accuracy by class</h2>", '<div class="panels">']
-        parts += [_figure(page_figures.by_class(*run), escape(run[1])) for run in judged]
+        parts += [html.figure(page_figures.by_class(*run), escape(run[1])) for run in judged]
         parts.append("</div>")
     parts += _examples(runs)
     parts += ["<h2>What the monitors saw</h2>", *(_findings(run) for run in runs)]
     parts += ["<h2>Configuration</h2>", *_configuration(runs)]
     parts += ["<h2>Environment</h2>", _environment(runs)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>fastat: {escape(', '.join(run.name for run in runs))}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        "<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
+    return html.document(f"fastat: {', '.join(run.name for run in runs)}", parts)
 
 
 def _runs_table(runs: Sequence[_Shown]) -> str:
@@ -129,7 +107,7 @@ def _runs_table(runs: Sequence[_Shown]) -> str:
         ]
         rows.append(f'<tr><th scope="row">{escape(run.name)}</th>{"".join(cells)}</tr>')
     note = "Test accuracy with its 95% interval over the draw of the test images. Time: of the training steps alone."
-    return _table(head, rows) + f"<p><small>{note}</small></p>"
+    return html.table(head, rows) + f"<p><small>{note}</small></p>"
 
 
 def _trained(run: _Shown) -> str:
@@ -153,10 +131,8 @@ def _examples(runs: Sequence[_Shown]) -> Iterable[str]:
         yield "<h2>Adversarial examples</h2>"
     for run in shown:
         assert run.examples is not None
-        content = base64.b64encode(run.examples).decode()
         text = "Test images, the same under attack with the prediction, and the amplified difference"
-        image = f'<img alt="{text}" src="data:image/png;base64,{content}">'
-        yield _wide(image, escape(run.name))
+        yield html.wide(html.png(run.examples, text), escape(run.name))
 
 
 def _findings(run: _Shown) -> str:
@@ -169,15 +145,15 @@ def _findings(run: _Shown) -> str:
 
 def _configuration(runs: Sequence[_Shown]) -> Iterable[str]:
     """The fields in which the runs differ, then the others, folded away."""
-    values = [{field: _plain(value) for field, value in dataclasses.asdict(run.config).items()} for run in runs]
+    values = [{field: html.plain(value) for field, value in dataclasses.asdict(run.config).items()} for run in runs]
     differing = [field for field in values[0] if len({found[field] for found in values}) > 1]
     head = ["field", *(run.name for run in runs)]
     if len(runs) > 1:
         yield "<p>The runs differ in:</p>" if differing else "<p>All runs have one configuration.</p>"
-        yield _table(head, [_config_row(field, values, "differs") for field in differing]) if differing else ""
+        yield html.table(head, [_config_row(field, values, "differs") for field in differing]) if differing else ""
     rest = [_config_row(field, values[:1], "") for field in values[0] if field not in differing]
     yield f"<details><summary>{'What they share' if len(runs) > 1 else 'All fields'}</summary>"
-    yield _table(["field", "value"], rest) + "</details>"
+    yield html.table(["field", "value"], rest) + "</details>"
 
 
 def _config_row(field: str, values: Sequence[Mapping[str, str]], kind: str) -> str:
@@ -197,26 +173,7 @@ def _environment(runs: Sequence[_Shown]) -> str:
         for name in names
     ]
     head = ["all runs"] if same and len(runs) > 1 else [run.name for run in shown]
-    return _table(["", *head], rows) if rows else "<p>Not recorded.</p>"
-
-
-def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    cells = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
-    body = "\n".join(rows)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead>\n<tbody>{body}</tbody></table></div>'
-
-
-def _figure(image: str, caption: str) -> str:
-    return f"<figure>{image}<figcaption>{caption}</figcaption></figure>"
-
-
-def _wide(image: str, caption: str) -> str:
-    """A figure that a narrow window scrolls: it would be too small to read."""
-    return _figure(f'<div class="scroll wide">{image}</div>', caption)
-
-
-def _plain(value: object) -> str:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return html.table(["", *head], rows) if rows else "<p>Not recorded.</p>"
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

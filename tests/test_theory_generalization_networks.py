@@ -139,7 +139,7 @@ def test_presets_are_what_they_say():
 
 def test_cost_counts():
     text = cost(TINY)
-    assert "20 curve points of 40 linear models each" in text
+    assert "22 curve points of 40 linear models each" in text
     assert "20 trainings of 60 epochs" in text
     assert "measured 2 times" in text
 

@@ -17,6 +17,7 @@ from fastat.theory.generalization.disappointment import LinearOutcome
 from fastat.theory.generalization.fitting import WORSTS, Worst
 from fastat.theory.generalization.linear_findings import (
     Linear,
+    by_size,
     corrupted_at,
     fitted_rate,
     hr_at,
@@ -118,7 +119,8 @@ def _against_alpha(path: Path, corruptions: Linear) -> Picture:
         axes.set_ylim(-0.03, 1.03)
         axes.set_title(f"{fraction:.0%} corrupted: {title}", fontsize=13)
         label_axes(axes, r"$\alpha$ of the HR loss", _FREQUENCY if corruption == "hide" else "")
-    panels[1].legend(fontsize=11, loc="center right")
+    lines, names = panels[0].get_legend_handles_labels()
+    figure.legend(lines, names, fontsize=11, loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=DPI)
     return Picture(
         path.name,
@@ -130,10 +132,12 @@ def _against_alpha(path: Path, corruptions: Linear) -> Picture:
 def _against_eps(path: Path, optimism: Linear, networks: Networks, images: str) -> Picture:
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    curve = sorted(optimism, key=lambda o: o.cell.problem.eps)
-    radii = [o.cell.problem.eps for o in curve]
-    left.errorbar(radii, [o.optimism for o in curve], [1.96 * o.optimism_error for o in curve], **_style(BLUE, "o"))
-    left.set_title(f"linear models, n = {curve[0].cell.n}", fontsize=13)
+    for (n, curve), (color, marker) in zip(by_size(optimism).items(), _CYCLE, strict=False):
+        reach = [1.96 * o.optimism_error for o in curve]
+        radii = [o.cell.problem.eps for o in curve]
+        left.errorbar(radii, [o.optimism for o in curve], reach, label=f"n = {n}", **_style(color, marker))
+    left.legend(fontsize=11, loc="upper right")
+    left.set_title("linear models", fontsize=13)
     label_axes(left, r"$\epsilon$ of training and test (l2)", "loss out of sample minus training loss (nats)")
     groups = by_eps(networks)
     spread = [mean_and_half_width([o.optimism for o in group]) for group in groups.values()]
@@ -157,7 +161,9 @@ def _curves(path: Path, networks: Networks, images: str) -> Picture:
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     panels = figure.subplots(1, len(noises), sharey=True)
     for axes, noise in zip(panels, noises, strict=True):
-        trainings = {key: g for key, g in by_budget(at_noise(networks, noise)).items() if key[0] == 0}
+        groups = by_budget(at_noise(networks, noise))
+        most = max((alpha, r) for alpha, r in groups if r == 0)  # the largest alpha stands for its kind
+        trainings = {key: group for key, group in groups.items() if key[0] == 0 or key == most}
         for ((alpha, r), group), (color, _) in zip(trainings.items(), _CYCLE, strict=False):
             epochs, values = group[0].epochs, np.mean([o.robust for o in group], 0)
             axes.plot(epochs, values, color=color, linewidth=2, label=budget_name(alpha, r))
@@ -185,6 +191,7 @@ def _bound(path: Path, networks: Networks, images: str) -> Picture:
     figure = Figure(figsize=(13, 4 * len(noises) + 0.4), layout="constrained")
     grid = figure.subplots(len(noises), len(chosen), sharex=True, sharey="row", squeeze=False)
     for row, noise in zip(grid, noises, strict=True):
+        highest = 0.0
         for axes, key in zip(row, chosen, strict=True):
             group = by_budget(at_noise(networks, noise))[key]
             for name, line, color in (("in_sample", "-", BLUE), ("test", "--", RED)):
@@ -192,8 +199,11 @@ def _bound(path: Path, networks: Networks, images: str) -> Picture:
                 axes.plot(group[0].epochs, values.mean(0), line, color=color, linewidth=2.2, label=_LOSS_NAMES[name])
                 axes.fill_between(group[0].epochs, values.min(0), values.max(0), color=color, alpha=0.2, linewidth=0)
             axes.set_title(f"{budget_name(*key)}, {_noise_name(noise)}", fontsize=12)
-            axes.set_ylim(bottom=0)
+            highest = max(
+                highest, max(np.mean([o.test for o in group], 0)), max(np.mean([o.in_sample for o in group], 0))
+            )
             label_axes(axes, "epoch" if noise == noises[-1] else "", "loss (nats)" if key == chosen[0] else "")
+        row[0].set_ylim(0, 1.05 * highest)
     grid[0, 0].legend(fontsize=11)
     figure.savefig(path, dpi=DPI)
     return Picture(

@@ -127,18 +127,32 @@ def _flipped(corruptions: Linear) -> Finding:
     )
 
 
+def by_size(optimism: Linear) -> dict[int, list[LinearOutcome]]:
+    """The curves of plain adversarial training against eps, by the size of the samples."""
+    ordered = sorted(optimism, key=lambda outcome: outcome.cell.problem.eps)
+    return {n: [o for o in ordered if o.cell.n == n] for n in sizes(optimism)}
+
+
 def _optimism(optimism: Linear) -> Finding:
-    curve = sorted(optimism, key=lambda outcome: outcome.cell.problem.eps)
-    first, top = curve[0], max(curve, key=lambda outcome: outcome.optimism)
-    rising = all(_difference(a, b) >= -2 for a, b in pairwise(curve))
-    grows = top is not first and _difference(first, top) > 2
-    verdict: Verdict = ("reproduced" if rising else "partly") if grows else "not reproduced"
-    shown = ", ".join(f"{o.optimism:.4f} +- {o.optimism_error:.4f} (eps {o.cell.problem.eps:g})" for o in curve)
+    curves = by_size(optimism)
+    growing = [n for n, curve in curves.items() if max(_difference(curve[0], o) for o in curve[1:] or curve) > 2]
+    falling = [
+        n for n, curve in curves.items() if min((_difference(*pair) for pair in pairwise(curve)), default=0) < -2
+    ]
+    verdict = "partly" if growing and falling else _verdict(len(growing), len(curves))
+    shown = "; ".join(
+        f"n {n}: "
+        + ", ".join(f"{o.optimism:.4f} +- {o.optimism_error:.4f} (eps {o.cell.problem.eps:g})" for o in curve)
+        for n, curve in curves.items()
+    )
+    tops = ", ".join(f"{max(c, key=lambda o: o.optimism).cell.problem.eps:g} (n {n})" for n, c in curves.items())
     return Finding(
         "The optimism of ordinary adversarial training, loss out of sample minus training loss, grows with eps "
         "(linear models).",
         verdict,
-        f"n {first.cell.n}: {shown} (+- standard error); largest at eps {top.cell.problem.eps:g}.",
+        f"By more than two standard errors above that at the smallest eps for {len(growing)} of {len(curves)} sizes; "
+        f"it falls somewhere along the curve for {len(falling)}, the models getting smaller; largest at eps {tops}. "
+        f"{shown} (+- standard error).",
     )
 
 

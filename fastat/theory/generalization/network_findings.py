@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from fastat.theory.generalization.networks import NetworkOutcome
 from fastat.theory.generalization.statistics import mean_and_half_width
@@ -59,11 +60,14 @@ def budget_name(alpha: float, r: float) -> str:
 
 def _optimism(networks: Networks) -> Finding:
     curve = by_eps(networks)
-    grows = _paired(curve[max(curve)], curve[min(curve)], lambda o: o.optimism)
+    steps = [_paired(b, a, lambda o: o.optimism) for a, b in pairwise(curve.values())]
+    mean, half = _paired(curve[max(curve)], curve[min(curve)], lambda o: o.optimism)
+    grows, shrinks, falls = mean > half, mean < -half, any(step < -width for step, width in steps)
+    verdict: Verdict = "reproduced" if grows and not falls else "not reproduced" if shrinks else "partly"
     shown = ", ".join(f"{_shown(group, lambda o: o.optimism)} (eps {eps:.3g})" for eps, group in curve.items())
     return Finding(
         "The optimism of PGD training, test loss minus training loss, grows with eps (networks).",
-        _signed(*grows),
+        verdict,
         f"{shown}; mean over seeds +- half of the 95% interval, after the training.",
     )
 
@@ -160,7 +164,3 @@ def _shown(group: Networks, measure: Measure, factor: float = 1.0) -> str:
 def _paired(a: Networks, b: Networks, measure: Measure) -> tuple[float, float]:
     """Mean of a - b over the seeds, and half of its 95% interval."""
     return mean_and_half_width([measure(one) - measure(other) for one, other in zip(a, b, strict=True)])
-
-
-def _signed(mean: float, half: float) -> Verdict:
-    return "reproduced" if mean - half > 0 else "not reproduced" if mean + half < 0 else "partly"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,16 +17,16 @@ class Difference:
     Attributes:
         mean: in [-1, 1].
         standard_error: over the draw of the networks and of the samples.
-        seeds: number of pairs of networks.
+        freedom: degrees of freedom of the standard error; infinite where it is 0.
     """
 
     mean: float
     standard_error: float
-    seeds: int
+    freedom: float
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
-        """The confidence interval, by the t distribution with seeds - 1 degrees of freedom."""
-        reach = float(stats.t.ppf((1 + level) / 2, self.seeds - 1)) * self.standard_error
+        """The confidence interval, by the t distribution."""
+        reach = float(stats.t.ppf((1 + level) / 2, self.freedom)) * self.standard_error
         return self.mean - reach, self.mean + reach
 
 
@@ -34,7 +35,8 @@ def paired_difference(values: NDArray[np.float64]) -> Difference:
 
     Its variance is that of the networks' means, over the seeds, plus that of the samples' means, over the samples. The
     noise of single predictions is in both and so counted twice, which makes the interval a cautious one; it holds for
-    other seeds and other test samples, but for the same training samples.
+    other seeds and other test samples, but for the same training samples. Degrees of freedom by Welch and
+    Satterthwaite.
 
     Args:
         values: [seeds, samples], how much better the first network of a pair does on a sample than the second, in
@@ -45,9 +47,10 @@ def paired_difference(values: NDArray[np.float64]) -> Difference:
     """
     if values.ndim != 2 or min(values.shape) < 2:
         raise ValueError(f"values must be a matrix of at least two seeds and two samples, got shape {values.shape}")
-    by_seed, by_sample = values.mean(1), values.mean(0)
-    variance = by_seed.var(ddof=1) / len(by_seed) + by_sample.var(ddof=1) / len(by_sample)
-    return Difference(float(values.mean()), float(variance**0.5), len(by_seed))
+    parts = [means.var(ddof=1) / len(means) for means in (values.mean(1), values.mean(0))]
+    weights = [part**2 / (n - 1) for part, n in zip(parts, values.shape, strict=True)]
+    freedom = sum(parts) ** 2 / sum(weights) if sum(weights) > 0 else math.inf
+    return Difference(float(values.mean()), float(sum(parts) ** 0.5), float(freedom))
 
 
 def mean_interval(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -39,7 +39,7 @@ class Settings:
     """Its width, where it has one; None for its own."""
     eps: tuple[float, ...] = (0.1, 0.2)
     """Radii of the adversarial trainings and of their attacks, l-infinity; each a study of its own."""
-    epochs: int = 40
+    epochs: int = 60
     """Of each adversarial training."""
     batch_size: int = 64
     """Images per step."""
@@ -53,9 +53,9 @@ class Settings:
     """Parts of the atypical training samples that are removed, rising to 1."""
     protocols: tuple[ProtocolName, ...] = ("bat", "trades", "mart")
     """Compared with PGD-AT on all training samples."""
-    measure_every: int = 4
+    measure_every: int = 5
     """Epochs between two measurements of PGD-AT on all training samples."""
-    seeds: int = 6
+    seeds: int = 5
     """Trainings of each kind, which differ in their seed."""
     seed: int = 0
     """Of the choice of the training images, of the subsets, and the first one of the trainings."""

@@ -40,7 +40,7 @@ def plot_removal(path: Path, bed: Bed) -> None:
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     for axes in grid[-1]:
         atypical, n = bed.samples["atypical train"], bed.samples["typical train"] + bed.samples["atypical train"]
-        axes.set_xlabel(f"removed, in units of the {atypical} atypical of {n:,} training samples", fontsize=12)
+        axes.set_xlabel(f"training samples removed (100%: {atypical} of {n:,})", fontsize=12)
     figure.legend(
         handles=[
             *(_line(color, "-", "o", _sized(bed, f"{group} test", "samples")) for group, color in _COLORS.items()),

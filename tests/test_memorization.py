@@ -1,6 +1,5 @@
-"""Memorization and influence: the formulas, the stacked training, resumption, and the command."""
+"""Memorization and influence: the formulas, the stacked training, resumption."""
 
-import json
 from dataclasses import replace
 from itertools import pairwise
 
@@ -22,7 +21,6 @@ from fastat.theory.memorization import (
     ensemble,
     estimate,
     estimation,
-    experiment,
     figures,
     load,
     score,
@@ -330,46 +328,9 @@ def test_groups_and_their_measure():
 def test_figures_without_atypical_samples_or_with_few_of_a_class(tmp_path):
     split = some_digits(15, 10)
     found = score(random_outcomes(8, 15, 10), split.train.ids.numpy(), split.test.ids.numpy())
-    figures.plot_scores(tmp_path / "scores.png", found, "scores", threshold=1.0)
-    figures.plot_examples(tmp_path / "images.png", split.train, found, "images")
-    history = [{"epoch": 1, "measured": {"typical clean": 1.0, "typical pgd-10": 0.5}}]
-    figures.plot_group_curves(tmp_path / "curves.png", history, {"typical": 10, "atypical": 0}, "curves")
+    counts = figures.histogram(found, threshold=1.0)
+    assert sum(counts["typical"]) == 15 and sum(counts["atypical"]) == 0
+    figures.plot_scores(tmp_path / "scores.png", counts, "scores", threshold=1.0)
+    figures.plot_examples(tmp_path / "images.png", split.train, found.memorization, "images")
     assert all(path.read_bytes()[:4] == b"\x89PNG" for path in tmp_path.iterdir())
-    assert len(list(tmp_path.iterdir())) == 3
-
-
-@pytest.fixture
-def few_digits(monkeypatch) -> None:
-    """The command and its adversarial training on a part of digits."""
-    small = some_digits(200, 60)
-    monkeypatch.setattr(data, "load", lambda name, root=None, download=False: small)
-
-
-@pytest.mark.usefixtures("few_digits")
-def test_command(tmp_path, capsys):
-    out = tmp_path / "out"
-    given = ["--out", str(out), "--models", "6", "--epochs", "1"]
-    experiment.main(given)
-    shown = capsys.readouterr().out
-    results = json.loads((out / "results.json").read_text())
-    assert (results["models"], results["train"]["samples"], results["test"]["samples"]) == (6, 200, 60)
-    found = load(out / "memorization.npz")
-    assert results["train"]["atypical"] == found.atypical_train().sum()
-    groups = results["adversarial_training"]["groups"]
-    assert groups["atypical"]["samples"] == found.atypical_test().sum()
-    assert groups["typical"]["samples"] + groups["atypical"]["samples"] == 60
-    assert f"atypical test samples: {groups['atypical']['samples']} of 60" in shown
-    names = ["memorization_scores.png", "memorized_images.png", "typical_atypical_curves.png"]
-    assert sorted(path.name for path in (out / "figures").iterdir()) == names
-    row = json.loads((out / "adversarial" / "metrics.jsonl").read_text())
-    assert row["measured"]["typical clean"] == groups["typical"]["accuracy"]["clean"]["accuracy"]
-
-    first = (out / "memorization.npz").read_bytes()
-    experiment.main(given)
-    assert json.loads((out / "results.json").read_text()) == results
-    assert (out / "memorization.npz").read_bytes() == first
-    with pytest.raises(SystemExit, match=r"another command \(models: 6 -> 7\)"):
-        experiment.main(["--out", str(out), "--models", "7", "--epochs", "1"])
-    with pytest.raises(SystemExit, match="epochs must be at least 1"):
-        experiment.main(["--out", str(tmp_path / "bad"), "--epochs", "0"])
-    assert not (tmp_path / "bad").exists()
+    assert len(list(tmp_path.iterdir())) == 2

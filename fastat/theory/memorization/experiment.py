@@ -1,197 +1,198 @@
-"""Memorization on digits, and what adversarial training makes of typical and atypical test samples: one command."""
+"""The experiment: memorization, then PGD-AT without atypical samples, and other protocols beside it."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
-import sys
-from collections.abc import Mapping, Sequence
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from fastat import data
-from fastat.checkpoint import write_json
-from fastat.config import check_config, default_config
-from fastat.data import Dataset, Split
-from fastat.differences import differences
-from fastat.evaluation import wilson_interval
-from fastat.network import Network
-from fastat.report import format_eps
-from fastat.theory.memorization.ensemble import Recipe
-from fastat.theory.memorization.estimation import estimate, seconds_spent
-from fastat.theory.memorization.figures import plot_examples, plot_group_curves, plot_scores
-from fastat.theory.memorization.groups import ATTACK, group_measure, split_test
-from fastat.theory.memorization.network import small_mlp
-from fastat.theory.memorization.scores import THRESHOLD, Memorization
-from fastat.training import train
+from fastat.data import Split, content_digest
+from fastat.network import choose_device
+from fastat.theory.cost import training_cost
+from fastat.theory.memorization.cells import Cell, train_cell
+from fastat.theory.memorization.estimation import estimate
+from fastat.theory.memorization.figures import histogram
+from fastat.theory.memorization.gallery import gallery
+from fastat.theory.memorization.network import group_norm_cnn, small_mlp
+from fastat.theory.memorization.removal import Atypical, atypical_samples, removed_counts
+from fastat.theory.memorization.result import MemorizationResult
+from fastat.theory.memorization.scores import Memorization
+from fastat.theory.memorization.settings import PRESETS, Settings, configs
+from fastat.theory.memorization.split import load_split
+from fastat.theory.memorization.summary import FULL, Bed, curves_of, members, trainings_of
+from fastat.theory.sweep import sweep
 
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command, by default with the process's arguments.
-
-    Raises:
-        SystemExit: the command line is wrong, or the command failed for a reason that the message explains.
-    """
-    options = _parser().parse_args(arguments)
-    try:
-        results = run(options.out, options.models, options.fraction, options.seed, options.epochs)
-    except (FileNotFoundError, FloatingPointError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues from where it was", file=sys.stderr)
-        raise SystemExit(130) from None
-    print(f"\n{results_table(results)}\n\nall of it is in {options.out}")
+__all__ = ["PRESETS", "Settings", "cost", "run"]
 
 
-def run(out: Path, n_models: int, fraction: float, seed: int, epochs: int) -> dict[str, Any]:
-    """Estimates, trains, draws, and writes results.json; returns its content. Run again, it continues.
+# training images, their shape and the classes of what can be counted before it is loaded
+_SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
+    "digits": (1438, (1, 8, 8), 10),
+    "mnist": (60_000, (1, 28, 28), 10),
+    "fashion-mnist": (60_000, (1, 28, 28), 10),
+    "cifar10": (50_000, (3, 32, 32), 10),
+    "cifar100": (50_000, (3, 32, 32), 100),
+    "svhn": (73_257, (3, 32, 32), 10),
+    "tiny-imagenet": (100_000, (3, 64, 64), 200),
+}
 
-    The folder then holds memorization.npz, figures/*.png, results.json, and what was kept to be continued: the
-    networks' outcomes and the adversarial training run.
+
+def cost(settings: Settings) -> str:
+    """What a run trains."""
+    return "; ".join(_cost(settings, name) for name in settings.data)
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    download: bool = False,
+    device: str | None = None,
+) -> MemorizationResult:
+    """Estimates memorization, trains, and compares; a stopped run is continued in its folder.
+
+    The folder then holds, for each dataset, networks.npz (what the networks on subsets got right) and memorization.npz
+    (:func:`fastat.theory.memorization.load` reads it), and the finished trainings of all.
 
     Args:
-        out: the folder; made if missing.
-        n_models: networks on random subsets.
-        fraction: of the training samples in each subset.
-        seed: seed of the subsets, the networks and the adversarial training.
-        epochs: of the adversarial training.
+        settings: what to train.
+        folder: where finished parts are kept.
+        data_root, download: see :func:`fastat.data.load`.
+        device: where to train; by default the GPU if there is one.
 
     Raises:
-        ValueError: an argument is out of its range, or the folder holds the results of others; the message names them.
+        FileNotFoundError: a dataset is missing.
+        ValueError: the settings do not fit a dataset, none of its training samples is atypical, or the folder holds
+            networks of other settings.
+        FloatingPointError: a training diverged.
     """
-    command = {"models": n_models, "fraction": fraction, "seed": seed, "epochs": epochs}
-    config = default_config("digits", epochs=epochs, seed=seed, val_size=0, attack_mode="eval")
-    check_config(config)
-    _check_same_command(out / "command.json", command)
-    split = data.load("digits")
-    print(f"training {n_models} networks on random {fraction:.0%} subsets of {len(split.train)} digits", flush=True)
-    memorization = estimate(split, small_mlp, n_models, fraction, folder=out / "networks", seed=seed)
-    memorization.save(out / "memorization.npz")
-
-    write_json(out / "command.json", command)  # the groups measured during training depend on all of it
-
-    groups = split_test(split.test.load(), memorization)
-    print(f"adversarial training, eps {format_eps(config.eps)}, {epochs} epochs", flush=True)
-    network = train(config, out / "adversarial", measure=group_measure(groups, config))
-
-    print("drawing", flush=True)
-    _draw(out / "figures", split, memorization, network, groups, fraction)
-    results = {
-        **command,
-        **_describe_estimate(split, memorization),
-        "adversarial_training": _describe_training(network, groups),
-        "seconds": {
-            "subset_networks": seconds_spent(out / "networks"),
-            "adversarial_training": sum(row["seconds"] for row in network.history),
-        },
-        "device": str(next(network.model.parameters()).device),
-        "cpu_threads": torch.get_num_threads(),
-    }
-    write_json(out / "results.json", results)
-    return results
-
-
-def results_table(results: Mapping[str, Any]) -> str:
-    """The content of results.json as lines of plain text."""
-    lines = [
-        f"{results['models']} networks: {results['accuracy']['subset']:.1%} on their own subset, "
-        f"{results['accuracy']['held_out']:.1%} on the other training samples, "
-        f"{results['accuracy']['test']:.1%} on test samples",
-    ]
-    for name, part in (("training", results["train"]), ("test", results["test"])):
-        lines.append(
-            f"atypical {name} samples: {part['atypical']} of {part['samples']} "
-            f"({part['atypical_by_chance']:.1f} if subsets had no effect)"
-        )
-    lines += ["", f"{'after adversarial training':<28}{'accuracy':>9}   95% interval"]
-    for group, found in results["adversarial_training"]["groups"].items():
-        for kind, row in found["accuracy"].items():
-            name = f"{group} ({found['samples']}), {kind}"
-            lines.append(f"{name:<28}{row['accuracy']:>9.1%}   {row['low']:.1%} to {row['high']:.1%}")
-    return "\n".join(lines)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fastat.theory.memorization", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the results; the same command continues")
-    parser.add_argument("--models", type=int, default=200, help="networks on random subsets (default: 200)")
-    parser.add_argument("--fraction", type=float, default=0.7, help="of the training samples in each (default: 0.7)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is random (default: 0)")
-    epochs = default_config("digits").epochs
-    parser.add_argument("--epochs", type=int, default=epochs, help=f"of adversarial training (default: {epochs})")
-    return parser
-
-
-def _check_same_command(file: Path, command: Mapping[str, Any]) -> None:
-    """Raises ValueError if the file holds another command; the message names what differs."""
-    if file.exists() and (differing := differences(json.loads(file.read_text()), command)):
-        raise ValueError(
-            f"{file.parent} holds the results of another command ({'; '.join(differing)}): choose another folder"
-        )
-
-
-def _draw(
-    folder: Path,
-    split: Split,
-    memorization: Memorization,
-    network: Network,
-    groups: Mapping[str, Dataset],
-    fraction: float,
-) -> None:
-    folder.mkdir(exist_ok=True)
-    by = f"{memorization.n_models} networks on random {fraction:.0%} subsets"
-    plot_scores(folder / "memorization_scores.png", memorization, f"digits, {by}")
-    plot_examples(folder / "memorized_images.png", split.train.load(), memorization, f"digits, memorization by {by}")
-    config = network.config
-    plot_group_curves(
-        folder / "typical_atypical_curves.png",
-        network.history,
-        {name: len(group) for name, group in groups.items()},
-        rf"digits, PGD-{config.attack_steps} adversarial training, $\ell_\infty$ $\epsilon$ = {format_eps(config.eps)}",
+    place = str(choose_device(device))
+    studies = {name: _estimate(settings, name, folder, data_root, download, place) for name in settings.data}
+    cells = [cell for name, study in studies.items() for cell in study.cells(settings, name)]
+    train = partial(
+        train_cell,
+        atypical={name: study.atypical for name, study in studies.items()},
+        folder=folder / "trainings",
+        root=data_root,
+        device=place,
     )
+    found = sweep(train, cells, folder=folder / "cells", label="trainings")
+    beds = []
+    for name, study in studies.items():
+        own = [(cell, one) for cell, one in zip(cells, found, strict=True) if cell.config.data == name]
+        fractions = {count: fraction for fraction, count in study.counts.items()}
+        trainings, contrasts = trainings_of([c for c, _ in own], [one for _, one in own], fractions, study.groups)
+        curves = curves_of([c for c, _ in own], [one for _, one in own])
+        beds.append(dataclasses.replace(study.bed, trainings=trainings, contrasts=contrasts, curves=curves))
+    return MemorizationResult(settings, beds)
 
 
-def _describe_estimate(split: Split, memorization: Memorization) -> dict[str, Any]:
-    chance_train, chance_test = memorization.by_chance()
-    train_errors = memorization.memorization_error[memorization.atypical_train()]
-    return {
-        "dataset": split.train.title,
-        "network": "small_mlp",
-        "recipe": dataclasses.asdict(Recipe()),
-        "threshold": THRESHOLD,
-        "accuracy": {
+@dataclass(frozen=True)
+class _Study:
+    """A dataset whose atypical samples are known; of the bed the trainings are missing."""
+
+    atypical: Atypical
+    counts: Mapping[float, int]
+    groups: Mapping[str, Any]
+    samples: str
+    bed: Bed
+
+    def cells(self, settings: Settings, name: str) -> list[Cell]:
+        """The trainings on this dataset: without some samples, then the protocols on all, for every eps and seed."""
+        rest = (settings.train_size, settings.seed, self.samples)
+        cells = []
+        for config in configs(settings):
+            if config.data != name:
+                continue
+            on_all = config.protocol == FULL
+            cells.append(Cell(config, *rest, 0, False, settings.measure_every if on_all else None))
+            if on_all:
+                removals = [(count, at_random) for count in self.counts.values() for at_random in (False, True)]
+                cells += [Cell(config, *rest, *removal, None) for removal in removals]
+        return cells
+
+
+def _estimate(settings: Settings, name: str, folder: Path, root: Path | None, download: bool, device: str) -> _Study:
+    split = load_split(name, settings.train_size, settings.seed, root=root, download=download)
+    place = folder / re.sub(r"[^\w.-]+", "-", name)
+    with _one_thread():
+        memorization = estimate(
+            split,
+            _network(settings, split),
+            settings.networks,
+            settings.fraction,
+            folder=place,
+            recipe=settings.recipe,
+            seed=settings.seed,
+            models_at_once=settings.models_at_once,
+            device=device,
+        )
+    memorization.save(place / "memorization.npz")
+    atypical = atypical_samples(memorization)
+    counts = removed_counts(settings.removed, len(atypical.train))
+    images = content_digest(split.train.load(), split.test.load())
+    digest = hashlib.sha256(f"{images} {atypical.digest}".encode()).hexdigest()[:12]
+    groups = members(atypical, len(split.train), len(split.test))
+    return _Study(atypical, counts, groups, digest, _bed(name, split, memorization, groups))
+
+
+def _bed(name: str, split: Split, memorization: Memorization, groups: Mapping[str, Any]) -> Bed:
+    return Bed(
+        data=name,
+        title=split.train.title,
+        samples={group: int(inside.sum()) for group, inside in groups.items()},
+        by_chance=list(memorization.by_chance()),
+        ensemble={
             "subset": float(memorization.subset_accuracy.mean()),
             "held_out": float(memorization.held_out_accuracy.mean()),
             "test": float(memorization.test_accuracy.mean()),
         },
-        "train": {
-            "samples": len(split.train),
-            "atypical": int(memorization.atypical_train().sum()),
-            "atypical_by_chance": chance_train,
-            "largest_standard_error": float(train_errors.max()) if len(train_errors) else None,
-        },
-        "test": {
-            "samples": len(split.test),
-            "atypical": int(memorization.atypical_test().sum()),
-            "atypical_by_chance": chance_test,
-        },
-    }
+        histogram=histogram(memorization),
+        gallery=gallery(split.train.load(), memorization.memorization),
+        trainings=[],
+        contrasts=[],
+        curves=[],
+    )
 
 
-def _describe_training(network: Network, groups: Mapping[str, Dataset]) -> dict[str, Any]:
-    """The last epoch's accuracies of each group, with their 95% intervals."""
-    last = network.history[-1]["measured"]
-    found = {}
-    for name, group in groups.items():
-        rows = {}
-        for kind in ("clean", ATTACK):
-            if len(group) > 0:
-                accuracy = last[f"{name} {kind}"]
-                low, high = wilson_interval(accuracy, len(group))
-                rows[kind] = {"accuracy": accuracy, "low": low, "high": high}
-        found[name] = {"samples": len(group), "accuracy": rows}
-    config = network.config
-    return {"model": config.model, "norm": config.norm, "eps": config.eps, "groups": found}
+def _network(settings: Settings, split: Split) -> Callable[[], nn.Module]:
+    channels, height, width = split.train.image_shape
+    classes = len(split.train.classes)
+    if settings.subset_network == "mlp":
+        return partial(small_mlp, classes, channels * height * width, settings.subset_width)
+    return partial(group_norm_cnn, classes, channels, settings.subset_width)
+
+
+def _cost(settings: Settings, name: str) -> str:
+    trained = []
+    for config in configs(settings):
+        if config.data == name:
+            trained += [config] * (1 + 2 * len(settings.removed) if config.protocol == FULL else 1)
+    subsets = f"{name}: {settings.networks} networks of {settings.recipe.epochs} epochs on random subsets"
+    if name not in _SIZES:
+        return f"{subsets}, and {len(trained)} adversarial trainings of {settings.epochs} epochs"
+    images, shape, classes = _SIZES[name]
+    images = images if settings.train_size is None else min(settings.train_size, images)
+    passes = settings.networks * settings.recipe.epochs * round(settings.fraction * images)
+    return f"{subsets} ({passes:.3g} passes of an image), and {training_cost(trained, images, shape, classes)}"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """On a CPU sums are rounded differently by another number of threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -1,11 +1,11 @@
-"""Typical and atypical test samples, and how a network does on either while it is trained."""
+"""Typical and atypical samples, and how a network does on either while it is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastat.config import TrainConfig
 from fastat.data import Dataset
@@ -28,8 +28,14 @@ def split_test(test: Dataset, memorization: Memorization, threshold: float = THR
     """
     if test.ids.tolist() != memorization.test_ids.tolist():
         raise ValueError("these are not the test samples that memorization was estimated for: their ids differ")
-    atypical = torch.from_numpy(memorization.atypical_test(threshold))
-    return {"typical": test.take((~atypical).nonzero().flatten()), "atypical": test.take(atypical.nonzero().flatten())}
+    return in_two(test, torch.from_numpy(memorization.atypical_test(threshold)))
+
+
+def in_two(dataset: Dataset, atypical: Tensor) -> dict[str, Dataset]:
+    """The samples in two groups, "typical" and "atypical", as ``atypical``, bool [N] on the CPU, says."""
+    device = dataset.labels.device
+    positions = {"typical": (~atypical).nonzero().flatten(), "atypical": atypical.nonzero().flatten()}
+    return {name: dataset.take(some.to(device)) for name, some in positions.items()}
 
 
 def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:
@@ -39,8 +45,8 @@ def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callabl
     "typical pgd-10" and so on; a group without samples has none.
 
     Args:
-        groups: test samples by name.
-        config: the training run; the attack has its norm, eps and seed.
+        groups: samples by name.
+        config: the training run; the attack has its norm, eps, bounds and seed.
     """
 
     def measure(model: nn.Module) -> dict[str, float]:
@@ -56,6 +62,7 @@ def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callabl
                     config.eps,
                     config.norm,
                     attacks=[ATTACK],
+                    bounds=config.bounds,
                     seed=config.seed,
                     sample_ids=some.ids,
                 )

@@ -1,5 +1,0 @@
-"""``python -m fastat.theory.memorization``."""
-
-from fastat.theory.memorization.experiment import main
-
-main()

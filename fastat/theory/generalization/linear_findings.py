@@ -155,7 +155,7 @@ def _optimism(optimism: Linear) -> Finding:
         "(linear models).",
         verdict,
         f"By more than two standard errors above that at the smallest eps for {len(growing)} of {len(curves)} sizes; "
-        f"it falls somewhere along the curve for {len(falling)}, the models getting smaller; largest at eps {tops}. "
+        f"it falls somewhere along the curve for {len(falling)}; largest at eps {tops}. "
         f"{shown} (+- standard error).",
     )
 

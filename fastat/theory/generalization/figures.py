@@ -136,7 +136,7 @@ def _against_eps(path: Path, optimism: Linear, networks: Networks, images: str) 
         reach = [1.96 * o.optimism_error for o in curve]
         radii = [o.cell.problem.eps for o in curve]
         left.errorbar(radii, [o.optimism for o in curve], reach, label=f"n = {n}", **_style(color, marker))
-    left.legend(fontsize=11, loc="upper right")
+    left.legend(fontsize=11, loc="upper center", ncols=4, columnspacing=1.2)
     left.set_title("linear models", fontsize=13)
     label_axes(left, r"$\epsilon$ of training and test (l2)", "loss out of sample minus training loss (nats)")
     groups = by_eps(networks)
@@ -146,8 +146,9 @@ def _against_eps(path: Path, optimism: Linear, networks: Networks, images: str) 
     label_axes(
         right, r"$\epsilon$ of training and test (linf, pixels in [0, 1])", "test loss minus training loss (nats)"
     )
-    for axes in (left, right):
-        axes.set_ylim(bottom=0)
+    right.set_ylim(bottom=0)
+    left.set_ylim(0, 1.2 * left.get_ylim()[1])  # the legend above the curves
+    right.xaxis.set_major_locator(MaxNLocator(5))
     figure.savefig(path, dpi=DPI)
     return Picture(
         path.name,

@@ -63,9 +63,11 @@ def interval(outcome: LinearOutcome) -> tuple[float, float]:
 
 
 def _rate(rates: Linear, worst: Worst) -> Finding:
-    names = {
-        "support": "the largest loss that the distribution can produce",
-        "sample": "the largest loss of the sample",
+    claims = {
+        "support": "The HR loss in the sample is exceeded out of sample with a probability of at most "
+        "exp(-r n + O(1)); worst case: the largest loss that the distribution can produce, as in the theorem.",
+        "sample": "The same with the largest loss of the sample as worst case, as in training on batches, of which "
+        "the theorem says nothing.",
     }
     fits = {n: fitted_rate(hr_at(rates, n, worst)) for n in sizes(rates)}
     known = {n: rate for n, rate in fits.items() if rate is not None}
@@ -74,8 +76,7 @@ def _rate(rates: Linear, worst: Worst) -> Finding:
     slopes = ", ".join(f"{rate.slope:.2f} +- {rate.slope_error:.2f} (n {n})" for n, rate in known.items())
     ends = ", ".join(f"{o.frequency:.4f} (n {n}, r n {o.cell.r * n:g})" for n, o in last.items())
     return Finding(
-        f"The HR loss in the sample, with {names[worst]} as worst case, is exceeded out of sample with a probability "
-        "of at most exp(-r n + O(1)).",
+        claims[worst],
         _verdict(len(holding), len(fits)),
         f"Fitted slope of -log frequency in r n, the theorem's being 1 or more (+- standard error; the constant O(1), "
         f"not known, was fitted too): {slopes or 'too few disappointments to fit'}. Last frequency: {ends}.",
@@ -96,15 +97,18 @@ def _plain(rates: Linear) -> Finding:
 
 
 def _hidden(corruptions: Linear, worst: Worst) -> Finding:
-    names = {"support": "of the distribution", "sample": "of the sample"}
+    claims = {
+        "support": "The bound survives an adversary who replaced a fraction of the sample, if alpha is at least that "
+        "fraction; worst case of the distribution.",
+        "sample": "The same with the worst case of the sample, which the adversary may have taken away.",
+    }
     curve = corrupted_at(corruptions, "hide", worst)
     fraction = curve[0].cell.fraction
     covered = [o for o in curve if o.cell.alpha >= fraction]
     holding = [o for o in covered if interval(o)[0] <= math.exp(-o.cell.r * o.cell.n)]
     shown = ", ".join(f"{o.frequency:.3f} (alpha {o.cell.alpha:g})" for o in curve)
     return Finding(
-        f"With the largest loss {names[worst]} as worst case the bound survives an adversary who replaced a fraction "
-        "of the sample, if alpha is at least that fraction.",
+        claims[worst],
         _verdict(len(holding), len(covered)),
         f"{fraction:.0%} of the points, the hardest, replaced by the easiest of the support; n {curve[0].cell.n}, r n "
         f"{curve[0].cell.r * curve[0].cell.n:g}, so exp(-r n) = {math.exp(-curve[0].cell.r * curve[0].cell.n):.3f}; "
@@ -151,7 +155,7 @@ def _optimism(optimism: Linear) -> Finding:
         "(linear models).",
         verdict,
         f"By more than two standard errors above that at the smallest eps for {len(growing)} of {len(curves)} sizes; "
-        f"it falls somewhere along the curve for {len(falling)}, the models getting smaller; largest at eps {tops}. "
+        f"it falls somewhere along the curve for {len(falling)}; largest at eps {tops}. "
         f"{shown} (+- standard error).",
     )
 

@@ -92,18 +92,24 @@ def _by_cell(cells: Sequence[Outcome]) -> str:
 
 
 def _curvature(result: CatastrophicResult) -> Finding:
-    grown = [o.last["curvature"] / o.best["curvature"] for o in result.collapsing if fallen(o)]
-    usual = [o.last["curvature"] / o.best["curvature"] for o in result.without]
+    """It must grow more than it ever does without the feature, and end above all that is seen there."""
+    runs, without = [o for o in result.collapsing if fallen(o)], result.without
+    usual, highest = max(_growth(o) for o in without), max(o.last["curvature"] for o in without)
     return Finding(
         "The loss becomes curved along the step of FGSM as training collapses",
-        _verdict([ratio > 2 * max(usual) for ratio in grown]),
-        f"change of the loss gradient along the step, last epoch over the epoch of the best PGD accuracy: "
-        f"{_times(grown)} in the collapsed runs, {_times(usual)} without the feature.",
+        _verdict([_growth(o) > usual and o.last["curvature"] > highest for o in runs]),
+        "change of the loss gradient along the step, from the epoch of the best PGD accuracy to the last one: "
+        f"{_bends(runs)} in the runs that collapsed, {_bends(without)} without the feature.",
     )
 
 
-def _times(ratios: Sequence[float]) -> str:
-    return ", ".join(f"{ratio:.2g} times" for ratio in ratios) or "none"
+def _growth(outcome: Outcome) -> float:
+    return float(outcome.last["curvature"] / outcome.best["curvature"])
+
+
+def _bends(outcomes: Sequence[Outcome]) -> str:
+    texts = [f"{o.best['curvature']:.2f} to {o.last['curvature']:.2f} ({_growth(o):.1f} times)" for o in outcomes]
+    return ", ".join(texts) or "none"
 
 
 def _methods(result: CatastrophicResult) -> list[Finding]:
@@ -130,16 +136,21 @@ def _by_method(outcomes: Sequence[Outcome]) -> str:
 
 
 def _combined(result: CatastrophicResult) -> Finding:
-    """Whether the network goes by feature and image together, before and after."""
+    """Whether a collapsed network needs the image; and which way round it reads the feature."""
     runs = [o for o in result.collapsing if fallen(o)]
     hits = [o.last["alone"] < 0.5 < o.last["original"] for o in runs]
     texts = [f"{_parts(o.best)} before, {_parts(o.last)} after" for o in runs]
+    reverses = result.settings.eps > result.settings.beta  # a whole step of FGSM against the feature
+    turned = reverses and runs and all(o.last["reversed"] > o.last["injected"] for o in runs)
+    note = (
+        " They do better on the reversed feature, as FGSM's step leaves it, than on the injected one." if turned else ""
+    )
     return Finding(
         "The collapsed network does not simply rely on the feature: it still recognizes images, and fails on the "
         "patterns alone",
         _verdict(hits),
         f"accuracy on injected / original / feature removed / patterns alone / feature reversed: "
-        f"{'; '.join(texts) or 'no run collapsed'}.",
+        f"{'; '.join(texts) or 'no run collapsed'}.{note}",
     )
 
 

@@ -2,7 +2,9 @@
 
 ``python -m bench.theory_rate`` writes ``bench/results/theory/random-features-rate.json``: seconds of a curve of 100
 points on one thread, the largest certified error, and for a few of the points the time that scipy's hybrid Powell
-method takes from random starts until a start converges, and how many starts do.
+method takes from random starts until a start converges, and how many starts do. With our form of the equations, in
+logarithms, nearly every start does, in less time than ours: what the nested search adds is that it cannot miss, and the
+certificate, in any corner of the domain.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from fastat.theory.random_features.spectrum import spectrum, unexplained
 
 PSI2, EPS, TAU = 2.0, 0.3, 0.3
 _CURVES, _RIVALS, _STARTS = 5, (0.5, 1.0, 3.0, 5.0, 10.0, 30.0), 300
+_REPEATS = 20
 
 
 def main() -> None:
@@ -53,9 +56,11 @@ def main() -> None:
 
 def _rival(psi1: float) -> dict[str, Any]:
     """Root finding from random starts, and our own time, on one point."""
-    began = time.perf_counter()
-    ours = asymptotics(psi1, PSI2, EPS, TAU).adversarial_risk
-    own = time.perf_counter() - began
+    own = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        ours = asymptotics(psi1, PSI2, EPS, TAU).adversarial_risk
+        own.append(time.perf_counter() - began)
     rho, random = spectrum(psi1, 64), np.random.default_rng(0)
     sigma2, a = unexplained(psi1, TAU, rho), EPS**2 * rho.j
 
@@ -69,21 +74,19 @@ def _rival(psi1: float) -> dict[str, Any]:
         right = (e.scale, e.radius, a2 * e.variance, psi1 / PSI2 * float(rho.weight @ (1 / d)), alpha2 + sigma2, s2)
         return np.log([mu, g, beta2, k, a2, s**2]) - np.log(right)
 
-    began, solved, first = time.perf_counter(), 0, None
+    began, solved = time.perf_counter(), 0
     for _ in range(_STARTS):
         found = root(equations, random.normal(0, 2, 6), tol=1e-10)
         a2, s = np.exp(found.x[:2])
         risk = a2 + 2 * math.sqrt(2 / math.pi * a2) * s + s * s
-        if found.success and abs(risk - ours) < 1e-4:
-            solved += 1
-            first = time.perf_counter() - began if first is None else first
+        solved += bool(found.success and abs(risk - ours) < 1e-4)
     each = (time.perf_counter() - began) / _STARTS
     share = solved / _STARTS
     expected = each / share if share else None
     return {
-        "psi1": psi1, "ours_seconds": own, "starts": _STARTS, "starts_that_converge": solved,
+        "psi1": psi1, "ours_seconds": statistics.median(own), "starts": _STARTS, "starts_that_converge": solved,
         "seconds_per_start": each, "expected_seconds_until_one_converges": expected,
-        "times_ours": None if expected is None else expected / own,
+        "times_ours": None if expected is None else expected / statistics.median(own),
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 from fastat import data, info
 from fastat.config import ConfigError, TrainConfig, check_config, config_from, default_config
 from fastat.distributed import agreed, rank_of, torchrun_group
-from fastat.network import Network, choose_device, load_network
+from fastat.network import CALLER, Network, choose_device, load_network
 from fastat.page import write_page
 from fastat.protocols import PROTOCOL_FIELDS, PROTOCOLS, ProtocolName
 from fastat.report import judge, results_table
@@ -177,8 +177,13 @@ def parse_number(text: str) -> float:
 
 
 def default_folder(config: TrainConfig) -> Path:
-    """runs/<data>-<protocol>-<model>-<eight characters of a hash of the configuration>: one folder a configuration."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(config), sort_keys=True).encode()).hexdigest()[:8]
+    """runs/<data>-<protocol>-<model>-<eight characters of a hash>: one folder a configuration.
+
+    The hash is of what differs from a field's default, so that a field that is new does not change old names.
+    """
+    usual = dataclasses.asdict(TrainConfig())
+    changed = {field: value for field, value in dataclasses.asdict(config).items() if value != usual[field]}
+    digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
     names = (re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[-40:] for text in (config.data, config.model))
     return Path("runs") / "-".join([next(names), config.protocol, next(names), digest])
 
@@ -284,6 +289,11 @@ def _evaluate(command: Evaluate) -> None:
     # In a folder of its own: results.json beside the checkpoint says that the training is finished.
     beside = command.run if command.run.is_dir() else command.run.parent
     folder = beside / "evaluation" if command.out is None else command.out
+    if (beside / CALLER).exists():
+        raise ValueError(
+            f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
+            f"have: judge it there, with fastat.evaluation.evaluate"
+        )
     size = network.config.eval_size if command.eval_size is None else command.eval_size
     _judge(network, folder, command.data_root, size)
 

@@ -142,8 +142,8 @@ def uses_channels_last(config: TrainConfig, device: torch.device) -> bool:
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 """Files of a run folder: what is trained, on what, and a line per epoch."""
-IMAGES = "images.json"
-"""File of a run folder that was trained on images of the caller's: what stands for them."""
+CALLER = "caller.json"
+"""File of a run folder that has images or a front of the caller's: what stands for them."""
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 """Files of a run folder: all that the run needs to go on, and the network of its best epoch."""
 

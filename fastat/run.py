@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -17,11 +18,20 @@ from fastat import data, info
 from fastat.averaging import average_of
 from fastat.checkpoint import load_checkpoint, write_json, write_json_lines
 from fastat.config import ConfigError, TrainConfig, check_config, config_from, differing_fields
-from fastat.data import AnyDataset, Dataset, Split, channel_statistics, content_digest, flip_labels, held_out
+from fastat.data import (
+    AnyDataset,
+    Dataset,
+    Split,
+    channel_statistics,
+    content_digest,
+    dataset_digest,
+    flip_labels,
+    held_out,
+)
 from fastat.distributed import Group, rank_of, size_of
 from fastat.keyed import derive_seed
 from fastat.monitors import PROBE_IMAGES, Watch
-from fastat.network import CHECKPOINT, CONFIG, ENVIRONMENT, IMAGES, METRICS, build_model, place
+from fastat.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, place
 from fastat.saving import restore, save_best
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
@@ -143,8 +153,9 @@ def open_run(
     check_same_config(folder, config)
     if config.sync_bn and device.type != "cuda":
         raise ConfigError("sync_bn", f"sync_bn must be off on {device.type}: torch has it for CUDA only, got True")
-    _check_same_images(folder, split)
-    given = split is not None
+    front = None if front is None else copy.deepcopy(front)
+    given = _of_the_caller(split, front)
+    _check_same_caller(folder, given)
     split = _load(config, data_root, download, group) if split is None else split
     train_set, val_set = training_sets(config, split)
     size = _batch_size(config, len(train_set))
@@ -152,7 +163,9 @@ def open_run(
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
     model = _new_model(config, split, device, group)
-    front = None if front is None else front.to(device)
+    if front is not None:
+        _check_fixed(front, train_set)
+        front = front.to(device)
     seen = model if front is None else nn.Sequential(front, model)
     shape = (size // size_of(group), *train_set.image_shape)
     run = Run(
@@ -177,7 +190,9 @@ def open_run(
     if rank_of(group) == 0:
         folder.mkdir(parents=True, exist_ok=True)
         if given:
-            write_json(folder / IMAGES, _identity(split))
+            write_json(folder / CALLER, given)
+        else:
+            (folder / CALLER).unlink(missing_ok=True)
         write_json(folder / CONFIG, dataclasses.asdict(config))
         if not run.over:
             write_json(folder / ENVIRONMENT, {**info.describe(), "processes": str(size_of(group))})
@@ -219,19 +234,36 @@ def check_same_config(folder: Path, config: TrainConfig) -> None:
         )
 
 
-def _identity(split: Split | None) -> dict[str, str | None]:
-    """What stands for images that do not come from the configuration."""
-    return {"images": None if split is None else content_digest(split.train.load(), split.test.load())}
+def _of_the_caller(split: Split | None, front: nn.Module | None) -> dict[str, str]:
+    """What stands for images and a front that do not come from the configuration."""
+    found = {}
+    if split is not None:
+        found["images"] = dataset_digest(split.train)
+    if front is not None:
+        found["front"] = content_digest(str(front), *front.buffers())
+    return found
 
 
-def _check_same_images(folder: Path, split: Split | None) -> None:
-    """Raises ValueError if the folder holds a run on other images than these, None for the configuration's."""
-    file = folder / IMAGES
+def _check_same_caller(folder: Path, given: dict[str, str]) -> None:
+    """Raises ValueError if the folder holds a run on other images, or behind another front."""
     if not (folder / CONFIG).exists():
         return
-    kept = json.loads(file.read_text()) if file.exists() else _identity(None)
-    if kept != _identity(split):
-        raise ValueError(f"{folder} holds a run on other images: choose another folder, or delete this one")
+    file = folder / CALLER
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for name, what in (("images", "on other images"), ("front", "behind another front")):
+        if kept.get(name) != given.get(name):
+            raise ValueError(f"{folder} holds a run {what}: choose another folder, or delete this one")
+
+
+def _check_fixed(front: nn.Module, train_set: AnyDataset) -> None:
+    """Raises ValueError if the front would have something to learn, or changes when images pass it."""
+    if any(True for _ in front.parameters()):
+        raise ValueError(f"front must have no parameters: they would not be trained; got {front}")
+    passed = copy.deepcopy(front).cpu().train()
+    passed(torch.rand(2, *train_set.image_shape))
+    for (name, before), after in zip(front.named_buffers(), passed.buffers(), strict=True):
+        if not torch.equal(before.cpu(), after):
+            raise ValueError(f"front must stay as it is, its buffer {name} changes in training; got {front}")
 
 
 def _load(config: TrainConfig, data_root: str | Path | None, download: bool, group: Group | None) -> Split:

@@ -70,9 +70,10 @@ def train(
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
         group: processes of torch.distributed that train together: each takes its part of every batch, with the random
             numbers of its images, and the first one writes. All call this with the same arguments.
-        split: images to train on and judge by in place of ``config.data``. A run is continued on the same ones only.
+        split: images to train on in place of the train half of ``config.data``. A run is continued on the same only.
         front: stands in front of the network wherever this run calls it, in the training, the attacks, the validation
-            and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned.
+            and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned, and a run
+            is continued behind the same only.
         quiet: show nothing while training.
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
         tensorboard: also write the curves to the folder "tensorboard" of the run.
@@ -87,8 +88,8 @@ def train(
         FileNotFoundError: the dataset is missing.
         ModuleNotFoundError: tensorboard is asked for and not installed.
         ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
-            of processes, the folder holds a run of another configuration (the message names the fields) or of other
-            images, front has parameters, or measure_every < 1.
+            of processes, the folder holds a run of another configuration (the message names the fields), of other
+            images or behind another front, front has parameters or changes, or measure_every < 1.
         FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
         KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint; with a group at once, without one.
     """
@@ -96,8 +97,6 @@ def train(
         raise ValueError(f"measure_every must be at least 1, got {measure_every}")
     if not checkpoint_every >= 0:
         raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
-    if front is not None and any(True for _ in front.parameters()):
-        raise ValueError(f"front must have no parameters: they would not be trained; got {front}")
     run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front)
     first = rank_of(group) == 0
     total = config.epochs * run.steps_per_epoch

@@ -65,6 +65,9 @@ def test_another_experiment_is_not_written_over(tmp_path: Path) -> None:
     [
         (["something"], "experiment must be one of random-features"),
         (["random-features", "--preset", "huge"], "preset must be one of quick, paper"),
+        (["random-features", "--preset"], "preset must be one of quick, paper, got None"),
+        (["random-features", "--psi2", "-1"], "psi2 must be above 0"),
+        (["page", "--bad"], "--bad"),
         (["random-features", "--points", "1"], "points must be at least 3, got 1"),
         (["random-features", "--jobs", "0"], "jobs must be at least 1, got 0"),
         (["random-features", "--unknown", "1"], "--unknown"),

@@ -162,6 +162,7 @@ def test_the_risk_of_another_radius_is_that_of_the_same_model() -> None:
         ((1, 2, 0.3, math.nan), "tau"),
         ((1, 2, 0.3, 0.3, -1), "eps_test"),
         ((2, 2, 0, 0.3), "psi1 = psi2"),
+        ((2, 2, 1e-30, 0.3), "psi1 = psi2"),
     ],
 )
 def test_arguments_out_of_range_are_named(arguments: tuple[float, ...], named: str) -> None:
@@ -171,7 +172,7 @@ def test_arguments_out_of_range_are_named(arguments: tuple[float, ...], named: s
 
 def test_what_double_precision_cannot_answer_is_refused() -> None:
     with pytest.raises(ArithmeticError, match="certified"):
-        asymptotics(2, 2, 1e-12, 0.3)  # risks of 1e11 there
+        asymptotics(2, 2, 1e-14, 0.3)  # risks of 1e12 there
 
 
 def test_the_quadrature_integrates_the_law_of_eigenvalues() -> None:
@@ -203,7 +204,7 @@ def problem(trials: int, n: int, p: int) -> tuple[torch.Tensor, torch.Tensor]:
     return psi, torch.randn(trials, n, dtype=torch.float64, generator=random)
 
 
-@pytest.mark.parametrize(("n", "p", "eps"), [(60, 20, 0.3), (30, 30, 0.05), (40, 40, 0.5)])
+@pytest.mark.parametrize(("n", "p", "eps"), [(60, 20, 0.3), (30, 30, 0.05), (40, 40, 0.5), (80, 16, 1e-3)])
 def test_robust_least_squares_finds_what_a_cone_solver_finds(n: int, p: int, eps: float) -> None:
     cp = pytest.importorskip("cvxpy")
     psi, y = problem(2, n, p)
@@ -239,6 +240,25 @@ def test_simulations_lie_around_the_theory(psi1: float, eps: float) -> None:
         error = values.std(ddof=1) / len(values) ** 0.5
         assert abs(values.mean() - expected) < 4 * error + 0.05 * expected + 1e-12
     assert max(found.gap) < 1e-6
+
+
+@pytest.mark.parametrize("eps", [1e-4, 1e-3, 1e-2, 0.1])
+@pytest.mark.parametrize("psi1", [0.2, 0.5, 1.0, 4.0])
+def test_small_radii_are_certified_too(psi1: float, eps: float) -> None:
+    assert max(simulate(psi1, 2, eps, 0.3, 50, 4, seed=7).gap) < 1e-6
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    exact = asymptotics(1, 2, 0.25, 0.5)
+    assert asymptotics(np.float32(1), np.int64(2), np.float32(0.25), torch.tensor(0.5)) == exact
+    assert type(exact.adversarial_risk) is float
+    assert simulate(1, 2, 0.3, 0.3, np.int64(10), 2) == simulate(1, 2, 0.3, 0.3, 10, 2)
+    with pytest.raises(TypeError):
+        simulate(1, 2, 0.3, 0.3, 10.5, 2)
+
+
+def test_what_is_smaller_than_rounding_is_no_attack() -> None:
+    assert asymptotics(1, 2, 1e-150, 0.3) == asymptotics(1, 2, 0, 0.3, eps_test=1e-150)
 
 
 def test_a_trial_depends_on_its_number_alone() -> None:
@@ -300,12 +320,21 @@ def test_the_experiment_runs_continues_and_saves(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"eps": ()}, "eps"), ({"points": 2}, "points"), ({"d": (20, 10)}, "d must"), ({"psi1_from": 60.0}, "psi1_from"),
-     ({"eps": (0.0,)}, "simulated_psi1")],
+     ({"eps": (0.0,)}, "simulated_psi1"), ({"eps": (0.3, 0.3)}, "eps must"), ({"psi2": -1.0}, "psi2"),
+     ({"tau": math.nan}, "tau"), ({"radius_psi1": (2.0,)}, "radius_psi1")],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(change: dict[str, object], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         replace(PRESETS["quick"], **change)
 
 
-def test_the_cost_is_told() -> None:
-    assert "1000 theoretical points" in cost(PRESETS["quick"]) and "operations" in cost(PRESETS["paper"])
+def test_the_cost_counts_what_is_run() -> None:
+    few = replace(SMALL, simulated_psi1=(1.0,), radius_parts=(0.5,), radius_psi1=(3.0,))
+    assert cost(few).startswith(
+        "80 theoretical points (milliseconds each), and 4 x 3 simulated trainings with 10 to 60"
+    )
+
+
+def test_a_curve_that_falls_to_its_end_has_no_minimum() -> None:
+    marks = curve("psi1", np.geomspace(0.5, 50, 60).tolist(), psi2=2, eps=0.6, tau=0.3).landmarks()
+    assert marks.peak is not None and marks.minimum is None and marks.rise is None

@@ -87,6 +87,23 @@ def test_a_file_that_is_no_finished_cell_is_named(tmp_path: Path, content: str) 
         sweep(square, [Cell(2)], folder=tmp_path)
 
 
+def test_what_is_done_stays_when_a_cell_fails(tmp_path: Path) -> None:
+    log, folder = tmp_path / "log", tmp_path / "cells"
+    (tmp_path / "broken").touch()
+    with joblib.parallel_config("sequential"), pytest.raises(KeyboardInterrupt):
+        sweep(functools.partial(counted, log=log), [Cell(1), Cell(3)], folder=str(folder))
+    assert len(list(folder.glob("*.json"))) == 1
+
+
+def test_threads_share_the_process_and_leave_it_its_threads() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with joblib.parallel_config("threading", n_jobs=3):
+        assert sweep(one_thread, [Cell(value) for value in range(6)]) == [{"threads": 1}] * 6
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
 def test_the_same_cell_twice_is_refused() -> None:
     with pytest.raises(ValueError, match=r"differ.*value=2"):
         sweep(square, [Cell(1), Cell(2), Cell(2)])

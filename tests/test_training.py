@@ -18,6 +18,7 @@ from killing import Killed, assert_resumes, assert_same_run, kill_at_step, kill_
 from fastat import data, training
 from fastat.attacks import pgd
 from fastat.checkpoint import load_checkpoint
+from fastat.cli import main
 from fastat.config import TrainConfig, config_from, default_config, differing_fields
 from fastat.data import Split
 from fastat.interrupt import interrupts_deferred
@@ -307,7 +308,8 @@ def test_images_of_the_caller_take_the_place_of_the_dataset(tmp_path: Path) -> N
     network = train(config, tmp_path / "own", split=some, quiet=True)
     assert network.history[-1]["steps"] == 2
     train(config, tmp_path / "own", split=some, quiet=True)  # finished: the same images are accepted
-    for other in (None, Split(whole.train.take(torch.arange(1, 257)), whole.test)):
+    scaled = Split(replace(some.train, scale=255), whole.test)
+    for other in (None, scaled, Split(whole.train.take(torch.arange(1, 257)), whole.test)):
         with pytest.raises(ValueError, match="other images"):
             train(config, tmp_path / "own", split=other)
 
@@ -348,5 +350,11 @@ def test_what_stands_in_front_is_in_the_training_and_not_in_the_network(
     assert seen == [0.0]  # all images are blank there
     assert float(network.model(torch.rand(8, 1, 8, 8)).std(0).sum()) > 0
     assert float(load_network(tmp_path).model(torch.rand(8, 1, 8, 8)).std(0).sum()) > 0
+    with pytest.raises(ValueError, match="behind another front"):
+        train(config, tmp_path)
+    with pytest.raises(ValueError, match=r"its buffer running_mean changes"):
+        train(config, tmp_path / "other", front=torch.nn.BatchNorm2d(1, affine=False))
+    with pytest.raises(SystemExit, match="behind a front of its own"):
+        main(["evaluate", str(tmp_path)])
     with pytest.raises(ValueError, match="front must have no parameters"):
         train(config, tmp_path / "other", front=torch.nn.Linear(2, 2))

@@ -15,7 +15,7 @@ from fastat.data.folder import load_folder
 from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
 from fastat.data.label_noise import flip_labels
 from fastat.data.mnist import load_fashion_mnist, load_mnist
-from fastat.data.parts import AnyDataset, channel_statistics, content_digest, held_out
+from fastat.data.parts import AnyDataset, channel_statistics, content_digest, dataset_digest, held_out
 from fastat.data.streamed import Streamed
 from fastat.data.svhn import load_svhn
 from fastat.data.tensors import load_tensors
@@ -31,6 +31,7 @@ __all__ = [
     "channel_statistics",
     "check_name",
     "content_digest",
+    "dataset_digest",
     "flip_labels",
     "held_out",
     "load",

@@ -57,10 +57,19 @@ def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
     return means, deviations
 
 
-def content_digest(*datasets: Dataset) -> str:
-    """Twelve hexadecimal digits that stand for the images, labels and ids of the datasets."""
-    state = hashlib.sha256()
-    for dataset in datasets:
-        for tensor in (dataset.images, dataset.labels, dataset.ids):
-            state.update(tensor.cpu().contiguous().numpy().tobytes())
+def content_digest(text: str, *tensors: torch.Tensor) -> str:
+    """Twelve hexadecimal digits that stand for the text and the content, shape and type of the tensors."""
+    state = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        state.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return state.hexdigest()[:12]
+
+
+def dataset_digest(dataset: AnyDataset) -> str:
+    """That of what a network learns from; of images on the disk their names stand for them."""
+    if isinstance(dataset, Streamed):
+        names = [str(file) for file in dataset.files]
+        return content_digest(repr((names, dataset.classes)), dataset.labels, dataset.ids)
+    about = repr((dataset.scale, dataset.classes))
+    return content_digest(about, dataset.images, dataset.labels, dataset.ids)

@@ -33,6 +33,7 @@ EXPERIMENTS = {
 Preset = Literal["quick", "paper"]
 _CONTINUES = "The same command again continues an experiment that was stopped."
 _ALL = f"All experiments one after another, and an HTML page of them. {_CONTINUES}"
+_PAGE = "One HTML page of the findings and figures of experiments."
 _SETTINGS = "settings.json"
 _Settings = TypeVar("_Settings")
 
@@ -58,6 +59,16 @@ class Theory(Generic[_Settings]):
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {self.jobs}")
+
+
+@dataclass(frozen=True)
+class Page:
+    """What the page shows."""
+
+    folders: tuple[Path, ...]
+    """Folders of results."""
+    out: Path = Path("theory.html")
+    """File of the page."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +109,9 @@ def main(given: Sequence[str], parse: Callable[..., Any]) -> None:
         return
     name, rest = given[0], list(given[1:])
     if name == "page":
-        _page(rest)
+        given = rest if rest[:1] == ["--help"] or "--folders" in rest else ["--folders", *rest]
+        page = parse(Page, None, "fastat theory page", given, _PAGE)
+        print(f"page: {write_theory_page(page.folders, page.out)}")
     elif name == "all":
         _all(parse(Theory[NoSettings], Theory(NoSettings(), _preset(rest)), "fastat theory all", rest, _ALL))
     elif name in EXPERIMENTS:
@@ -127,14 +140,6 @@ def _all(command: Theory[NoSettings]) -> None:
     print(f"\nall of it in {(time.monotonic() - began) / 60:.1f} minutes; page: {page}")
 
 
-def _page(rest: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(prog="fastat theory page", description=write_theory_page.__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="folders of results")
-    parser.add_argument("--out", type=Path, default=Path("theory.html"), help="file of the page (default: theory.html)")
-    options = parser.parse_args(rest)
-    print(f"page: {write_theory_page(options.folders, options.out)}")
-
-
 def _run(name: str, command: Theory[Any], folder: Path) -> None:
     """Runs an experiment, saves its result, and prints what it found."""
     module = module_of(name)
@@ -146,10 +151,14 @@ def _run(name: str, command: Theory[Any], folder: Path) -> None:
     device = choose_device(command.device)
     jobs = command.jobs or (joblib.cpu_count() if device.type == "cpu" else 1)
     began = time.monotonic()
-    with joblib.parallel_config(n_jobs=jobs):
-        result: Result = module.run(
-            command.settings, folder, data_root=command.data_root, download=command.download, device=str(device)
-        )
+    try:
+        with joblib.parallel_config(n_jobs=jobs):
+            result: Result = module.run(
+                command.settings, folder, data_root=command.data_root, download=command.download, device=str(device)
+            )
+    except (FileNotFoundError, ValueError):  # of settings that cannot be run: the folder is free for others
+        (folder / _SETTINGS).unlink()
+        raise
     result.save(folder)
     print()
     for finding in result.findings():
@@ -169,7 +178,7 @@ def _check_same_settings(folder: Path, settings: dict[str, Any]) -> None:
 def _preset(rest: Sequence[str]) -> Preset:
     """Which preset the other flags have their defaults from."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    peek.add_argument("--preset", default="quick")
+    peek.add_argument("--preset", nargs="?", default="quick")
     named: Any = peek.parse_known_args(list(rest))[0].preset
     if named not in get_args(Preset):
         raise ValueError(f"preset must be one of {', '.join(get_args(Preset))}, got {named!r}")

@@ -11,7 +11,8 @@ from fastat import models
 from fastat.config import TrainConfig
 from fastat.network import choose_device, place
 
-_TIMED_PASSES = 3
+_TIMED_PASSES = 5
+_CPU_BATCH = 16  # enough to see what an image costs
 _MINUTE, _HOUR = 60.0, 3600.0
 
 
@@ -20,8 +21,9 @@ def training_cost(
 ) -> str:
     """A sentence: how many trainings, passes of an image through the network, and what time that is on this machine.
 
-    A pass is forward and backward. Its time is measured here, now, on one batch of each network in float32 and on
-    PyTorch's threads, so the estimate leaves out evaluations, and what a GPU gains from bfloat16.
+    A pass is forward and backward. Its time is measured here, now, on a batch of each network in float32; on a CPU on
+    one thread, as cells of a sweep run. So the estimate leaves out evaluations, the number of processes, and what a GPU
+    gains from bfloat16.
 
     Args:
         configs: the trainings.
@@ -42,8 +44,13 @@ def training_cost(
     epochs = sum(config.epochs for config in configs)
     return (
         f"{len(configs)} trainings of {epochs:,} epochs together, {passes:.3g} passes of an image through the network, "
-        f"about {_duration(seconds)} on {choose_device(None)} one after another"
+        f"about {duration(seconds)} on {_place()} one after another"
     )
+
+
+def _place() -> str:
+    device = choose_device(None)
+    return "one thread" if device.type == "cpu" else str(device)
 
 
 def passes_per_image(config: TrainConfig) -> int:
@@ -60,7 +67,8 @@ def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, in
     with torch.random.fork_rng(devices=[]):
         model = models.build(config.model, num_classes, shape[0], width=config.width, image_size=shape[1:])
     placed = place(model, config, device)
-    x = torch.zeros(batch, *shape, device=device)
+    size = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
+    x = torch.zeros(size, *shape, device=device)
 
     def timed() -> float:
         began = time.perf_counter()
@@ -69,10 +77,16 @@ def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, in
         loss.item()  # waits for a GPU
         return time.perf_counter() - began
 
-    return min(timed() for _ in range(_TIMED_PASSES)) / batch
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return min(timed() for _ in range(_TIMED_PASSES)) / size
+    finally:
+        torch.set_num_threads(threads)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as text, in the unit that fits."""
     if seconds >= _HOUR:
-        return f"{seconds / _HOUR:.1f} hours"
+        return f"{seconds / _HOUR:,.3g} hours"
     return f"{seconds / _MINUTE:.1f} minutes" if seconds >= _MINUTE else f"{seconds:.0f} seconds"

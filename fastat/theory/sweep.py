@@ -24,7 +24,11 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def sweep(
-    function: Callable[[Any], dict[str, Any]], cells: Sequence[Any], *, folder: Path | None = None, label: str = "cells"
+    function: Callable[[Any], dict[str, Any]],
+    cells: Sequence[Any],
+    *,
+    folder: str | Path | None = None,
+    label: str = "cells",
 ) -> list[dict[str, Any]]:
     """``function`` of every cell, in the order of the cells.
 
@@ -34,7 +38,9 @@ def sweep(
 
     With a folder every finished cell is kept in a file of its own, and the same call continues a stopped one: only
     cells that are not there are run. A file stands for the function's name and the cell's fields; what
-    ``functools.partial`` adds to a function (a device, a place of data) must not change the result.
+    ``functools.partial`` adds to a function (a device, a place of data) must not change the result, and results of
+    older code are taken as they are: delete the folder when the code has changed. With a backend of joblib that returns
+    all results at once ("multiprocessing") they are kept at the end.
 
     Args:
         function: a function of one cell, of a module, or a ``functools.partial`` of one: it is sent to other processes.
@@ -51,45 +57,48 @@ def sweep(
     for cell, key in zip(cells, keys, strict=True):
         if keys.count(key) > 1:
             raise ValueError(f"cells must all differ, got twice: {cell}")
-    files = [None if folder is None else folder / f"{key}.json" for key in keys]
+    place = None if folder is None else Path(folder)
+    files = [None if place is None else place / f"{key}.json" for key in keys]
     found = {i: _read(file, cells[i]) for i, file in enumerate(files) if file is not None and file.exists()}
     todo = [i for i in range(len(cells)) if i not in found]
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    with _progress(label, len(cells), len(found)) as advance:
-        for index, result in _results(function, cells, todo):
-            file = files[index]
-            if file is not None:
-                with interrupts_deferred():
-                    write_json(file, {"cell": dataclasses.asdict(cells[index]), "result": result})
-            found[index] = result
-            advance()
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    threads = torch.get_num_threads()
+    try:
+        with _progress(label, len(cells), len(found)) as advance:
+            for index, result in _results(function, cells, todo):
+                file = files[index]
+                if file is not None:
+                    with interrupts_deferred():
+                        write_json(file, {"cell": dataclasses.asdict(cells[index]), "result": result})
+                found[index] = result
+                advance()
+    finally:
+        torch.set_num_threads(threads)
     return [found[index] for index in range(len(cells))]
 
 
 def _results(function: Callable[[Any], Any], cells: Sequence[Any], todo: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Index and result of each cell to do, as they finish; all at the end where a backend of joblib cannot say."""
     tasks = (joblib.delayed(_run_one)(function, index, cells[index]) for index in todo)
-    if joblib.parallel.get_active_backend()[0].supports_return_generator:
+    backend, n_jobs = joblib.parallel.get_active_backend()
+    if n_jobs == 1:
+        yield from (task[0](*task[1]) for task in tasks)
+    elif backend.supports_return_generator:
         yield from joblib.Parallel(return_as="generator_unordered")(tasks)
     else:
         yield from joblib.Parallel()(tasks)
 
 
 def _run_one(function: Callable[[Any], dict[str, Any]], index: int, cell: Any) -> tuple[int, dict[str, Any]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        result = function(cell)
-    finally:
-        torch.set_num_threads(threads)
-    return index, json.loads(json.dumps(result))  # as it will be read back when continued
+    torch.set_num_threads(1)  # of this process or of a worker; the sweep gives its own process its threads back
+    return index, json.loads(json.dumps(function(cell)))  # as it will be read back when continued
 
 
 def _key(function: Callable[[Any], Any], cell: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
-    text = json.dumps([function.__qualname__, dataclasses.asdict(cell)], sort_keys=True)
+    text = json.dumps([function.__module__, function.__qualname__, dataclasses.asdict(cell)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastat.data import Split, content_digest
+from fastat.data import Split, content_digest, dataset_digest
 from fastat.network import choose_device
 from fastat.theory.cost import training_cost
 from fastat.theory.memorization.cells import Cell, train_cell
@@ -140,8 +139,8 @@ def _estimate(settings: Settings, name: str, folder: Path, root: Path | None, do
     memorization.save(place / "memorization.npz")
     atypical = atypical_samples(memorization)
     counts = removed_counts(settings.removed, len(atypical.train))
-    images = content_digest(split.train.load(), split.test.load())
-    digest = hashlib.sha256(f"{images} {atypical.digest}".encode()).hexdigest()[:12]
+    images = " ".join(dataset_digest(half) for half in (split.train, split.test))
+    digest = content_digest(f"{images} {atypical.digest}")
     groups = members(atypical, len(split.train), len(split.test))
     return _Study(atypical, counts, groups, digest, _bed(name, split, memorization, groups))
 

@@ -10,6 +10,8 @@ from fastat.theory.random_features.saddle import Saddle, residual, risk_range, s
 from fastat.theory.random_features.spectrum import MU1, spectrum, unexplained
 
 _NODES = 64
+_HUGE = 1e100
+_NO_ATTACK = 1e-20  # below it the risks are those of no attack, to all digits
 _RESIDUAL = 1e-7
 _ACCURACY = 1e-4
 
@@ -26,8 +28,10 @@ class Asymptotics:
         saddle: the stationary point; None where theta = 0, and at eps = 0, where g is infinite.
         residual: the largest relative difference between the two sides of its equations, on a quadrature of twice the
             nodes; 0 for a closed form.
-        error: how far apart the risks are at the two ends of an interval that holds the solution: a bound of the
-            error of adversarial_risk, at most 1e-4 of it (of 1, if it is smaller).
+        error: the larger distance of adversarial_risk from its values at the two ends of an interval in which, on the
+            finer quadrature, the last equation changes its sign; at most 1e-4 of it (of 1, if it is smaller). Rounding
+            in the equations themselves is not in it: it shows where the risk is huge, next to psi1 = psi2 without
+            attack, and stayed below 1e-6 of the risk there.
     """
 
     adversarial_risk: float
@@ -65,13 +69,12 @@ def asymptotics(psi1: float, psi2: float, eps: float, tau: float, eps_test: floa
         ValueError: an argument is out of its range, or psi1 = psi2 with eps = 0, where the risks are infinite.
         ArithmeticError: the solution could not be certified.
     """
-    check_arguments(psi1, psi2, eps, tau, eps_test)
-    at = eps if eps_test is None else eps_test
+    psi1, psi2, eps, tau, at = check_arguments(psi1, psi2, eps, tau, eps_test)
     limit = critical_eps(psi1, psi2, tau)
     if eps >= limit * (1 - 1e-13):  # closer than rounding
         null = 1 + tau**2
         return Asymptotics(null, null, 0.0, limit, None, 0.0, 0.0)
-    if eps == 0:
+    if eps < _NO_ATTACK:
         return _without_attack(psi1, psi2, tau, at, limit)
     coarse, fine = (spectrum(psi1, nodes) for nodes in (_NODES, 2 * _NODES))
     saddle = solve(psi1, psi2, eps, tau, coarse)
@@ -79,15 +82,18 @@ def asymptotics(psi1: float, psi2: float, eps: float, tau: float, eps_test: floa
     low, high = (_risk(standard, norm, at) for standard, norm in risk_range(saddle, psi1, psi2, eps, tau, fine))
     standard = saddle.alpha**2 + unexplained(psi1, tau, fine)
     norm = saddle.s / eps
-    return _certified(_risk(standard, norm, at), standard, norm, limit, saddle, found, abs(high - low))
+    risk = _risk(standard, norm, at)
+    return _certified(risk, standard, norm, limit, saddle, found, max(abs(risk - low), abs(risk - high)))
 
 
 def critical_eps(psi1: float, psi2: float, tau: float) -> float:
     """eps_c: theta = 0 is optimal exactly for eps >= eps_c.
 
     eps_c^2 = (pi/2) / (1 + tau^2) [ psi1 int rho mu1^2 x / J + (psi1/psi2) (1 + tau^2) int rho K / J ], the radius at
-    which the slope of the objective to the norm of theta changes its sign at 0.
+    which the slope of the objective to the norm of theta changes its sign at 0. The arguments are those of
+    :func:`asymptotics`.
     """
+    psi1, psi2, _, tau, _ = check_arguments(psi1, psi2, 0.0, tau, None)
     rho = spectrum(psi1, _NODES)
     signal = psi1 * float(rho.weight @ (MU1**2 * rho.x / rho.j))
     noise = psi1 / psi2 * (1 + tau**2) * float(rho.weight @ (rho.k / rho.j))
@@ -97,7 +103,8 @@ def critical_eps(psi1: float, psi2: float, tau: float) -> float:
 def _without_attack(psi1: float, psi2: float, tau: float, eps_test: float, limit: float) -> Asymptotics:
     if psi1 == psi2:
         raise ValueError(
-            f"eps must be above 0 where psi1 = psi2: without attack the risk is infinite; got psi1 = {psi1}"
+            f"eps must be above {_NO_ATTACK:g} where psi1 = psi2: the risk is infinite without attack; "
+            f"got psi1 = psi2 = {psi1}"
         )
     risks = []
     for nodes in (_NODES, 2 * _NODES):
@@ -122,11 +129,17 @@ def _risk(standard: float, norm: float, eps_test: float) -> float:
     return standard + 2 * math.sqrt(2 / math.pi * standard) * pushed + pushed**2
 
 
-def check_arguments(psi1: float, psi2: float, eps: float, tau: float, eps_test: float | None) -> None:
-    """Raises ValueError, with name and value, unless the arguments of :func:`asymptotics` are in their ranges."""
-    for name, value in (("psi1", psi1), ("psi2", psi2)):
-        if not (math.isfinite(value) and value > 0):
-            raise ValueError(f"{name} must be finite and above 0, got {value}")
-    for name, value in (("eps", eps), ("tau", tau), ("eps_test", 0.0 if eps_test is None else eps_test)):
-        if not (math.isfinite(value) and value >= 0):
-            raise ValueError(f"{name} must be finite and at least 0, got {value}")
+def check_arguments(
+    psi1: float, psi2: float, eps: float, tau: float, eps_test: float | None
+) -> tuple[float, float, float, float, float]:
+    """The arguments of :func:`asymptotics` as Python's floats, eps_test filled in.
+
+    Raises:
+        ValueError: one is out of its range; the message has its name and value.
+    """
+    found = {"psi1": psi1, "psi2": psi2, "eps": eps, "tau": tau, "eps_test": eps if eps_test is None else eps_test}
+    for name, value in found.items():
+        positive = name.startswith("psi")
+        if not (0 < value < _HUGE if positive else 0 <= value < _HUGE):
+            raise ValueError(f"{name} must be {'above 0' if positive else 'at least 0'} and below 1e100, got {value}")
+    return float(psi1), float(psi2), float(eps), float(tau), float(found["eps_test"])

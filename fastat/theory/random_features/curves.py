@@ -19,7 +19,8 @@ Vary = Literal["psi1", "psi2", "eps"]
 class Landmarks(NamedTuple):
     """Where a curve of adversarial risk peaks, where it is lowest beyond, and its rise from there to the last point.
 
-    Positions are values of what varies, on the curve's grid; None for a curve without a peak inside.
+    Positions are values of what varies, on the curve's grid. None without a peak inside; minimum and rise are None too
+    where the curve is lowest at its end.
     """
 
     peak: float | None
@@ -55,13 +56,10 @@ class Curve:
             return Landmarks(None, None, None, None, None)
         peak = int(inner[risk[inner].argmax()])
         lowest = peak + int(risk[peak:].argmin())
-        return Landmarks(
-            self.values[peak],
-            float(risk[peak]),
-            self.values[lowest],
-            float(risk[lowest]),
-            float(risk[-1] - risk[lowest]),
-        )
+        if lowest == len(risk) - 1:
+            return Landmarks(self.values[peak], float(risk[peak]), None, None, None)
+        rise = float(risk[-1] - risk[lowest])
+        return Landmarks(self.values[peak], float(risk[peak]), self.values[lowest], float(risk[lowest]), rise)
 
 
 def curve(

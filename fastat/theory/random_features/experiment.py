@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +13,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from fastat.network import choose_device
-from fastat.theory.random_features.asymptotics import asymptotics, critical_eps
+from fastat.theory.cost import duration
+from fastat.theory.random_features.asymptotics import Asymptotics, asymptotics, check_arguments, critical_eps
 from fastat.theory.random_features.curves import Curve, curve
 from fastat.theory.random_features.figures import plot_features, plot_radius, plot_trained
-from fastat.theory.random_features.simulation import simulate
+from fastat.theory.random_features.simulation import peak_bytes, simulate
 from fastat.theory.result import Finding, Picture, Result, Verdict
 from fastat.theory.sweep import sweep
 
@@ -52,8 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("eps", "simulated_psi1", "radius_psi1", "radius_parts"):
             values = getattr(self, name)
-            if not values or not all(np.isfinite(values)) or min(values) < 0:
-                raise ValueError(f"{name} must be one or more numbers that are not negative, got {values}")
+            if not values or not all(np.isfinite(values)) or min(values) < 0 or len(set(values)) < len(values):
+                raise ValueError(f"{name} must be one or more numbers that differ and are not negative, got {values}")
         if not 0 < self.psi1_from < self.psi1_to:
             raise ValueError(f"psi1_from must be above 0 and below psi1_to, got {self.psi1_from} and {self.psi1_to}")
         if not self.d or min(self.d) < 2 or list(self.d) != sorted(set(self.d)):
@@ -61,10 +63,13 @@ class Settings:
         for name, least in (("points", 3), ("trials", 2)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if min(self.eps) == 0 and self.psi2 in self.simulated_psi1:
-            raise ValueError(
-                f"simulated_psi1 must be without psi2 where eps has 0: the risk is infinite; got {self.psi2}"
-            )
+        for psi1 in (*self.simulated_psi1, *self.radius_psi1):
+            check_arguments(psi1, self.psi2, 0.0, self.tau, None)
+        for name, radii in (("simulated_psi1", self.eps), ("radius_psi1", self.radius_parts)):
+            if min(radii) == 0 and self.psi2 in getattr(self, name):
+                raise ValueError(
+                    f"{name} must not hold psi2 where the radius 0 is simulated: the risk is infinite there"
+                )
 
 
 PRESETS: dict[str, Settings] = {
@@ -141,11 +146,14 @@ class RandomFeaturesResult(Result):
             if peak is None:
                 parts.append(f"at eps {found['eps']:g} it has no peak")
                 continue
+            text = f"at eps {found['eps']:g} it peaks at psi1 = {peak:.3g} ({found['peak_risk']:.3f})"
+            if low is None:
+                parts.append(f"{text} and is still falling at psi1 = {self.settings.psi1_to:g}")
+                continue
             rising += rise > 10 * self.largest_error
             parts.append(
-                f"at eps {found['eps']:g} it peaks at psi1 = {peak:.3g} ({found['peak_risk']:.3f}), is lowest beyond "
-                f"at psi1 = {low:.3g} ({found['minimum_risk']:.3f}) and rises by {rise:.3f} up to psi1 = "
-                f"{self.settings.psi1_to:g}"
+                f"{text}, is lowest beyond at psi1 = {low:.3g} ({found['minimum_risk']:.3f}) and rises by {rise:.3f} "
+                f"up to psi1 = {self.settings.psi1_to:g}"
             )
         verdict: Verdict = "reproduced" if rising == len(self.curves) else "partly" if rising else "not reproduced"
         return Finding(
@@ -203,12 +211,21 @@ def cost(settings: Settings) -> str:
     """What a run computes."""
     cells = _cells(settings)
     features = [round(cell.psi1 * cell.d) for cell in cells]
-    operations = sum(_operations(cell) for cell in cells) * settings.trials
+    seconds = sum(_operations(cell) for cell in cells) * settings.trials / _rate(settings)
+    memory = peak_bytes(max(features), settings.psi2 * settings.d[-1]) / 1e9
     return (
         f"{(len(settings.eps) + len(settings.radius_psi1)) * settings.points} theoretical points (milliseconds each), "
         f"and {len(cells)} x {settings.trials} simulated trainings with {min(features)} to {max(features)} features: "
-        f"about {operations:.1e} floating-point operations"
+        f"about {duration(seconds)} on one thread, {memory:.1f} GB of memory in each process"
     )
+
+
+def _rate(settings: Settings) -> float:
+    """Operations a second here, by simulating one small point."""
+    cell = Cell(2.5, 2.0, 0.3, settings.tau, 40, 4, settings.seed)
+    began = time.perf_counter()
+    simulate_cell(cell, "cpu")
+    return _operations(cell) * cell.trials / (time.perf_counter() - began)
 
 
 def run(
@@ -240,9 +257,11 @@ def run(
         radii = np.linspace(1e-6, 1.3 * limit, settings.points)
         over_radius[psi1] = curve("eps", radii.tolist(), psi1=psi1, psi2=settings.psi2, tau=settings.tau)
     cells = _cells(settings)
+    theory = [asymptotics(cell.psi1, cell.psi2, cell.eps, cell.tau) for cell in cells]
     place = str(choose_device(device))
-    found = sweep(partial(simulate_cell, device=place), cells, folder=folder / "cells", label="simulated points")
-    rows = [_row(cell, one) for cell, one in zip(cells, found, strict=True)]
+    unlike = list(dict.fromkeys(cells))  # the two lines may share a point
+    found = sweep(partial(simulate_cell, device=place), unlike, folder=folder / "cells", label="simulated points")
+    rows = [_row(cell, found[unlike.index(cell)], limit) for cell, limit in zip(cells, theory, strict=True)]
     first = len(settings.eps) * len(settings.simulated_psi1) * len(settings.d)
     return RandomFeaturesResult(
         settings,
@@ -280,8 +299,7 @@ def _columns(one: Curve) -> dict[str, list[float]]:
     return {one.vary + "_values": list(one.values), **{name: one.column(name).tolist() for name in _NAMES}}
 
 
-def _row(cell: Cell, found: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    theory = asymptotics(cell.psi1, cell.psi2, cell.eps, cell.tau)
+def _row(cell: Cell, found: Mapping[str, Sequence[float]], theory: Asymptotics) -> dict[str, Any]:
     row: dict[str, Any] = {
         "psi1": cell.psi1,
         "eps": cell.eps,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,13 @@ def plot_features(path: Path, curves: Rows, simulated: Rows, settings: Mapping[s
     """Adversarial risk against psi1, a curve for each radius; peak and minimum marked, the rise as an arrow."""
     figure = Figure(figsize=(9, 6), layout="constrained")
     axes = figure.subplots()
-    for color, curve in zip(_COLORS, curves, strict=False):
+    for color, curve in zip(cycle(_COLORS), curves, strict=False):
         label = rf"$\epsilon$ = {curve['eps']:g}"
         axes.plot(curve["psi1_values"], curve["adversarial_risk"], color=color, linewidth=2.2, label=label)
         _points(axes, simulated, "psi1", "adversarial_risk", color, ("eps", curve["eps"]))
         if curve["peak"] is not None:
             axes.plot(curve["peak"], curve["peak_risk"], "^", color=color, markersize=11, markeredgecolor="black")
-            if curve["rise"] > 0:
+            if curve["rise"] is not None:
                 place = (curve["minimum"], curve["minimum_risk"])
                 axes.plot(*place, "v", color=color, markersize=11, markeredgecolor="black")
                 end = (curve["psi1_values"][-1], curve["adversarial_risk"][-1])
@@ -70,7 +71,7 @@ def plot_trained(path: Path, curves: Rows, simulated: Rows, settings: Mapping[st
     figure.suptitle(_title(settings), fontsize=13)
     panels = (("standard_risk", "standard risk"), ("jacobian_norm", r"$\|J\theta\|$, norm of the gradient to x"))
     for axes, (name, text) in zip(figure.subplots(1, 2), panels, strict=True):
-        for color, curve in zip(_COLORS, curves, strict=False):
+        for color, curve in zip(cycle(_COLORS), curves, strict=False):
             label = rf"$\epsilon$ = {curve['eps']:g}"
             axes.plot(curve["psi1_values"], curve[name], color=color, linewidth=2.2, label=label)
             _points(axes, simulated, "psi1", name, color, ("eps", curve["eps"]))
@@ -86,7 +87,7 @@ def plot_radius(path: Path, curves: Rows, simulated: Rows, settings: Mapping[str
     figure.suptitle(_title(settings), fontsize=13)
     panels = (("adversarial_risk", _RISK), ("jacobian_norm", r"$\|J\theta\|$, norm of the gradient to x"))
     for axes, (name, text) in zip(figure.subplots(1, 2), panels, strict=True):
-        for color, curve in zip(_COLORS, curves, strict=False):
+        for color, curve in zip(cycle(_COLORS), curves, strict=False):
             label = rf"$\psi_1$ = {curve['psi1']:g}"
             axes.plot(curve["eps_values"], curve[name], color=color, linewidth=2.2, label=label)
             axes.axvline(curve["eps_c"], color=color, linestyle="--", linewidth=1.5)

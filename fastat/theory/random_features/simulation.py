@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from fastat.theory.random_features.erm import robust_least_squares
 
 _TEST_SAMPLES = 20_000
 _SAMPLES_AT_ONCE = 2_000
+_AT_ONCE, _BYTES = 8, 1 << 31
 _SMALLEST = 1e-10  # singular values below this part of the largest count as 0
 
 
@@ -55,7 +57,7 @@ def simulate(
     seed: int = 0,
     eps_test: float | None = None,
     device: str | torch.device = "cpu",
-    trials_at_once: int = 8,
+    trials_at_once: int | None = None,
 ) -> Simulation:
     """Trains theta robustly in dimension d, n_trials times, and measures its risks; see :func:`asymptotics`.
 
@@ -68,26 +70,35 @@ def simulate(
         n_trials: at least 1.
         seed: of data and features.
         device: where all of it runs, in float64.
-        trials_at_once: trials that are solved as one batch.
+        trials_at_once: trials that are solved as one batch; by default at most 8, fewer if they would take more than
+            2 GiB (one of 9,000 features takes 3).
 
     Raises:
+        TypeError: d, n_trials or seed is no integer.
         ValueError: an argument is out of its range.
         ArithmeticError: a training problem could not be solved to a part of 3e-7 of its scale.
     """
-    check_arguments(psi1, psi2, eps, tau, eps_test)
-    for name, value, least in (("d", d, 2), ("n_trials", n_trials, 1), ("trials_at_once", trials_at_once, 1)):
+    psi1, psi2, eps, tau, eps_test = check_arguments(psi1, psi2, eps, tau, eps_test)
+    d, n_trials, seed = index(d), index(n_trials), index(seed)
+    for name, value, least in (("d", d, 2), ("n_trials", n_trials, 1), ("trials_at_once", trials_at_once or 1, 1)):
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     features, samples = max(round(psi1 * d), 1), max(round(psi2 * d), 1)
+    at_once = trials_at_once or max(min(_AT_ONCE, int(_BYTES // peak_bytes(features, samples))), 1)
     rows: list[tuple[float, ...]] = []
-    for first in range(0, n_trials, trials_at_once):
-        trials = range(first, min(first + trials_at_once, n_trials))
+    for first in range(0, n_trials, at_once):
+        trials = range(first, min(first + at_once, n_trials))
         draws = [_draw(features, samples, d, tau, derive_seed(seed, trial, d)) for trial in trials]
         batch = _Draw(*(torch.stack(part).to(device) for part in zip(*draws, strict=True)))
         fresh = [derive_seed(seed, trial, d, 1) for trial in trials]
-        found = _train_and_judge(batch, eps, eps if eps_test is None else eps_test, tau, fresh)
+        found = _train_and_judge(batch, eps, eps_test, tau, fresh)
         rows += zip(*(part.tolist() for part in found), strict=True)
     return Simulation(*zip(*rows, strict=True))
+
+
+def peak_bytes(features: float, samples: float) -> float:
+    """What a trial takes at its peak: a few matrices of the features' size, and those of the samples."""
+    return 8 * (5 * features**2 + 3 * features * samples)
 
 
 def _draw(features: int, samples: int, d: int, tau: float, seed: int) -> tuple[Tensor, ...]:

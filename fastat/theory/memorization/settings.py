@@ -37,7 +37,7 @@ class Settings:
     """Network of the adversarial trainings, by its name in "fastat train"."""
     width: int | None = 256
     """Its width, where it has one; None for its own."""
-    eps: tuple[float, ...] = (0.1, 0.2)
+    eps: tuple[float, ...] = (0.1, 0.15)
     """Radii of the adversarial trainings and of their attacks, l-infinity; each a study of its own."""
     epochs: int = 60
     """Of each adversarial training."""
@@ -112,6 +112,10 @@ def configs(settings: Settings) -> Iterator[TrainConfig]:
                     )
 
 
+# quick: a small part of digits, since of its own 1,438 training images so few are atypical, and of 359 test images, that
+# accuracies on them say little; radii at which the network still fits its training samples.
+# paper: scores of group-norm CNNs without augmentation, where the literature's ensembles are ResNets with batch norm: a
+# weaker network calls more samples atypical.
 PRESETS: dict[str, Settings] = {
     "quick": Settings(),
     "paper": Settings(

@@ -1,0 +1,97 @@
+"""What HR guarantees, measured: samples drawn again and again for linear models, several seeds for networks."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from fastat import data
+from fastat.theory.cost import training_cost
+from fastat.theory.generalization.disappointment import LinearCell, LinearOutcome, linear_outcome
+from fastat.theory.generalization.networks import ATTACK, NetworkOutcome, network_outcome
+from fastat.theory.generalization.outcome import GeneralizationResult
+from fastat.theory.generalization.settings import (
+    PRESETS,
+    Settings,
+    corruption_cells,
+    network_cells,
+    optimism_cells,
+    rate_cells,
+)
+from fastat.theory.sweep import sweep
+
+__all__ = ["PRESETS", "Settings", "cost", "run"]
+
+_CELLS, _RUNS = "cells", "runs"
+_SIZES = {  # training images, image shape and classes of what may yet have to be downloaded
+    "mnist": (60_000, (1, 28, 28), 10),
+    "fashion-mnist": (60_000, (1, 28, 28), 10),
+    "cifar10": (50_000, (3, 32, 32), 10),
+    "cifar100": (50_000, (3, 32, 32), 100),
+    "svhn": (73_257, (3, 32, 32), 10),
+}
+
+
+def cost(settings: Settings) -> str:
+    """What a run will do, counted: linear models, and trainings of networks."""
+    cells = [*rate_cells(settings), *corruption_cells(settings), *optimism_cells(settings)]
+    networks = network_cells(settings)
+    images, shape, classes = _SIZES.get(settings.data) or _size(settings.data)
+    looks = len(networks) * -(-settings.epochs // settings.measure_every)
+    return (
+        f"{len(cells)} curve points of {settings.samples:,} linear models each, in {settings.dimension} dimensions, on "
+        f"{min(cell.n for cell in cells)} to {max(cell.n for cell in cells)} points\n"
+        f"{training_cost([cell.config for cell in networks], images, shape, classes)}\n"
+        f"each network is measured {looks // len(networks)} times, by {ATTACK} on "
+        f"{min(images, settings.train_size or images):,} training and {settings.test_size or 'all'} test images"
+    )
+
+
+def run(
+    settings: Settings,
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    download: bool = False,
+    device: str | None = None,
+) -> GeneralizationResult:
+    """Runs everything that the folder does not hold yet; a run that was stopped is continued.
+
+    Args:
+        settings: what to run.
+        folder: where finished cells and trainings are kept.
+        data_root, download: see :func:`fastat.data.load`.
+        device: "cpu", "cuda"; by default the GPU if there is one.
+
+    Raises:
+        FileNotFoundError: the dataset is missing.
+        ValueError: a setting does not fit the dataset.
+    """
+    linear = functools.partial(linear_outcome, device=device)
+    networks = functools.partial(
+        network_outcome, folder=folder / _RUNS, data_root=data_root, download=download, device=device
+    )
+
+    def linear_outcomes(cells: list[LinearCell], label: str) -> list[LinearOutcome]:
+        found = sweep(linear, cells, folder=folder / _CELLS, label=label)
+        return [LinearOutcome(cell, **numbers) for cell, numbers in zip(cells, found, strict=True)]
+
+    if download:
+        data.load(settings.data, data_root, download=True)  # once, before processes share the work
+    rates = linear_outcomes(rate_cells(settings), "linear, r and n")
+    corruptions = linear_outcomes(corruption_cells(settings), "linear, alpha")
+    optimism = linear_outcomes(optimism_cells(settings), "linear, eps")
+    cells = network_cells(settings)
+    trained = sweep(networks, cells, folder=folder / _CELLS, label="networks")
+    return GeneralizationResult(
+        settings,
+        rates,
+        corruptions,
+        optimism,
+        [NetworkOutcome(cell, **numbers) for cell, numbers in zip(cells, trained, strict=True)],
+    )
+
+
+def _size(name: str) -> tuple[int, tuple[int, int, int], int]:
+    train = data.load(name).train
+    return len(train), train.image_shape, len(train.classes)

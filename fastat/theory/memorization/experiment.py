@@ -177,12 +177,12 @@ def _cost(settings: Settings, name: str) -> str:
     for config in configs(settings):
         if config.data == name:
             trained += [config] * (1 + 2 * len(settings.removed) if config.protocol == FULL else 1)
-    subsets = f"{name}: {settings.networks} networks of {settings.recipe.epochs} epochs on random subsets"
+    subsets = f"{name}: {settings.networks} networks of {settings.subset_epochs} epochs on random subsets"
     if name not in _SIZES:
         return f"{subsets}, and {len(trained)} adversarial trainings of {settings.epochs} epochs"
     images, shape, classes = _SIZES[name]
     images = images if settings.train_size is None else min(settings.train_size, images)
-    passes = settings.networks * settings.recipe.epochs * round(settings.fraction * images)
+    passes = settings.networks * settings.subset_epochs * round(settings.fraction * images)
     return f"{subsets} ({passes:.3g} passes of an image), and {training_cost(trained, images, shape, classes)}"
 
 

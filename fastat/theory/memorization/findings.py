@@ -20,6 +20,7 @@ from fastat.theory.result import Finding, Verdict
 
 _WITHOUT, _RANDOM = "score 1", "random 1"  # all atypical samples removed, or as many random ones
 _Rule = Callable[[Bed, float], tuple[Verdict, str]]
+_HALVES = {"train": "training", "test": "test"}
 _KIND_NAMES = {"clean": "clean", ATTACK: "PGD-10"}
 _RIVALS = {FULL: "PGD-AT", "trades": "TRADES", "mart": "MART"}
 
@@ -46,7 +47,7 @@ def _long_tail(beds: Sequence[Bed]) -> Finding:
         for half, chance in zip(("train", "test"), bed.by_chance, strict=True):
             atypical, n = bed.samples[f"atypical {half}"], bed.samples[f"typical {half}"]
             beyond += atypical > chance + 1.96 * chance**0.5
-            text.append(f"{atypical} of {atypical + n} {half} samples ({chance:.1f} by chance)")
+            text.append(f"{atypical} of {atypical + n} {_HALVES[half]} samples ({chance:.1f} by chance)")
         held.append(beyond)
         parts.append(f"{bed.data}: {' and '.join(text)} have memorization or influence above 0.15")
     verdict: Verdict = "reproduced" if min(held) == 2 else "partly" if max(held) > 0 else "not reproduced"
@@ -68,7 +69,7 @@ def _fit(bed: Bed, eps: float) -> tuple[Verdict, str]:
     holds = bool(mean > reach and gaps["atypical"].mean() > mean_interval(gaps["atypical"])[1])
     parts = []
     for group in ("atypical", "typical"):
-        for half, name in (("train", "training"), ("test", "test")):
+        for half, name in _HALVES.items():
             clean, robust = (found[f"{group} {half} {kind}"].mean() for kind in KINDS)
             parts.append(f"{group} {name} samples {clean:.1%} and {robust:.1%}")
     return _judged(holds), f"accuracy clean and under PGD-10: {', '.join(parts)}"
@@ -119,13 +120,13 @@ def _typical(bed: Bed, eps: float) -> tuple[Verdict, str]:
         if any(one.interval(level)[1] < 0 for one in found.values()):
             verdict = cast(Verdict, meaning)
     texts = []
-    for text, found in (("on all samples", on_all), ("without as many random ones", on_random)):
+    for text, found in (("on all samples", on_all), ("without as many random samples", on_random)):
         (name, kind), least = min(found.items(), key=lambda item: item[1].interval(level)[1])
-        texts.append(
-            f"{_KIND_NAMES[kind]} accuracy on typical test samples is {_points(least, level)} {text} against training "
-            f"without the most memorized {float(name.split()[1]):.0%} of the atypical samples"
-        )
-    return verdict, f"the clearest of {len(compared)} comparisons ({level:.1%} intervals): {'; '.join(texts)}"
+        part = f"the most memorized {float(name.split()[1]):.0%} of the atypical ones"
+        effect = f"{_KIND_NAMES[kind]} accuracy by {_points(least, level)}"
+        texts.append(f"training {text} rather than without {part} changes {effect}")
+    head = f"typical test samples, the clearest of {len(compared)} comparisons ({level:.1%} intervals)"
+    return verdict, f"{head}: {'; '.join(texts)}"
 
 
 def _benign(bed: Bed, eps: float) -> tuple[Verdict, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import torch
 
 from fastat.network import choose_device
 from fastat.theory.cost import duration
@@ -221,11 +222,17 @@ def cost(settings: Settings) -> str:
 
 
 def _rate(settings: Settings) -> float:
-    """Operations a second here, by simulating one small point."""
-    cell = Cell(2.5, 2.0, 0.3, settings.tau, 40, 4, settings.seed)
-    began = time.perf_counter()
-    simulate_cell(cell, "cpu")
-    return _operations(cell) * cell.trials / (time.perf_counter() - began)
+    """Operations a second here, on one thread, by simulating one point of middling size."""
+    cell = Cell(2.5, 2.0, 0.3, settings.tau, 100, 2, settings.seed)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        simulate_cell(dataclasses.replace(cell, d=20), "cpu")  # what a first call costs
+        began = time.perf_counter()
+        simulate_cell(cell, "cpu")
+        return _operations(cell) * cell.trials / (time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def run(

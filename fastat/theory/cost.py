@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from fastat import models
+from fastat import data, models
 from fastat.config import TrainConfig
 from fastat.network import choose_device, place
 
+_SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
+    "mnist": (60_000, (1, 28, 28), 10),
+    "fashion-mnist": (60_000, (1, 28, 28), 10),
+    "cifar10": (50_000, (3, 32, 32), 10),
+    "cifar100": (50_000, (3, 32, 32), 100),
+    "svhn": (73_257, (3, 32, 32), 10),
+    "tiny-imagenet": (100_000, (3, 64, 64), 200),
+    "imagenet": (1_281_167, (3, 224, 224), 1000),
+}
 _TIMED_PASSES = 5
 _CPU_BATCH = 16  # enough to see what an image costs
 _MINUTE, _HOUR = 60.0, 3600.0
+
+
+def data_size(name: str) -> tuple[int, tuple[int, int, int], int]:
+    """Training images, (C, H, W) and classes of a dataset, also of one that has to be fetched yet.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`fastat.data.load`, of a dataset that its name says where to find.
+    """
+    if name in _SIZES:
+        return _SIZES[name]
+    train = data.load(name).train
+    return len(train), train.image_shape, len(train.classes)
 
 
 def training_cost(

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,7 +86,9 @@ def _results(function: Callable[[Any], Any], cells: Sequence[Any], todo: Sequenc
     if n_jobs == 1:
         yield from (task[0](*task[1]) for task in tasks)
     elif backend.supports_return_generator:
-        yield from joblib.Parallel(return_as="generator_unordered")(tasks)
+        with warnings.catch_warnings():  # a worker that has grown is replaced by joblib: nothing is lost
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+            yield from joblib.Parallel(return_as="generator_unordered")(tasks)
     else:
         yield from joblib.Parallel()(tasks)
 

@@ -11,7 +11,7 @@ from fastat.data import Dataset
 from fastat.theory.catastrophic.cell import Cell, Method, train_config
 from fastat.theory.catastrophic.outcome import CatastrophicResult, Example
 from fastat.theory.catastrophic.sweeping import run_cells
-from fastat.theory.cost import training_cost
+from fastat.theory.cost import data_size, training_cost
 
 
 @dataclass(frozen=True)
@@ -76,17 +76,6 @@ class Settings:
             train_config(cell)
 
 
-_SIZES = {
-    "mnist": (60_000, (1, 28, 28), 10),
-    "fashion-mnist": (60_000, (1, 28, 28), 10),
-    "cifar10": (50_000, (3, 32, 32), 10),
-    "cifar100": (50_000, (3, 32, 32), 100),
-    "svhn": (73_257, (3, 32, 32), 10),
-    "tiny-imagenet": (100_000, (3, 64, 64), 200),
-}
-"""Training images, (C, H, W) and classes, known before a dataset is fetched."""
-
-
 def cells(settings: Settings) -> list[Cell]:
     """The trainings: the grid of FGSM, more seeds of two of its points, and what is compared at one of these."""
     return list(dict.fromkeys(_cells(settings)))
@@ -141,18 +130,12 @@ def cost(settings: Settings) -> str:
     chosen = cells(settings)
     configs = [train_config(cell) for cell in chosen]
     looks = len(chosen) * -(-settings.epochs // settings.measure_every)
-    train_images, shape, num_classes = _SIZES.get(settings.data) or _size(settings.data)
+    train_images, shape, num_classes = data_size(settings.data)
     return (
         f"{training_cost(configs, train_images, shape, num_classes)}\n"
         f"networks are looked at {looks} times, with FGSM and {settings.attack} on "
         f"{settings.test_size or 'all'} test images"
     )
-
-
-def _size(name: str) -> tuple[int, tuple[int, int, int], int]:
-    """That of a dataset that is there: it comes with a package, or its name is a path."""
-    train = data.load(name).train
-    return len(train), train.image_shape, len(train.classes)
 
 
 def run(

@@ -22,19 +22,11 @@ from fastat.theory.cgro.networks import (
 )
 from fastat.theory.cgro.outcome import CgroResult
 from fastat.theory.cgro.runs import DynamicsCell, dynamics_outcome, trajectory
-from fastat.theory.cost import training_cost
+from fastat.theory.cost import data_size, training_cost
 from fastat.theory.sweep import sweep
 
 _SHARES = (16, 8, 4, 2, 1)  # the parameters are counted for one in so many of the points
 _ENLARGED = (1, 2, 3, 4)
-_SIZES = {  # training images, (C, H, W) and classes of what may have to be fetched yet
-    "digits": (1438, (1, 8, 8), 10),
-    "mnist": (60_000, (1, 28, 28), 10),
-    "fashion-mnist": (60_000, (1, 28, 28), 10),
-    "cifar10": (50_000, (3, 32, 32), 10),
-    "cifar100": (50_000, (3, 32, 32), 100),
-    "svhn": (73_257, (3, 32, 32), 10),
-}
 
 
 @dataclass(frozen=True)
@@ -215,7 +207,7 @@ def cost(settings: Settings) -> str:
     """What a run will do, counted: trainings, balls and attacks on them, and runs on patch data."""
     lines = []
     for name, delta in zip(settings.data, settings.deltas, strict=True):
-        images, shape, classes = _SIZES.get(name) or _size(name)
+        images, shape, classes = data_size(name)
         points = min(images, settings.points or images)
         plain = [standard_config(cell) for cell in memorizer_cells(settings) if cell.data == name]
         attacked = [width_config(cell) for cell in width_cells(settings) if cell.data == name]
@@ -268,9 +260,3 @@ def run(
     shown = [cell for cell in dynamics_cells(settings) if cell.seed == settings.seed]
     trajectories = sweep(functools.partial(trajectory, device=device), shown, folder=cells, label="trajectories")
     return CgroResult(settings, memorizers, counts, widths, dynamics, over_sigma, over_size, trajectories)
-
-
-def _size(name: str) -> tuple[int, tuple[int, int, int], int]:
-    """That of a dataset that is there: its name is a path."""
-    train = data.load(name).train
-    return len(train), train.image_shape, len(train.classes)

@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 
 from fastat import data
-from fastat.theory.cost import training_cost
+from fastat.theory.cost import data_size, training_cost
 from fastat.theory.generalization.disappointment import LinearCell, LinearOutcome, linear_outcome
 from fastat.theory.generalization.networks import ATTACK, NetworkOutcome, network_outcome
 from fastat.theory.generalization.outcome import GeneralizationResult
@@ -23,20 +23,13 @@ from fastat.theory.sweep import sweep
 __all__ = ["PRESETS", "Settings", "cost", "run"]
 
 _CELLS, _RUNS = "cells", "runs"
-_SIZES = {  # training images, image shape and classes of what may yet have to be downloaded
-    "mnist": (60_000, (1, 28, 28), 10),
-    "fashion-mnist": (60_000, (1, 28, 28), 10),
-    "cifar10": (50_000, (3, 32, 32), 10),
-    "cifar100": (50_000, (3, 32, 32), 100),
-    "svhn": (73_257, (3, 32, 32), 10),
-}
 
 
 def cost(settings: Settings) -> str:
     """What a run will do, counted: linear models, and trainings of networks."""
     cells = [*rate_cells(settings), *corruption_cells(settings), *optimism_cells(settings)]
     networks = network_cells(settings)
-    images, shape, classes = _SIZES.get(settings.data) or _size(settings.data)
+    images, shape, classes = data_size(settings.data)
     looks = len(networks) * -(-settings.epochs // settings.measure_every)
     return (
         f"{len(cells)} curve points of {settings.samples:,} linear models each, in {settings.dimension} dimensions, on "
@@ -90,8 +83,3 @@ def run(
         optimism,
         [NetworkOutcome(cell, **numbers) for cell, numbers in zip(cells, trained, strict=True)],
     )
-
-
-def _size(name: str) -> tuple[int, tuple[int, int, int], int]:
-    train = data.load(name).train
-    return len(train), train.image_shape, len(train.classes)

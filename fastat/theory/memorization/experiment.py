@@ -16,7 +16,7 @@ from torch import nn
 
 from fastat.data import Split, content_digest, dataset_digest
 from fastat.network import choose_device
-from fastat.theory.cost import training_cost
+from fastat.theory.cost import data_size, training_cost
 from fastat.theory.memorization.cells import Cell, train_cell
 from fastat.theory.memorization.estimation import estimate
 from fastat.theory.memorization.figures import histogram
@@ -31,18 +31,6 @@ from fastat.theory.memorization.summary import FULL, Bed, curves_of, members, tr
 from fastat.theory.sweep import sweep
 
 __all__ = ["PRESETS", "Settings", "cost", "run"]
-
-
-# training images, their shape and the classes of what can be counted before it is loaded
-_SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
-    "digits": (1438, (1, 8, 8), 10),
-    "mnist": (60_000, (1, 28, 28), 10),
-    "fashion-mnist": (60_000, (1, 28, 28), 10),
-    "cifar10": (50_000, (3, 32, 32), 10),
-    "cifar100": (50_000, (3, 32, 32), 100),
-    "svhn": (73_257, (3, 32, 32), 10),
-    "tiny-imagenet": (100_000, (3, 64, 64), 200),
-}
 
 
 def cost(settings: Settings) -> str:
@@ -178,9 +166,7 @@ def _cost(settings: Settings, name: str) -> str:
         if config.data == name:
             trained += [config] * (1 + 2 * len(settings.removed) if config.protocol == FULL else 1)
     subsets = f"{name}: {settings.networks} networks of {settings.subset_epochs} epochs on random subsets"
-    if name not in _SIZES:
-        return f"{subsets}, and {len(trained)} adversarial trainings of {settings.epochs} epochs"
-    images, shape, classes = _SIZES[name]
+    images, shape, classes = data_size(name)
     images = images if settings.train_size is None else min(settings.train_size, images)
     passes = settings.networks * settings.subset_epochs * round(settings.fraction * images)
     return f"{subsets} ({passes:.3g} passes of an image), and {training_cost(trained, images, shape, classes)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +16,7 @@ class Difference:
     Attributes:
         mean: in [-1, 1].
         standard_error: over the draw of the networks and of the samples.
-        freedom: degrees of freedom of the standard error; infinite where it is 0.
+        freedom: degrees of freedom of the standard error.
     """
 
     mean: float
@@ -49,7 +48,7 @@ def paired_difference(values: NDArray[np.float64]) -> Difference:
         raise ValueError(f"values must be a matrix of at least two seeds and two samples, got shape {values.shape}")
     parts = [means.var(ddof=1) / len(means) for means in (values.mean(1), values.mean(0))]
     weights = [part**2 / (n - 1) for part, n in zip(parts, values.shape, strict=True)]
-    freedom = sum(parts) ** 2 / sum(weights) if sum(weights) > 0 else math.inf
+    freedom = sum(parts) ** 2 / sum(weights) if sum(weights) > 0 else sum(values.shape) - 2
     return Difference(float(values.mean()), float(sum(parts) ** 0.5), float(freedom))
 
 

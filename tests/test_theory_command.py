@@ -35,7 +35,10 @@ def test_the_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", command.EXPERIMENTS)
-def test_every_experiment_has_flags_with_help_and_two_presets(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_experiment_has_flags_with_help_and_two_presets(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastat.theory.cost._seconds_per_pass", lambda *arguments: 1e-3)  # not of a large network here
     with pytest.raises(SystemExit) as stop:
         main(["theory", name, "--help"])
     assert stop.value.code == 0 and "--preset" in capsys.readouterr().out

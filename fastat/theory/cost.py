@@ -20,8 +20,8 @@ _SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
     "tiny-imagenet": (100_000, (3, 64, 64), 200),
     "imagenet": (1_281_167, (3, 224, 224), 1000),
 }
-_TIMED_PASSES = 5
-_CPU_BATCH = 16  # enough to see what an image costs
+_TIMED_PASSES = 3
+_CPU_BATCH = 8  # enough to see what an image costs
 _MINUTE, _HOUR = 60.0, 3600.0
 
 

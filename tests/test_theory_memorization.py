@@ -251,5 +251,5 @@ def test_cost_counts_the_trainings():
     assert "30 networks of 15 epochs on random subsets (4.72e+04 passes of an image)" in cost(SMALL)
     paper = PRESETS["paper"]
     assert (paper.data, paper.protocols) == (("cifar100", "tiny-imagenet"), ("bat", "trades", "mart"))
-    elsewhere = replace(SMALL, data=("folder:/nowhere",))
-    assert cost(elsewhere).endswith("14 adversarial trainings of 2 epochs")
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        cost(replace(SMALL, data=("folder:/nowhere",)))

@@ -82,8 +82,8 @@ def sweep(
 def _results(function: Callable[[Any], Any], cells: Sequence[Any], todo: Sequence[int]) -> Iterator[tuple[int, Any]]:
     """Index and result of each cell to do, as they finish; all at the end where a backend of joblib cannot say."""
     tasks = (joblib.delayed(_run_one)(function, index, cells[index]) for index in todo)
-    backend, n_jobs = joblib.parallel.get_active_backend()
-    if n_jobs == 1:
+    backend = joblib.parallel.get_active_backend()[0]
+    if joblib.effective_n_jobs() == 1:
         yield from (task[0](*task[1]) for task in tasks)
     elif backend.supports_return_generator:
         with warnings.catch_warnings():  # a worker that has grown is replaced by joblib: nothing is lost

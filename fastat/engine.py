@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +58,7 @@ class Objective:
 
     With ``targets`` it is the negative loss towards the target (except for dlr_targeted, which holds both labels), and
     the attack has won a sample when the model predicts its target; without, when it does not predict ``y``.
+    ``check_classes`` is told how many classes the model has, and may raise.
     """
 
     forward: Model
@@ -65,12 +66,7 @@ class Objective:
     y: Tensor
     targets: Tensor | None = None
     reference: Tensor | None = None
-    highest_label: int = -1
-
-    def take(self, index: Tensor) -> "Objective":
-        """The objective of some of the samples."""
-        targets, reference = (None if t is None else t[index] for t in (self.targets, self.reference))
-        return replace(self, y=self.y[index], targets=targets, reference=reference)
+    check_classes: Callable[[int], None] | None = None
 
     def won(self, logits: Tensor) -> Tensor:
         """bool ``[B]``."""
@@ -105,8 +101,8 @@ class Objective:
         ):
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-        if isinstance(logits, Tensor) and logits.dim() == 2 and self.highest_label >= logits.shape[1]:
-            raise ValueError(f"labels must be in [0, {logits.shape[1]}), got {self.highest_label}")
+        if self.check_classes is not None and isinstance(logits, Tensor) and logits.dim() == 2:
+            self.check_classes(logits.shape[1])
         return logits
 
     def _loss(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:

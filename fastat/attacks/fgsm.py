@@ -5,9 +5,10 @@ from numbers import Real
 
 from torch import Tensor
 
-from fastat import ops
-from fastat.attacks.inputs import Normalization, prepare
-from fastat.engine import LossFunction, Model, attacking
+from fastat import graphs, ops
+from fastat.attacks.inputs import Normalization, checked, problem_of
+from fastat.engine import LossFunction, Model, attacking, unwrapped
+from fastat.graphs import Graph, Tensors, check_graph
 from fastat.threat import Bounds, Norm
 
 
@@ -27,6 +28,7 @@ def fgsm(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     normalization: Normalization | None = None,
+    graph: Graph = False,
     validate: bool = True,
 ) -> Tensor:
     """Adversarial examples by a single gradient step.
@@ -49,18 +51,29 @@ def fgsm(
         raise ValueError(f"noise must be a number >= 0, got {noise!r}")
     if loss == "kl" and noise == 0:
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
+    check_graph(graph)
     with attacking(model):
-        problem = prepare(
-            model, x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
+        terms, tensors, labels = checked(
+            x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
         )  # fmt: skip
         if len(x) == 0:
             return x.detach().clone()
         if noise > 0:
-            x_adv = problem.with_radius(noise * eps).random_start(ops.seed_tensor(seed, x.device), 0)
-        else:
-            x_adv = problem.x.clamp(problem.lower, problem.upper)
-        grad = problem.objective.gradient(x_adv)[2]
-        reached = problem if clip else problem.with_radius(math.inf)
-        reached.step_(x_adv, grad)
-        return reached.leave(x_adv)
+            tensors["seed"] = ops.seed_tensor(seed, x.device)
+        network = unwrapped(model)
+
+        def body(tensors: Tensors) -> tuple[tuple[Tensor, ...], int | None]:
+            problem = problem_of(network, terms, tensors, labels)
+            if noise > 0:
+                x_adv = problem.with_radius(noise * problem.eps).random_start(tensors["seed"], 0)
+            else:
+                x_adv = problem.x.clamp(problem.lower, problem.upper)
+            grad = problem.objective.gradient(x_adv)[2]
+            reached = problem if clip else problem.with_radius(math.inf)
+            reached.step_(x_adv, grad)
+            return (reached.leave(x_adv),), labels.classes
+
+        (x_adv,), classes = graphs.run(body, tensors, model=network, settings=("fgsm", terms, noise, clip), graph=graph)
+        labels.check(classes)
+        return x_adv

@@ -1,7 +1,7 @@
 """From what a user passes to an attack to what its loop works on, with the checks that name what is wrong."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastat import ops
 from fastat.arguments import compute_dtype, integer_labels
-from fastat.engine import LossFunction, Model, Objective, unwrapped
+from fastat.engine import LossFunction, Model, Objective
 from fastat.threat import Bounds, Norm, check_bounds, check_norm, check_size
 
 Normalization = tuple[float | Sequence[float], float | Sequence[float]]
@@ -20,6 +20,34 @@ TOLERANCE = 1e-6
 
 
 _STEPS = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
+
+_OF_SAMPLES = ("x", "y", "targets", "sample_ids", "start", "reference")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What of an attack's inputs is not a tensor; a radius or step size of None is among the tensors."""
+
+    norm: Norm
+    eps: float | None
+    step_size: float | None
+    loss: ops.LossKind | LossFunction
+    lower: float
+    upper: float
+
+
+@dataclass
+class Labels:
+    """The highest label of a batch, -1 if nobody looked, and the number of classes once the model has shown it."""
+
+    highest: int
+    classes: int | None = None
+
+    def check(self, classes: int | None) -> None:
+        """ValueError if a label is none of the classes."""
+        self.classes = classes
+        if classes is not None and self.highest >= classes:
+            raise ValueError(f"labels must be in [0, {classes}), got {self.highest}")
 
 
 @dataclass(frozen=True)
@@ -37,21 +65,6 @@ class Problem:
     mean: Tensor | None
     std: Tensor | None
     dtype: torch.dtype
-
-    def take(self, index: Tensor) -> "Problem":
-        """The problem of some of the samples; their random numbers stay theirs."""
-
-        def part(value: float | Tensor) -> float | Tensor:
-            return value[index] if isinstance(value, Tensor) and value.dim() == 1 else value
-
-        return replace(
-            self,
-            objective=self.objective.take(index),
-            x=self.x[index],
-            eps=part(self.eps),
-            step_size=part(self.step_size),
-            sample_ids=index if self.sample_ids is None else self.sample_ids[index],
-        )
 
     def with_radius(self, eps: float | Tensor) -> "Problem":
         """The same problem in another ball."""
@@ -79,8 +92,7 @@ class Problem:
         return ops.project_(x_adv.to(self.dtype), self.x.to(self.dtype), self.eps, self.norm, self.lower, self.upper)
 
 
-def prepare(
-    model: Model,
+def checked(
     x: Tensor,
     y: Tensor,
     eps: float | Tensor,
@@ -93,40 +105,69 @@ def prepare(
     sample_ids: Tensor | None,
     normalization: Normalization | None,
     validate: bool,
-) -> Problem:
-    """Checks the inputs of an attack (TypeError, ValueError) and brings them into one form."""
+) -> tuple[Terms, dict[str, Tensor], Labels]:
+    """Checks the inputs of an attack (TypeError, ValueError) and sorts them into tensors and the rest."""
     check_norm(norm)
     lower, upper = check_bounds(bounds)
     check_images(x)
     check_size(eps, "eps", x.shape[0], check_values=validate)
     check_size(step_size, "step_size", x.shape[0], check_values=validate)
     _check_loss(loss, targets)
-    dtype = compute_dtype(x)
-    pixels = x.detach().to(dtype)
-    mean = std = None
+    tensors = {"x": x, "y": integer_labels(y, x, "y")}
+    if targets is not None:
+        tensors["targets"] = integer_labels(targets, x, "targets")
+    if sample_ids is not None:
+        tensors["sample_ids"] = integer_labels(sample_ids, x, "sample_ids")
     if normalization is not None:
+        dtype = compute_dtype(x)
         if x.dtype != dtype:  # its rounding would carry the result out of a ball given in pixels
             raise ValueError(f"normalization needs float32 or float64 data, got {x.dtype}: pass x.float()")
-        mean, std = (_channelwise(v, name, pixels) for v, name in zip(normalization, ("mean", "std"), strict=True))
-        pixels = pixels * std + mean
-    pixels = _recordable(pixels)
-    labels = {"y": y} if targets is None else {"y": y, "targets": targets}
-    labels = {name: _recordable(integer_labels(t, x, name)) for name, t in labels.items()}
+        for name, value in zip(("mean", "std"), normalization, strict=True):
+            tensors[name] = _channelwise(value, name, x)
     sizes = {"eps": eps, "step_size": step_size}
-    highest = _check_values(pixels, labels, sizes, lower, upper, normalization is not None) if validate else -1
-    network = unwrapped(model)
+    tensors |= {name: size for name, size in sizes.items() if isinstance(size, Tensor)}
+    numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
+    tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
+    highest = _check_values(tensors, lower, upper) if validate else -1
+    return Terms(norm, numbers["eps"], numbers["step_size"], loss, lower, upper), tensors, Labels(highest)
+
+
+def problem_of(model: Model, terms: Terms, tensors: Mapping[str, Tensor], labels: Labels) -> Problem:
+    """Checked inputs in one form. Reads nothing back, so that it can be recorded."""
+    x, mean, std = tensors["x"], tensors.get("mean"), tensors.get("std")
+    pixels = _pixels(tensors)
 
     def forward(state: Tensor) -> Tensor:
         if mean is not None and std is not None:
             state = (state - mean) / std
-        return network(state.to(x.dtype))
+        return model(state.to(x.dtype))
 
-    reference = None
-    if loss == "kl":
+    reference = tensors.get("reference")
+    if terms.loss == "kl" and reference is None:
         with torch.no_grad():
             reference = forward(pixels.clone())  # the model's first layer may work in place
-    objective = Objective(forward, loss, labels["y"], labels.get("targets"), reference, highest)
-    return Problem(objective, pixels, norm, eps, step_size, sample_ids, lower, upper, mean, std, x.dtype)
+    objective = Objective(forward, terms.loss, tensors["y"], tensors.get("targets"), reference, labels.check)
+    eps, step_size = (
+        tensors[name] if number is None else number
+        for name, number in (("eps", terms.eps), ("step_size", terms.step_size))
+    )
+    ids = tensors.get("sample_ids")
+    return Problem(
+        objective, pixels, terms.norm, eps, step_size, ids, terms.lower, terms.upper, mean, std, x.dtype
+    )  # fmt: skip
+
+
+def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+    """The tensors of some of the samples; their random numbers stay theirs if their ids are among the tensors."""
+    return {
+        name: t[index] if name in _OF_SAMPLES or (name in ("eps", "step_size") and t.dim() == 1) else t
+        for name, t in tensors.items()
+    }
+
+
+def _pixels(tensors: Mapping[str, Tensor]) -> Tensor:
+    x = tensors["x"].to(compute_dtype(tensors["x"]))
+    return x * tensors["std"] + tensors["mean"] if "mean" in tensors else x
 
 
 def check_images(x: Tensor) -> None:
@@ -186,24 +227,24 @@ def _capturing(x: Tensor) -> bool:
     return (x.is_cuda and torch.cuda.is_current_stream_capturing()) or torch.compiler.is_compiling()
 
 
-def _check_values(
-    x: Tensor, labels: dict[str, Tensor], sizes: dict[str, float | Tensor], lower: float, upper: float, normalized: bool
-) -> int:
+def _check_values(tensors: Mapping[str, Tensor], lower: float, upper: float) -> int:
     """Looks inside the tensors, with one read-back for all of them; returns the highest label."""
+    x = tensors["x"]
     if x.numel() == 0 or _capturing(x):
         return -1
-    tensors = {name: size for name, size in sizes.items() if isinstance(size, Tensor)}
-    looks = [*x.aminmax(), *(v for t in labels.values() for v in t.aminmax())]
-    looks += [size.min() for size in tensors.values()]
+    labels = [name for name in ("y", "targets") if name in tensors]
+    sizes = [name for name in ("eps", "step_size") if name in tensors]
+    looks = [*_pixels(tensors).aminmax(), *(v for name in labels for v in tensors[name].aminmax())]
+    looks += [tensors[name].min() for name in sizes]
     lowest, highest, *rest = torch.stack([v.to(torch.float64) for v in looks]).tolist()
     ends = [abs(end) for end in (lower, upper) if math.isfinite(end)]
     slack = TOLERANCE * (upper - lower if len(ends) == 2 else max([1.0, *ends]))
     if ends and not (lowest >= lower - slack and highest <= upper + slack):
-        raise ValueError(_outside_message(lowest, highest, lower, upper, normalized))
+        raise ValueError(_outside_message(lowest, highest, lower, upper, "mean" in tensors))
     for i, name in enumerate(labels):
         if rest[2 * i] < 0:
             raise ValueError(f"{name} must be >= 0, got {int(rest[2 * i])}")
-    for name, smallest in zip(tensors, rest[2 * len(labels) :], strict=True):
+    for name, smallest in zip(sizes, rest[2 * len(labels) :], strict=True):
         if not smallest >= 0:
             raise ValueError(f"{name} must be >= 0, got {smallest}")
     return int(max(rest[2 * i + 1] for i in range(len(labels))))

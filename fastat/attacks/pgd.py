@@ -1,14 +1,27 @@
 """Projected gradient descent (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018)."""
 
+from collections.abc import Hashable
+from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fastat import ops
-from fastat.attacks.inputs import Normalization, Problem, check_images, check_start, prepare
-from fastat.engine import LossFunction, Model, attacking, couples_samples
+from fastat import graphs, ops
+from fastat.attacks.inputs import (
+    Labels,
+    Normalization,
+    Problem,
+    Terms,
+    check_images,
+    check_start,
+    checked,
+    problem_of,
+    take,
+)
+from fastat.engine import LossFunction, Model, attacking, couples_samples, unwrapped
+from fastat.graphs import Body, Graph, Tensors, check_graph
 from fastat.threat import Bounds, Norm, check_size
 
 
@@ -32,6 +45,7 @@ def pgd(
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     normalization: Normalization | None = None,
+    graph: Graph = False,
     validate: bool = True,
 ) -> Tensor:
     """Adversarial examples by projected gradient ascent on the loss, in an lp-ball around ``x``.
@@ -66,6 +80,8 @@ def pgd(
         sample_ids: int64 ``[B]``: with the same seed, a sample starts from the same point in any batch.
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
             ``bounds`` stay in pixel units and the result is normalized like ``x``.
+        graph: on CUDA, record the attack as a graph and replay it: True, or "auto" for what can be recorded and comes
+            twice (:mod:`fastat.graphs`). The first call of a kind costs several. Same result, exact in eval mode.
         validate: look for values out of range inside the tensors (on CUDA, one read-back per call).
 
     Returns:
@@ -74,6 +90,7 @@ def pgd(
     Raises:
         TypeError, ValueError: on inputs outside the bounds, integer images, labels of the wrong shape or range, bad
             numbers, or a model whose output has no gradient with respect to ``x``.
+        CaptureError: with ``graph=True``, if the attack cannot be recorded; the message says why.
     """
     check_images(x)
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
@@ -88,78 +105,185 @@ def pgd(
         raise ValueError("early_stop changes the batch, which batch norm in train mode depends on: call model.eval()")
     if loss == "kl" and start is None and not random_start:
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (random_start=True, or start)")
+    check_graph(graph)
     if step_size is None:
         check_size(eps, "eps", x.shape[0], check_values=validate)
         step_size = 2.5 * eps / max(steps, 1)
     with attacking(model):
-        problem = prepare(
-            model, x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
+        terms, tensors, labels = checked(
+            x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
             normalization=normalization, validate=validate,
         )  # fmt: skip
         if start is not None:
             check_start(start, x, validate)
-        seeds = ops.seed_tensor(seed, x.device) if random_start else None
+            tensors["start"] = start.detach()
+        if random_start:
+            tensors["seed"] = ops.seed_tensor(seed, x.device)
         if len(x) == 0:
-            return problem.leave(problem.x.clone())
-        if restarts == 1:
-            return problem.leave(_ascend(problem, _first_iterate(problem, start, seeds, 0), steps, keep, early_stop))
-        result, score = problem.x.clone(), problem.x.new_full((len(x),), -torch.inf)
-        for restart in range(restarts):
-            first = _first_iterate(problem, start if restart == 0 else None, seeds, restart)
-            if early_stop:
-                still = (score < torch.inf).nonzero()[:, 0]
-                if len(still) == 0:
-                    break
-                part = problem.take(still)
-                x_adv = _ascend(part, first[still], steps, keep, early_stop)
-                result[still], score[still] = _better(part, result[still], score[still], x_adv)
-            else:
-                result, score = _better(problem, result, score, _ascend(problem, first, steps, keep, early_stop))
+            return x.detach().clone()
+        attack = _Attack(unwrapped(model), terms, labels, steps, keep, restarts, early_stop, graph)
+        return attack.until_won(tensors) if early_stop else attack.in_full(tensors)
+
+
+_STEPS_PER_LOOK = 2
+"""Steps of a recording between two looks at which samples are won: each look waits for the GPU."""
+
+
+Kept = tuple[Tensor, Tensor]
+"""An iterate of each sample and its score."""
+
+Result = tuple[tuple[Tensor, ...], int | None]
+"""Of what may be recorded: new tensors, and the number of classes."""
+
+
+@dataclass(frozen=True)
+class _Attack:
+    """PGD on a model; the methods take the tensors that :func:`fastat.attacks.inputs.checked` makes."""
+
+    model: Model
+    terms: Terms
+    labels: Labels
+    steps: int
+    keep: Literal["last", "best"]
+    restarts: int
+    early_stop: bool
+    graph: Graph
+
+    def in_full(self, tensors: dict[str, Tensor]) -> Tensor:
+        """Every restart and every step, on all samples."""
+
+        def body(tensors: Tensors) -> Result:
+            problem = problem_of(self.model, self.terms, tensors, self.labels)
+            result, score = _nothing_yet(problem.x)
+            for restart in range(self.restarts):
+                x_adv = _first_iterate(problem, tensors, restart)
+                kept = _nothing_yet(x_adv) if self.keep == "best" else None
+                self._ascend(problem, x_adv, kept, self.steps)
+                x_adv = x_adv if kept is None else kept[0]
+                if self.restarts == 1:
+                    return (problem.leave(x_adv),), self.labels.classes
+                _keep_better(problem, result, score, x_adv)
+            return (problem.leave(result),), self.labels.classes
+
+        return self._run(body, tensors, ("in full", self.steps, self.keep, self.restarts))[0]
+
+    def until_won(self, tensors: dict[str, Tensor]) -> Tensor:
+        """The same, where a sample that is won leaves the batch."""
+        tensors.setdefault("sample_ids", torch.arange(len(tensors["x"]), device=tensors["x"].device))
+        problem = problem_of(self.model, self.terms, tensors, self.labels)
+        if problem.objective.reference is not None:
+            tensors["reference"] = problem.objective.reference
+        if self.restarts == 1:
+            return problem.leave(self._run_until_won(tensors, 0))
+        result, score = _nothing_yet(problem.x)
+        for restart in range(self.restarts):
+            still = (score < torch.inf).nonzero()[:, 0]
+            if len(still) == 0:
+                break
+            part = take(tensors, still)
+            best = result[still], score[still]
+            _keep_better(
+                problem_of(self.model, self.terms, part, self.labels), *best, self._run_until_won(part, restart)
+            )
+            result[still], score[still] = best
         return problem.leave(result)
 
-
-def _first_iterate(problem: Problem, start: Tensor | None, seed: Tensor | None, restart: int) -> Tensor:
-    if start is not None:
-        return ops.project_(
-            problem.enter(start).clone(), problem.x, problem.eps, problem.norm, problem.lower, problem.upper
-        )
-    if seed is not None:
-        return problem.random_start(seed, restart)
-    return problem.x.clamp(problem.lower, problem.upper)
-
-
-def _ascend(problem: Problem, x_adv: Tensor, steps: int, keep: str, early_stop: bool) -> Tensor:
-    """One run from ``x_adv``, which it overwrites."""
-    result, index = x_adv, None  # where the samples still in the batch belong in the result; None: all of them
-    if early_stop:
+    def _run_until_won(self, tensors: dict[str, Tensor], restart: int) -> Tensor:
+        """One run: the first iterate of each sample that is won, of others the last or the best."""
+        problem = problem_of(self.model, self.terms, tensors, self.labels)
+        x_adv = _first_iterate(problem, tensors, restart)
         result, index = x_adv.clone(), torch.arange(len(x_adv), device=x_adv.device)
-    best = (x_adv.clone(), x_adv.new_full((len(x_adv),), -torch.inf)) if keep == "best" else None
-    for _ in range(steps):
-        logits, loss, grad = problem.objective.gradient(x_adv)
-        if index is not None and (won := problem.objective.won(logits)).any():
-            result[index[won]] = x_adv[won]
+        work = {name: t for name, t in tensors.items() if name not in ("start", "seed")}
+        kept, score = _nothing_yet(x_adv)
+        recording = self.graph is not False and graphs.possible(self.model, tensors)
+        done = 0
+        while done < self.steps:
+            count = min(_STEPS_PER_LOOK if recording else 1, self.steps - done)
+            done += count
+            x_adv, kept, score = self._steps_until_won(work, x_adv, kept, score, count, last=done == self.steps)
+            won = score[: len(index)] == torch.inf
+            if done == self.steps or not won.any():
+                continue
+            result[index[won]] = kept[: len(index)][won]
             stay = (~won).nonzero()[:, 0]
             if len(stay) == 0:
                 return result
-            index, x_adv, loss, grad, problem = index[stay], x_adv[stay], loss[stay], grad[stay], problem.take(stay)
-            best = best and (best[0][stay], best[1][stay])
-        if best is not None:
-            ops.best_(*best, x_adv, loss.to(x_adv.dtype))
-        problem.step_(x_adv, grad)
-    if best is not None:
-        logits, loss = problem.objective.value(x_adv)
-        if index is not None:
-            loss = torch.where(problem.objective.won(logits), torch.inf, loss)
-        ops.best_(*best, x_adv, loss.to(x_adv.dtype))
-        x_adv = best[0]
-    if index is None:
-        return x_adv
-    result[index] = x_adv
-    return result
+            size = _fixed_size(len(stay), len(result)) if recording else len(stay)
+            if size < len(x_adv):
+                index = index[stay]
+                rows = torch.cat([stay, stay[:1].expand(size - len(stay))])
+                work, x_adv, kept, score = take(work, rows), x_adv[rows], kept[rows], score[rows]
+        n = len(index)
+        result[index] = kept[:n] if self.keep == "best" else _where(score[:n] == torch.inf, kept[:n], x_adv[:n])
+        return result
+
+    def _steps_until_won(
+        self, work: dict[str, Tensor], x_adv: Tensor, kept: Tensor, score: Tensor, count: int, last: bool
+    ) -> tuple[Tensor, ...]:
+        """Some steps. A sample that is won has an infinite score, and the iterate that won it is kept."""
+
+        def body(tensors: Tensors) -> Result:
+            problem = problem_of(self.model, self.terms, tensors, self.labels)
+            x_adv, kept = tensors["x_adv"], (tensors["kept"], tensors["score"])
+            self._ascend(problem, x_adv, kept, count, last)
+            return (x_adv, *kept), self.labels.classes
+
+        return self._run(
+            body, work | {"x_adv": x_adv, "kept": kept, "score": score}, ("until won", self.keep, count, last)
+        )
+
+    def _ascend(self, problem: Problem, x_adv: Tensor, kept: Kept | None, steps: int, last: bool = True) -> None:
+        """Moves ``x_adv`` and keeps what is best of its iterates. The one after the last step is looked at only where
+        the best is asked for."""
+        for _ in range(steps):
+            logits, loss, grad = problem.objective.gradient(x_adv)
+            if kept is not None:
+                self._keep(problem, x_adv, kept, logits, loss)
+            problem.step_(x_adv, grad)
+        if kept is not None and last and self.keep == "best":
+            self._keep(problem, x_adv, kept, *problem.objective.value(x_adv))
+
+    def _keep(self, problem: Problem, x_adv: Tensor, kept: Kept, logits: Tensor, loss: Tensor) -> None:
+        score = loss.to(x_adv.dtype) if self.keep == "best" else torch.full_like(kept[1], -torch.inf)
+        if self.early_stop:
+            score = torch.where(problem.objective.won(logits), torch.inf, score)
+        ops.best_(*kept, x_adv, score)
+
+    def _run(self, body: Body, tensors: Tensors, settings: Hashable) -> tuple[Tensor, ...]:
+        results, classes = graphs.run(
+            body, tensors, model=self.model, settings=(self.terms, settings), graph=self.graph
+        )
+        self.labels.check(classes)
+        return results
 
 
-def _better(problem: Problem, result: Tensor, score: Tensor, x_adv: Tensor) -> tuple[Tensor, Tensor]:
-    """The better of two results per sample: one that is misclassified, else the one of higher loss."""
+def _first_iterate(problem: Problem, tensors: Tensors, restart: int) -> Tensor:
+    if restart == 0 and "start" in tensors:
+        first = problem.enter(tensors["start"]).clone()
+        return ops.project_(first, problem.x, problem.eps, problem.norm, problem.lower, problem.upper)
+    if "seed" in tensors:
+        return problem.random_start(tensors["seed"], restart)
+    return problem.x.clamp(problem.lower, problem.upper)
+
+
+def _nothing_yet(x: Tensor) -> Kept:
+    """A result for each sample and its score, which every other is better than."""
+    return x.clone(), x.new_full((len(x),), -torch.inf)
+
+
+def _keep_better(problem: Problem, result: Tensor, score: Tensor, x_adv: Tensor) -> None:
+    """Keeps, in place, the better of two results per sample: one that is misclassified, else that of higher loss."""
     logits, loss = problem.objective.value(x_adv)
     ops.best_(result, score, x_adv, torch.where(problem.objective.won(logits), torch.inf, loss.to(score.dtype)))
-    return result, score
+
+
+def _fixed_size(n: int, most: int) -> int:
+    """The batch of the next recordings, of which there are few: ``most``, halved as often as ``n`` samples allow."""
+    while n <= most // 2:
+        most //= 2
+    return most
+
+
+def _where(chosen: Tensor, this: Tensor, that: Tensor) -> Tensor:
+    """Sample by sample."""
+    return torch.where(chosen.view(-1, *[1] * (this.dim() - 1)), this, that)

@@ -1,0 +1,385 @@
+"""Recorded attacks. Without a GPU a stand-in records: its replays call again what was recorded, on the same copies of
+the inputs, so that whatever a replay may not depend on shows. tests/cuda/test_cuda_graphs.py has the real ones."""
+
+import gc
+import random
+import weakref
+from contextlib import nullcontext
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import fastat
+from fastat import graphs
+from fastat.graphs import CaptureError, Recording
+
+
+class StandIn:
+    """Counts what it records."""
+
+    made = 0
+
+    def __init__(self, device):
+        pass
+
+    def record(self, body, tensors):
+        type(self).made += 1
+        inputs = {name: t.clone() for name, t in tensors.items()}
+        body(inputs)
+        first, number = body({name: t.clone() for name, t in tensors.items()})
+        results = tuple(torch.full_like(t, torch.nan) for t in first)
+
+        def launch():
+            for result, new in zip(results, body(inputs)[0], strict=True):
+                result.copy_(new)
+
+        return Recording(launch, inputs, results, number)
+
+    def turn(self):
+        return nullcontext()
+
+
+@pytest.fixture(autouse=True)
+def recorder(monkeypatch):
+    monkeypatch.setattr(StandIn, "made", 0)
+    monkeypatch.setattr(graphs, "RECORDERS", {"cpu": StandIn})
+    return StandIn
+
+
+def network(norm=True, seed=0):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), *([nn.BatchNorm2d(8)] if norm else []), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 5)).eval()
+
+
+def batch(n=7, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    return torch.rand(n, 3, 8, 8, generator=g), torch.randint(5, (n,), generator=g)
+
+
+def both(model, x, y, *args, **kwargs):
+    """The attack replayed, and as it is."""
+    return [fastat.pgd(model, x, y, *args, seed=3, graph=graph, **kwargs) for graph in (True, False)]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("loss", ["ce", "margin", "dlr", "kl"])
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_replays_are_the_attack(norm, loss, keep):
+    model = network()
+    for seed in range(3):
+        x, y = batch(seed=seed)
+        recorded, plain = both(model, x, y, 0.1, steps=4, norm=norm, loss=loss, keep=keep)
+        assert torch.equal(recorded, plain)
+    assert StandIn.made == 1
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"restarts": 3},
+        {"restarts": 3, "keep": "best"},
+        {"random_start": False},
+        {"eps": torch.linspace(0, 0.2, 7)},
+        {"step_size": torch.tensor(0.01)},
+        {"targets": torch.arange(7) % 5},
+        {"loss": "dlr_targeted", "targets": torch.arange(7) % 5},
+        {"sample_ids": torch.arange(7) * 3},
+        {"start": batch(seed=9)[0]},
+        {"normalization": ([0.4, 0.5, 0.6], [0.2, 0.3, 0.4]), "bounds": (-10, 10)},
+        {"bounds": None},
+        {"steps": 0},
+        {"validate": False},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_replays_are_the_attack_with_any_argument(changes):
+    model = network()
+    x, y = batch()
+    if "targets" in changes:
+        changes = changes | {"targets": (y + 1) % 5}
+    changes = {"eps": 0.1, "steps": 3} | changes
+    for _ in range(2):
+        assert torch.equal(*both(model, x, y, **changes))
+        x = x.flip(0)
+    assert StandIn.made == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+def test_replays_of_other_dtypes_and_layouts(dtype):
+    model = network().to(dtype)
+    x, y = batch()
+    for layout in (torch.contiguous_format, torch.channels_last):
+        data = x.to(dtype).contiguous(memory_format=layout)
+        recorded, plain = both(model, data, y, 0.1, steps=3)
+        assert torch.equal(recorded, plain) and recorded.dtype == dtype
+        assert recorded.stride() == plain.stride()
+    assert StandIn.made == 2
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_samples_that_are_won_leave_a_replayed_attack(keep, restarts):
+    model = network()
+    for seed in range(3):
+        x, y = batch(33, seed=seed)
+        y[: 8 + seed] = model(x).argmax(1)[: 8 + seed]
+        recorded, plain = both(model, x, y, 0.02, steps=7, keep=keep, restarts=restarts, early_stop=True)
+        torch.testing.assert_close(recorded, plain, rtol=0, atol=1e-6)
+    assert 0 < StandIn.made <= 6 * 3  # sizes 33, 16, 8, 4, 2, 1; two steps, the last ones, and one more
+
+
+def test_every_setting_of_an_attack_has_its_own_recording():
+    model = network()
+    x, y = batch()
+    usual = {"eps": 0.1, "step_size": 0.04, "steps": 3}
+    others = [
+        {}, {"eps": 0.2}, {"step_size": 0.01}, {"steps": 2}, {"norm": "l2"}, {"loss": "margin"}, {"keep": "best"},
+        {"restarts": 2}, {"bounds": (0, 2)}, {"bounds": (-1, 1)}, {"random_start": False}, {"targets": (y + 1) % 5},
+        {"early_stop": True}, {"early_stop": True, "eps": 0.2}, {"early_stop": True, "keep": "best"},
+    ]  # fmt: skip
+    for _ in range(2):
+        for change in others:
+            torch.testing.assert_close(*both(model, x, y, **(usual | change)), rtol=0, atol=1e-6)
+        for noise, clip in ((1, True), (1, False), (2, True)):
+            arguments = {"noise": noise, "clip": clip, "seed": 3}
+            found = [fastat.fgsm(model, x, y, 0.1, graph=graph, **arguments) for graph in (True, False)]
+            assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("change", [{}, {"noise": 1, "step_size": 0.125}, {"noise": 2, "clip": False}], ids=str)
+def test_single_steps(change):
+    model = network()
+    for seed in range(2):
+        x, y = batch(seed=seed)
+        found = [fastat.fgsm(model, x, y, 0.1, seed=seed, graph=graph, **change) for graph in (True, False)]
+        assert torch.equal(*found)
+    assert StandIn.made == 1
+
+
+def test_results_belong_to_the_caller():
+    model = network()
+    x, y = batch()
+    first = fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph=True)
+    kept = first.clone()
+    fastat.pgd(model, x.flip(0), y, 0.1, steps=2, seed=1, graph=True)
+    assert torch.equal(first, kept)
+
+
+def test_weights_moved_in_place_are_seen():
+    model = network()
+    x, y = batch()
+    both(model, x, y, 0.1, steps=3)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+    assert torch.equal(*both(model, x, y, 0.1, steps=3))
+    assert StandIn.made == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach().clone())),
+        lambda model: setattr(model[0].weight, "data", model[0].weight.data.clone()),
+        lambda model: model[1].running_mean.set_(torch.ones(8)),
+        lambda model: setattr(model, "2", nn.GELU()),
+        lambda model: model[0].register_forward_hook(lambda module, args, output: 2 * output),
+        lambda model: model[0].register_forward_pre_hook(lambda module, args: (2 * args[0],)),
+        lambda model: setattr(model[1], "eps", 1e-3),
+        lambda model: setattr(model[3], "output_size", (4, 4)),
+        lambda model: setattr(model[2], "forward", torch.tanh),
+    ],
+    ids=[
+        "parameter replaced", "data replaced", "buffer replaced", "module replaced", "hook", "pre-hook", "attribute",
+        "tuple", "forward",
+    ],
+)  # fmt: skip
+def test_a_module_that_changed_is_recorded_anew(change):
+    model = network()
+    x, y = batch()
+    both(model, x, y, 0.1, steps=2)
+    change(model)
+    assert torch.equal(*both(model, x, y, 0.1, steps=2))
+    assert StandIn.made == 2
+
+
+def test_hooks_that_come_and_go_are_seen():
+    model = network()
+    x, y = batch()
+    for factor in (1.0, 2.0, 3.0):
+        handle = model[0].register_forward_hook(lambda module, args, output, factor=factor: factor * output)
+        assert torch.equal(*both(model, x, y, 0.1, steps=2))
+        handle.remove()
+    assert StandIn.made == 3
+
+
+def test_the_mode_decides_the_recording_and_statistics_move_as_without():
+    x, y = batch()
+    found = []
+    for graph in (True, False):
+        model = network().train()
+        x_adv = [fastat.pgd(model, x, y, 0.1, steps=3, seed=s, graph=graph) for s in range(2)]
+        model.eval()
+        x_adv.append(fastat.pgd(model, x, y, 0.1, steps=3, seed=5, graph=graph))
+        found.append([*x_adv, *(b.clone() for b in model.buffers())])
+        assert all(module.training is False for module in model.modules())
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert StandIn.made == 2
+
+
+def test_settings_of_torch_decide_the_recording():
+    model = network()
+    x, y = batch()
+    both(model, x, y, 0.1, steps=2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        recorded, plain = both(model, x, y, 0.1, steps=2)
+        assert torch.equal(recorded, plain)
+        with torch.no_grad():
+            model[-1].weight.mul_(-1)  # a cached cast would hide it
+        assert torch.equal(*both(model, x, y, 0.1, steps=2))
+        assert torch.is_autocast_cache_enabled()
+    assert StandIn.made == 2
+
+
+def test_works_on_compiled_and_wrapped_modules():
+    model = network(norm=False)
+    compiled = torch.compile(model, backend="eager")
+    x, y = batch()
+    for _ in range(2):
+        assert torch.equal(*both(compiled, x, y, 0.1, steps=2))
+    assert StandIn.made == 1
+    assert torch.equal(*both(fastat.Normalized(model, [0.5] * 3, [0.2] * 3), x, y, 0.1, steps=2))
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_leaves_everything_as_found(mode):
+    model = network().train()
+    model[0].weight.grad = torch.ones_like(model[0].weight)
+    x, y = batch()
+    states = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    threads = torch.get_num_threads()
+    with mode():
+        fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph=True)
+        assert not torch.is_grad_enabled()
+    assert (states[0], states[1]) == (random.getstate(), str(np.random.get_state()))
+    assert torch.equal(states[2], torch.get_rng_state()) and threads == torch.get_num_threads()
+    assert all(p.requires_grad for p in model.parameters())
+    assert model[0].weight.grad.eq(1).all() and model[5].weight.grad is None
+    assert model[1].num_batches_tracked == 2
+
+
+def test_auto_records_what_comes_twice():
+    model = network()
+    x, y = batch()
+    for made in (0, 1, 1):
+        x_adv = fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph="auto")
+        assert torch.equal(x_adv, fastat.pgd(model, x, y, 0.1, steps=2, seed=0))
+        assert StandIn.made == made
+    fastat.pgd(model, x[:3], y[:3], 0.1, steps=2, seed=0, graph="auto")
+    assert StandIn.made == 1
+
+
+class Counts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner, self.calls = network(), 0
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x) * (1 + 0 * self.calls)
+
+
+class Draws(nn.Module):
+    def __init__(self, draw):
+        super().__init__()
+        self.inner, self.draw = network(), draw
+
+    def forward(self, x):
+        return self.inner(x) * (1 + 0.1 * float(self.draw()))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Counts(), "changes the attribute 'calls' of the model"),
+        (nn.Sequential(Counts()), "changes the attribute 'calls' of 0"),
+        (Draws(random.random), "random numbers on the CPU"),
+        (Draws(np.random.rand), "random numbers on the CPU"),
+        (Draws(lambda: torch.rand(())), "random numbers on the CPU"),
+        (nn.SyncBatchNorm(3), "SyncBatchNorm"),
+        (nn.DataParallel(network()), "DataParallel"),
+        (lambda x: x.flatten(1), "must be an nn.Module"),
+    ],
+)
+def test_what_cannot_be_recorded_says_why_and_runs_as_it_is(model, reason):
+    x, y = batch(5)
+    with pytest.raises(CaptureError, match=reason):
+        fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
+    if isinstance(model, nn.SyncBatchNorm):
+        return
+    made = StandIn.made
+    for _ in range(3):
+        fastat.pgd(model, x, y, 0.1, steps=2, graph="auto")
+    assert StandIn.made <= made + 1
+
+
+def test_counters_of_a_refused_module_are_those_of_one_attack():
+    model = Counts()
+    x, y = batch()
+    with pytest.raises(CaptureError):
+        fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
+    assert model.calls == 0
+
+
+def test_cpu_tensors_cannot_be_recorded(monkeypatch):
+    monkeypatch.undo()
+    model = network()
+    x, y = batch()
+    with pytest.raises(CaptureError, match="CUDA tensors are needed, got tensors on cpu"):
+        fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
+    for early_stop in (False, True):
+        x_adv = fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph="auto", early_stop=early_stop)
+        assert torch.equal(x_adv, fastat.pgd(model, x, y, 0.1, steps=2, seed=0, early_stop=early_stop))
+
+
+def test_errors_are_those_of_the_plain_attack():
+    model = network()
+    x, y = batch()
+    with pytest.raises(ValueError, match="graph must be True, False or 'auto', got 'yes'"):
+        fastat.pgd(model, x, y, 0.1, graph="yes")
+    with pytest.raises(ValueError, match=r"labels must be in \[0, 5\), got 7"):
+        fastat.pgd(model, x, y + 3, 0.1, loss=lambda z, y: z.logsumexp(1), graph=True)
+    both(model, x, y, 0.1, steps=2)
+    with pytest.raises(ValueError, match="outside the bounds"):
+        fastat.pgd(model, x + 2, y, 0.1, steps=2, graph=True)
+    with pytest.raises(ValueError, match="must return logits"):
+        fastat.pgd(nn.Conv2d(3, 3, 3), x, y, 0.1, graph=True)
+
+
+def test_recordings_die_with_their_module(monkeypatch):
+    class Forgets(StandIn):
+        def record(self, body, tensors):
+            made = super().record(body, tensors)
+            return Recording(lambda: None, made.inputs, made.results, made.number)
+
+    monkeypatch.setattr(graphs, "RECORDERS", {"cpu": Forgets})
+    model = network()
+    x, y = batch()
+    fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
+    gone = weakref.ref(model)
+    before = len(graphs._all_recordings)
+    del model
+    gc.collect()
+    assert gone() is None and len(graphs._all_recordings) == before - 1
+
+
+def test_only_so_many_are_kept():
+    model = network()
+    for n in [*range(1, graphs.MOST_RECORDINGS + 2), 1]:
+        x, y = batch(n)
+        fastat.pgd(model, x, y, 0.1, steps=1, graph=True)
+    assert StandIn.made == graphs.MOST_RECORDINGS + 2
+    assert len(graphs._all_recordings[model].entries) == graphs.MOST_RECORDINGS

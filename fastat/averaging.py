@@ -15,22 +15,21 @@ def average_of(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def move_average_(average: nn.Module, model: nn.Module, share: float) -> None:
+def move_average_(average: nn.Module, model: nn.Module, share: float | Tensor) -> None:
     """``average <- average + share (model - average)``, for all parameters and statistics.
 
     The statistics of batch norm are averaged like the weights: no further pass over the data is needed, but they are
     not exactly those of the averaged network. Counters are copied.
+
+    Args:
+        share: in [0, 1], a number or a 0-d float32 tensor. As a number, 1 copies also what is not finite.
     """
     pairs = list(zip(_state(average), _state(model), strict=True))
-    floating = [pair for pair in pairs if pair[0].is_floating_point()]
-    if share == 1:  # exact, also where the average is not finite
-        for mean, value in pairs:
-            mean.copy_(value)
-        return
-    torch._foreach_lerp_([mean for mean, _ in floating], [value for _, value in floating], share)
     for mean, value in pairs:
-        if not mean.is_floating_point():
+        if not mean.is_floating_point() or (not isinstance(share, Tensor) and share == 1):
             mean.copy_(value)
+        else:
+            mean.lerp_(value, share)
 
 
 def ema_share(decay: float, step: int) -> float:

@@ -164,10 +164,10 @@ def adversarial_losses(
 
     def once(x: Tensor, y: Tensor, ids: Tensor, restart: int) -> Tensor:
         if steps == 0:
-            return fgsm(model, x, y, eps, norm=norm, bounds=bounds)
+            return fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph="auto")
         return pgd(
             model, x, y, eps, steps=steps, norm=norm, bounds=bounds, keep="best", seed=derive_seed(seed, restart),
-            sample_ids=ids,
+            sample_ids=ids, graph="auto",
         )  # fmt: skip
 
     losses = []
@@ -218,12 +218,12 @@ def _attack(name: str, eps: float, norm: Norm, bounds: Bounds, seed: int) -> Att
     """The attack of that name as a function of (model, x, y, sample ids)."""
     steps, restarts = _steps_and_restarts(name)
     if steps == 0:
-        return lambda model, x, y, ids: fgsm(model, x, y, eps, norm=norm, bounds=bounds)
+        return lambda model, x, y, ids: fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph="auto")
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         return pgd(
             model, x, y, eps, steps=steps, norm=norm, restarts=restarts, bounds=bounds, early_stop=True, seed=seed,
-            sample_ids=ids,
+            sample_ids=ids, graph="auto",
         )  # fmt: skip
 
     return attack

@@ -1,4 +1,4 @@
-"""Attacks recorded as CUDA graphs: start, steps, loss and bookkeeping in one launch.
+"""Attacks, and whole training steps, recorded as CUDA graphs: all their kernels in one launch.
 
 A recording belongs to a module and dies with it. It is used again only for inputs of the same layout, the same settings
 of the attack and of torch, and a module that is as it was: the same submodules in the same modes, with the same hooks
@@ -12,7 +12,7 @@ import random
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -45,7 +45,13 @@ def check_graph(graph: Graph) -> None:
 
 
 def run(
-    body: Body, tensors: Tensors, *, model: Callable[..., Any], settings: Hashable, graph: Graph
+    body: Body,
+    tensors: Tensors,
+    *,
+    model: Callable[..., Any],
+    settings: Hashable,
+    graph: Graph,
+    written: Sequence[Tensor] = (),
 ) -> tuple[tuple[Tensor, ...], int | None]:
     """``body(tensors)``, where ``graph`` allows it by replaying a recording of it.
 
@@ -53,6 +59,7 @@ def run(
         body: computes on ``tensors`` and ``model`` alone, and is otherwise determined by ``settings``: the same
             settings with tensors of the same layout must mean the same work.
         model: what the body calls; it keeps the recordings.
+        written: tensors that the body writes, beside the buffers of the model.
 
     Raises:
         CaptureError: with ``graph=True``, if the body cannot be recorded.
@@ -62,7 +69,7 @@ def run(
     reason = _obstacle(model, tensors)
     if reason is None:
         assert isinstance(model, nn.Module)
-        found = _recordings_of(model).find(settings, model, body, tensors, graph)
+        found = _recordings_of(model).find(settings, model, body, tensors, graph, written)
         if not isinstance(found, str):
             return found
         reason = found
@@ -149,7 +156,13 @@ class _Recordings:
         self.recorders: dict[torch.device, Recorder] = {}
 
     def find(
-        self, settings: Hashable, model: nn.Module, body: Body, tensors: Tensors, graph: Graph
+        self,
+        settings: Hashable,
+        model: nn.Module,
+        body: Body,
+        tensors: Tensors,
+        graph: Graph,
+        written: Sequence[Tensor],
     ) -> tuple[tuple[Tensor, ...], int | None] | str:
         """What a replay makes, recorded first if it is time for it; else why there is no recording."""
         with self.lock:
@@ -158,14 +171,15 @@ class _Recordings:
                 self.entries.clear()
                 self.state = state
             device = next(iter(tensors.values())).device
-            key = (settings, _layout(tensors), _switches(device.type))
+            places = tuple(_comparable(t) for t in written)
+            key = (settings, _modes(model), _layout(tensors), places, _switches(device.type))
             entry = self.entries.get(key)
             if entry is None and graph == "auto":
                 entry = ""
             elif entry is None or entry == "" or (isinstance(entry, str) and graph is True):
                 if device not in self.recorders:
                     self.recorders[device] = RECORDERS[device.type](device)
-                entry = _recorded(self.recorders[device], model, state, body, tensors)
+                entry = _recorded(self.recorders[device], model, state, body, tensors, written)
             self.entries[key] = entry
             self.entries.move_to_end(key)
             while len(self.entries) > MOST_RECORDINGS:
@@ -188,9 +202,11 @@ def _recordings_of(model: nn.Module) -> _Recordings:
         return _all_recordings.setdefault(model, _Recordings())
 
 
-def _recorded(recorder: Recorder, model: nn.Module, state: Hashable, body: Body, tensors: Tensors) -> Recording | str:
+def _recorded(
+    recorder: Recorder, model: nn.Module, state: Hashable, body: Body, tensors: Tensors, written: Sequence[Tensor]
+) -> Recording | str:
     """A recording of the body, made without a trace in the module and in random numbers, or why there is none."""
-    with _left_as_found(model, next(iter(tensors.values())).device):
+    with _left_as_found(model, written, next(iter(tensors.values())).device):
         host = _host_random_state()
         try:
             recording = recorder.record(body, tensors)
@@ -256,8 +272,8 @@ def _switches(device: str) -> Hashable:
 
 
 def _state(model: nn.Module) -> tuple[tuple[str, type, tuple[tuple[str, Hashable], ...]], ...]:
-    """What a recording of the module depends on, the values of its tensors aside: name, type and attributes of each
-    submodule, as far as a comparison can tell."""
+    """What a recording of the module depends on, beside its modes and the values of its tensors: name, type and
+    attributes of each submodule, as far as a comparison can tell."""
     everywhere = (
         ("forward hooks of all modules", tuple(_modules._global_forward_hooks)),
         ("forward pre-hooks of all modules", tuple(_modules._global_forward_pre_hooks)),
@@ -265,10 +281,14 @@ def _state(model: nn.Module) -> tuple[tuple[str, type, tuple[tuple[str, Hashable
     return (
         ("", type(None), everywhere),
         *(
-            (name, type(module), tuple((key, _comparable(value)) for key, value in vars(module).items()))
+            (name, type(module), tuple((k, _comparable(v)) for k, v in vars(module).items() if k != "training"))
             for name, module in model.named_modules()
         ),
     )
+
+
+def _modes(model: nn.Module) -> tuple[bool, ...]:
+    return tuple(module.training for module in model.modules())
 
 
 _DEPTH, _LENGTH = 3, 64  # how far into the containers among a module's attributes a comparison goes
@@ -302,9 +322,9 @@ def _first_difference(before: Any, after: Any) -> str:
 
 
 @contextmanager
-def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Undoes what forward passes do to buffers, to attributes, and to the state of random number generators."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+def _left_as_found(model: nn.Module, written: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Undoes what the body does to tensors, to attributes, and to the state of random number generators."""
+    contents = [(tensor, tensor.detach().clone()) for tensor in (*model.buffers(), *written)]
     attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in model.modules()]
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -319,8 +339,8 @@ def _left_as_found(model: nn.Module, device: torch.device) -> Iterator[None]:
                 module._buffers.clear()
                 module._buffers.update(owned)
             with torch.no_grad():
-                for buffer, values_before in buffers:
-                    buffer.copy_(values_before)
+                for tensor, content in contents:
+                    tensor.copy_(content)
 
 
 def _host_random_state() -> Hashable:

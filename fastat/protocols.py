@@ -15,6 +15,7 @@ from fastat.attacks import fgsm, pgd
 from fastat.distributed import Group
 from fastat.engine import Model, uncompiled
 from fastat.features import with_features
+from fastat.graphs import Graph
 from fastat.objectives import (
     benign_loss,
     gradient_misalignment,
@@ -75,7 +76,7 @@ class AttackedBatch:
     x_adv: Tensor
     y: Tensor
     ids: Tensor
-    seed: int
+    seed: int | Tensor
     group: Group | None = None
 
 
@@ -92,11 +93,13 @@ _SINGLE_STEP: Mapping[str, tuple[float, float, bool]] = {
 }
 
 
-def attack_of(config: TrainConfig) -> TrainingAttack:
+def attack_of(config: TrainConfig, graph: Graph = False) -> TrainingAttack:
     """The attack that a run trains on.
 
     Without a step size of its own a single step has that of its paper; those of PGD are 2.5 eps / steps, in TRADES and
     MART too (whose authors take 0.007 for eps 0.031 and ten steps).
+
+    With ``graph`` it may be recorded (:mod:`fastat.graphs`).
 
     Not for "free", whose perturbation is moved by the step of the training itself (:mod:`fastat.step`).
     """
@@ -109,17 +112,18 @@ def attack_of(config: TrainConfig) -> TrainingAttack:
             steps=config.attack_steps,
             norm=config.norm,
             bounds=config.bounds,
+            graph=graph,
             validate=False,
         )
     if config.attack == "none":
         return lambda model, x, y, seed, sample_ids: x
     if config.attack == "pgd-kl":
-        return partial(_trades_attack, config)
+        return partial(_trades_attack, config, graph)
     noise, step, clip = _SINGLE_STEP[config.attack]
     step_size = step * config.eps if config.step_size is None else config.step_size
     return partial(
         fgsm, eps=config.eps, step_size=step_size, norm=config.norm, bounds=config.bounds, noise=noise, clip=clip,
-        validate=False,
+        graph=graph, validate=False,
     )  # fmt: skip
 
 
@@ -167,13 +171,15 @@ def describe(config: TrainConfig) -> str:
     return text + (f", {100 * config.label_noise:g}% of the training labels flipped" if config.label_noise else "")
 
 
-def _trades_attack(config: TrainConfig, model: Model, x: Tensor, y: Tensor, seed: int, sample_ids: Tensor) -> Tensor:
+def _trades_attack(
+    config: TrainConfig, graph: Graph, model: Model, x: Tensor, y: Tensor, seed: int | Tensor, sample_ids: Tensor
+) -> Tensor:
     """PGD on the divergence from the clean prediction, which has no gradient at x itself: from a point close by."""
     lower, upper = config.bounds or (None, None)
     start = random_start(x, min(_TRADES_NOISE, config.eps), "linf", seed, sample_ids, lower, upper)
     return pgd(
         model, x, y, config.eps, config.step_size, config.attack_steps, config.norm, loss="kl", start=start,
-        bounds=config.bounds, sample_ids=sample_ids, validate=False,
+        bounds=config.bounds, sample_ids=sample_ids, graph=graph, validate=False,
     )  # fmt: skip
 
 

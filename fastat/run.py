@@ -34,6 +34,9 @@ from fastat.monitors import PROBE_IMAGES, Watch
 from fastat.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, place
 from fastat.saving import restore, save_best
 
+NOT_YET, RECORDED = "not yet", "recorded"
+"""Of :attr:`Run.recording`."""
+
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
 
 
@@ -67,6 +70,8 @@ class Run:
         watch: the memory of the monitor of catastrophic overfitting.
         sound: the weights of the last sound probe, kept where a collapse rolls the run back.
         stopped: why the run is over before its last epoch; empty while it is not.
+        graph: whether work on a GPU may be recorded as CUDA graphs.
+        recording: whether steps are replayed from such a graph: NOT_YET, RECORDED, or why they cannot be.
     """
 
     config: TrainConfig
@@ -94,6 +99,8 @@ class Run:
     watch: Watch = field(default_factory=Watch)
     sound: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
+    graph: bool = True
+    recording: str = NOT_YET
 
     @property
     def batch_size(self) -> int:
@@ -218,8 +225,10 @@ def start_epoch(run: Run) -> None:
     """Sets the counts of the current epoch to zero."""
     run.step = 0
     run.seconds = 0.0
-    run.losses = torch.zeros(run.steps_per_epoch, device=run.device)
-    run.hits = torch.zeros(run.steps_per_epoch, device=run.device)
+    if len(run.losses) != run.steps_per_epoch:  # a recorded step writes to where they are
+        run.losses, run.hits = (torch.zeros(run.steps_per_epoch, device=run.device) for _ in range(2))
+    run.losses.zero_()
+    run.hits.zero_()
     run.findings = []
     run.closing = False
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fastat import ops
+from fastat import graphs, ops
 from fastat.averaging import ema_share, move_average_
 from fastat.awp import perturbed_weights
 from fastat.config import TrainConfig
@@ -17,7 +17,7 @@ from fastat.distributed import mean_, rank_of, size_of
 from fastat.keyed import derive_seed
 from fastat.network import uses_channels_last
 from fastat.protocols import AttackedBatch, attack_of, objective_of
-from fastat.run import Run
+from fastat.run import NOT_YET, RECORDED, Run
 from fastat.schedules import learning_rate
 
 ATTACK, _NETWORK = 0xA77, 0x2E7  # purposes in the keys of the attack's random numbers and of dropout's
@@ -29,51 +29,101 @@ def train_step(run: Run, batch: Batch) -> None:
     """Attacks this process's part of the batch and descends the objective of all of it at the result.
 
     The gradient is the mean of those of the processes. Where it is not finite the step is skipped: weights, momenta
-    and statistics stay, and the loss of the step is recorded as NaN. On a GPU nothing is read back. What the network
-    itself draws, for dropout say, is keyed by seed, step and process.
+    and statistics stay, and the loss of the step is recorded as NaN. On a GPU nothing is read back, and in one process
+    the whole step is replayed from a CUDA graph where it can be. What the network itself draws, for dropout say, is
+    keyed by seed, step and process.
     """
     devices = [run.device] if run.device.type == "cuda" else []
+    tensors = _tensors(run, batch)
+    run.model.train()
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(run.config.seed, run.global_step, _NETWORK, rank_of(run.group)))
-        _train_step(run, batch)
+        if run.recording == RECORDED:
+            try:
+                _replay(run, tensors)
+                return
+            except graphs.CaptureError as error:
+                run.recording = str(error)
+        _step(run, tensors, "auto" if run.graph else False)
+    if run.recording == NOT_YET and run.graph and run.group is None and run.device.type in graphs.RECORDERS:
+        run.recording = RECORDED  # from now on: the first step chose algorithms and made what stays
 
 
-def _train_step(run: Run, batch: Batch) -> None:
+def rate(run: Run, step: int) -> float:
+    """The learning rate of a step of the whole run, counted from 0."""
+    return learning_rate(run.config, (step + 0.5) / (run.config.epochs * run.steps_per_epoch))
+
+
+def _tensors(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """All that differs from one step to the next."""
     config, step = run.config, run.global_step
+
+    def number(value: float, dtype: torch.dtype) -> Tensor:
+        return torch.full((), value, dtype=dtype, device=run.device)  # made there: a copy would wait
+
+    tensors = {
+        "x": batch.x.contiguous(memory_format=_layout(run)),
+        "y": batch.y,
+        "ids": batch.ids,
+        "seed": ops.seed_tensor(derive_seed(config.seed, step, ATTACK), run.device),
+        "lr": number(rate(run, step), torch.float32),
+        "step": number(run.step, torch.int64),
+    }
+    if config.ema_decay > 0:
+        tensors["share"] = number(ema_share(config.ema_decay, step + 1), torch.float32)
+    return tensors
+
+
+def _layout(run: Run) -> torch.memory_format:
+    return torch.channels_last if uses_channels_last(run.config, run.device) else torch.contiguous_format
+
+
+def _replay(run: Run, tensors: dict[str, Tensor]) -> None:
+    def body(tensors: graphs.Tensors) -> tuple[tuple[Tensor, ...], None]:
+        _step(run, tensors, False)  # what is recorded with the step needs no recording of its own
+        return (), None
+
+    momenta = [state["momentum_buffer"] for state in run.optimizer.state.values() if "momentum_buffer" in state]
+    averages = [] if run.average is None else [*run.average.parameters(), *run.average.buffers()]
+    delta = [] if run.delta is None else [run.delta]
+    written = [*run.model.parameters(), *momenta, *averages, *delta, run.losses, run.hits]
+    graphs.run(body, tensors, model=run.network, settings=("step", run.config), graph=True, written=written)
+
+
+def _step(run: Run, tensors: graphs.Tensors, graph: graphs.Graph) -> None:
+    """The work of a step: all that differs between steps is in the tensors. With graph the attack may be recorded."""
+    config = run.config
+    x, y, ids, seed = (tensors[name] for name in ("x", "y", "ids", "seed"))
     for group in run.optimizer.param_groups:
-        group["lr"] = learning_rate(config, (step + 0.5) / (config.epochs * run.steps_per_epoch))
+        group["lr"] = tensors["lr"]
     buffers = [buffer for buffer in run.model.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in buffers]
-    x = batch.x
-    if uses_channels_last(config, run.device):
-        x = x.contiguous(memory_format=torch.channels_last)
     with torch.autocast(run.device.type, dtype=torch.bfloat16, enabled=_uses_bf16(config, run.device)):
-        seed = derive_seed(config.seed, step, ATTACK)
-        x_adv = _attacked(run, x, batch, seed)
-        attacked = AttackedBatch(x, x_adv, batch.y, batch.ids, seed, run.group)
+        x_adv = _attacked(run, x, y, ids, seed, graph)
+        attacked = AttackedBatch(x, x_adv, y, ids, seed, run.group)
         run.model.train()
         objective = partial(objective_of(config), run.network, attacked)
         with perturbed_weights(run.model, lambda: objective()[0], config.awp, run.group):
             loss, logits = objective()
             run.optimizer.zero_grad()
             loss.backward()
-            hits = (logits.detach().argmax(1) == batch.y).sum()
-            finite = _descend(run, loss.detach().float().clone(), hits.float())
+            hits = (logits.detach().argmax(1) == y).sum()
+            finite = _descend(run, loss.detach().float().clone(), hits.float(), tensors["step"])
     for buffer, old in zip(buffers, before, strict=True):
         buffer.copy_(torch.where(finite, buffer, old))
     mean_(_batch_statistics(run.model), run.group)  # every process has seen another part of the batch
     if run.delta is not None:
         _move_delta(config, run.delta, x_adv)
     if run.average is not None and config.average == "ema":
-        move_average_(run.average, run.model, ema_share(config.ema_decay, step + 1))
+        move_average_(run.average, run.model, tensors.get("share", 1.0))
 
 
-def _attacked(run: Run, x: Tensor, batch: Batch, seed: int) -> Tensor:
+def _attacked(run: Run, x: Tensor, y: Tensor, ids: Tensor, seed: Tensor, graph: graphs.Graph) -> Tensor:
     if run.delta is not None:
         attacked = x + run.delta
         return (attacked.clamp_(0, 1) if run.config.box else attacked).requires_grad_()
     run.model.train(run.config.attack_mode == "train")
-    return attack_of(run.config)(run.network, x, batch.y, seed=seed, sample_ids=batch.ids)
+    return attack_of(run.config, graph)(run.network, x, y, seed=seed, sample_ids=ids)
 
 
 def _move_delta(config: TrainConfig, delta: Tensor, x_adv: Tensor) -> None:
@@ -86,7 +136,7 @@ def _move_delta(config: TrainConfig, delta: Tensor, x_adv: Tensor) -> None:
     _STEPS[config.norm](delta, gradient, torch.zeros_like(delta), step_size, config.eps, None, None)
 
 
-def _descend(run: Run, loss: Tensor, hits: Tensor) -> Tensor:
+def _descend(run: Run, loss: Tensor, hits: Tensor, step: Tensor) -> Tensor:
     """Averages gradients, loss and hits over the processes, records them, and steps if all gradients are finite."""
     parameters = [p for p in run.model.parameters() if p.grad is not None]
     gradients = [p.grad for p in parameters if p.grad is not None]
@@ -97,8 +147,8 @@ def _descend(run: Run, loss: Tensor, hits: Tensor) -> Tensor:
         torch.nn.utils.clip_grads_with_norm_(parameters, run.config.clip_grad, norm)
     run.optimizer.found_inf = 1 - finite.float()  # type: ignore[attr-defined]  # what fused SGD skips a step by
     run.optimizer.step()
-    run.losses[run.step] = torch.where(finite, loss, torch.nan)
-    run.hits[run.step] = hits * size_of(run.group)
+    run.losses.index_copy_(0, step.view(1), torch.where(finite, loss, torch.nan).view(1))
+    run.hits.index_copy_(0, step.view(1), hits.view(1) * size_of(run.group))
     return finite
 
 

@@ -22,9 +22,9 @@ from fastat.keyed import keyed_permutation
 from fastat.logs import EventLog
 from fastat.network import Network, choose_device
 from fastat.progress import Display, training_display
-from fastat.run import Run, open_run, start_epoch
+from fastat.run import RECORDED, Run, open_run, start_epoch
 from fastat.saving import as_network, go_back, save_run, snapshot
-from fastat.step import train_step
+from fastat.step import rate, train_step
 
 WATCHED = ("fgsm", "pgd-20")
 """What the validation images are attacked by after every epoch."""
@@ -46,6 +46,7 @@ def train(
     split: Split | None = None,
     front: nn.Module | None = None,
     quiet: bool = False,
+    graph: bool = True,
     checkpoint_every: float = 300.0,
     tensorboard: bool = False,
     measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
@@ -75,6 +76,8 @@ def train(
             and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned, and a run
             is continued behind the same only.
         quiet: show nothing while training.
+        graph: on a GPU, record each step, or with a group the attack, as a CUDA graph where it can be. The results are
+            the same.
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
         tensorboard: also write the curves to the folder "tensorboard" of the run.
         measure: called with the network after every epoch, by the first process; the numbers it returns are kept in the
@@ -98,6 +101,7 @@ def train(
     if not checkpoint_every >= 0:
         raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
     run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front)
+    run.graph = graph
     first = rank_of(group) == 0
     total = config.epochs * run.steps_per_epoch
     with training_display(config.epochs, total, run.global_step, quiet=quiet or not first) as display:
@@ -133,8 +137,11 @@ def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
     batches = _batches(run)
     while run.step < run.steps_per_epoch and not run.stopped:
         with interrupts_deferred(run.group is None):
+            recording = run.recording
             train_step(run, next(batches))
             run.step += 1
+            if run.recording not in (recording, RECORDED):
+                _report(run, display, "graph", f"steps are not recorded as a CUDA graph: {run.recording}")
             now = time.monotonic()
             run.seconds, last = run.seconds + now - last, now
             looking = run.step % look_every == 0 or run.step == run.steps_per_epoch
@@ -273,7 +280,7 @@ def _close_epoch(run: Run, display: Display, accuracy: dict[str, float], measure
     row = {
         "epoch": run.epoch + 1,
         "steps": run.global_step,
-        "lr": run.optimizer.param_groups[0]["lr"],
+        "lr": rate(run, run.global_step - 1),
         "train": {
             "loss": float(losses.nanmean()),
             "adversarial": float(run.hits.sum()) / images,

@@ -136,7 +136,7 @@ def test_clipped_gradients_keep_their_direction(tmp_path):
     base = {"protocol": "standard", "momentum": 0.0, "weight_decay": 0.0}
     free, _ = step_of(config_of(**base), tmp_path / "a")
     short, run = step_of(config_of(**base, clip_grad=0.01), tmp_path / "b")
-    lr = run.optimizer.param_groups[0]["lr"]
+    lr = float(run.optimizer.param_groups[0]["lr"])
     length = torch.cat([value.flatten() for value in short]).norm()
     assert float(length) == pytest.approx(0.01 * lr, rel=1e-2)
     scale = length / torch.cat([value.flatten() for value in free]).norm()

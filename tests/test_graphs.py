@@ -1,44 +1,18 @@
-"""Recorded attacks. Without a GPU a stand-in records: its replays call again what was recorded, on the same copies of
-the inputs, so that whatever a replay may not depend on shows. tests/cuda/test_cuda_graphs.py has the real ones."""
+"""Recorded attacks, by a stand-in for CUDA graphs; tests/cuda/test_cuda_recordings.py has the real ones."""
 
 import gc
 import random
 import weakref
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
+from stand_in import StandIn
 from torch import nn
 
 import fastat
 from fastat import graphs
 from fastat.graphs import CaptureError, Recording
-
-
-class StandIn:
-    """Counts what it records."""
-
-    made = 0
-
-    def __init__(self, device):
-        pass
-
-    def record(self, body, tensors):
-        type(self).made += 1
-        inputs = {name: t.clone() for name, t in tensors.items()}
-        body(inputs)
-        first, number = body({name: t.clone() for name, t in tensors.items()})
-        results = tuple(torch.full_like(t, torch.nan) for t in first)
-
-        def launch():
-            for result, new in zip(results, body(inputs)[0], strict=True):
-                result.copy_(new)
-
-        return Recording(launch, inputs, results, number)
-
-    def turn(self):
-        return nullcontext()
 
 
 @pytest.fixture(autouse=True)

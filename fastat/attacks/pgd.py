@@ -117,7 +117,7 @@ def pgd(
         if start is not None:
             check_start(start, x, validate)
             tensors["start"] = start.detach()
-        if random_start:
+        if random_start and (start is None or restarts > 1):
             tensors["seed"] = ops.seed_tensor(seed, x.device)
         if len(x) == 0:
             return x.detach().clone()

@@ -203,7 +203,12 @@ def _recordings_of(model: nn.Module) -> _Recordings:
 
 
 def _recorded(
-    recorder: Recorder, model: nn.Module, state: Hashable, body: Body, tensors: Tensors, written: Sequence[Tensor]
+    recorder: Recorder,
+    model: nn.Module,
+    state: tuple[Hashable, ...],
+    body: Body,
+    tensors: Tensors,
+    written: Sequence[Tensor],
 ) -> Recording | str:
     """A recording of the body, made without a trace in the module and in random numbers, or why there is none."""
     with _left_as_found(model, written, next(iter(tensors.values())).device):
@@ -214,7 +219,7 @@ def _recorded(
             return str(error)
         if _host_random_state() != host:
             return "the model draws random numbers on the CPU: every replay would repeat them"
-        if changed := _first_difference(state, _state(model)):
+        if changed := _first_difference(model, state, _state(model)):
             return f"a forward pass changes {changed}, which a replay would not"
     return recording
 
@@ -271,53 +276,57 @@ def _switches(device: str) -> Hashable:
     )
 
 
-def _state(model: nn.Module) -> tuple[tuple[str, type, tuple[tuple[str, Hashable], ...]], ...]:
-    """What a recording of the module depends on, beside its modes and the values of its tensors: name, type and
-    attributes of each submodule, as far as a comparison can tell."""
-    everywhere = (
-        ("forward hooks of all modules", tuple(_modules._global_forward_hooks)),
-        ("forward pre-hooks of all modules", tuple(_modules._global_forward_pre_hooks)),
-    )
-    return (
-        ("", type(None), everywhere),
-        *(
-            (name, type(module), tuple((k, _comparable(v)) for k, v in vars(module).items() if k != "training"))
-            for name, module in model.named_modules()
-        ),
-    )
+def _state(model: nn.Module) -> tuple[Hashable, ...]:
+    """What a recording of the module depends on, beside its modes and the values of its tensors: type and attributes of
+    each submodule, as far as a comparison can tell."""
+    hooks = tuple(_modules._global_forward_hooks), tuple(_modules._global_forward_pre_hooks)
+    return (hooks, *((type(module), *map(_comparable, _attributes(module).values())) for module in model.modules()))
+
+
+def _attributes(module: nn.Module) -> dict[str, Any]:
+    attributes = vars(module).copy()
+    attributes.pop("training", None)  # has a place of its own in the key
+    return attributes
 
 
 def _modes(model: nn.Module) -> tuple[bool, ...]:
     return tuple(module.training for module in model.modules())
 
 
-_DEPTH, _LENGTH = 3, 64  # how far into the containers among a module's attributes a comparison goes
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
+_CONTAINERS = frozenset({tuple, list, set, dict, OrderedDict, torch.Size})
+_LENGTH = 64  # of a container of anything else than tensors and modules
 
 
-def _comparable(value: Any, depth: int = _DEPTH) -> Hashable:
+def _comparable(value: Any) -> Hashable:
     """Equal for two values only if a recorded forward pass that uses them is the same."""
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
-        return type(value), value
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind in _CONTAINERS:
+        if not value:
+            return ()
+        if len(value) <= _LENGTH or isinstance(next(iter(value)), Tensor | nn.Module):
+            entries = value.values() if isinstance(value, dict) else value
+            keys = tuple(value) if isinstance(value, dict) else None  # those of hooks are never used twice
+            return keys, *map(_comparable, entries)
     if isinstance(value, Tensor):
         return value.data_ptr(), value.shape, value.stride(), value.dtype, value.device
     if isinstance(value, nn.Module):
-        return type(value).__qualname__  # its attributes have a place of their own
-    if depth > 0 and isinstance(value, list | tuple | dict | set) and len(value) <= _LENGTH:
-        if isinstance(value, dict):  # the keys of hooks are never used twice
-            return tuple((key, _comparable(item, depth - 1)) for key, item in value.items())
-        return type(value), tuple(_comparable(item, depth - 1) for item in value)
+        return kind.__qualname__  # its attributes have a place of their own
     return id(value)
 
 
-def _first_difference(before: Any, after: Any) -> str:
+def _first_difference(model: nn.Module, before: tuple[Any, ...], after: tuple[Any, ...]) -> str:
     """The first attribute that differs, "" if none does."""
     if before == after:
         return ""
-    for (name, _, old), (other, kind, new) in zip(before, after, strict=False):
-        if name != other:
-            break
-        for key in [key for key, value in old if dict(new).get(key) != value] or [key for key, _ in new][len(old) :]:
-            return f"the attribute {key!r} of {name or 'the model'} ({kind.__name__})"
+    for (name, module), old, new in zip(model.named_modules(), before[1:], after[1:], strict=False):
+        for key, one, other in zip(_attributes(module), old[1:], new[1:], strict=False):
+            if one != other:
+                return f"the attribute {key!r} of {name or 'the model'} ({type(module).__name__})"
+        if old != new:
+            return f"the attributes of {name or 'the model'} ({type(module).__name__})"
     return "the submodules of the model"
 
 

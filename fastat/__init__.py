@@ -4,6 +4,7 @@ from fastat import ops, reference
 from fastat._extension import build_info
 from fastat.attacks import fgsm, pgd
 from fastat.features import with_features
+from fastat.graphs import CaptureError
 from fastat.models.normalized import Normalized
 from fastat.objectives import (
     benign_loss,
@@ -15,8 +16,10 @@ from fastat.objectives import (
     holistic_weights,
 )
 from fastat.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
+from fastat.speed import fastest
 
 __all__ = [
+    "CaptureError",
     "Normalized",
     "attack_loss",
     "benign_loss",
@@ -25,6 +28,7 @@ __all__ = [
     "build_info",
     "certificate",
     "discrimination_loss",
+    "fastest",
     "fgsm",
     "holistic_cross_entropy",
     "holistic_loss",

@@ -52,6 +52,8 @@ class Train:
     """Fetch the dataset into that folder if it is missing there."""
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
+    graph: bool = True
+    """On a GPU, replay the steps from a CUDA graph where that can be; the results are the same."""
     checkpoint_every: float = 300.0
     """Seconds between two checkpoints within an epoch."""
     tensorboard: bool = False
@@ -272,6 +274,7 @@ def _train(command: Train) -> None:
                 download=command.download,
                 device=device,
                 group=group,
+                graph=command.graph,
                 checkpoint_every=command.checkpoint_every,
                 tensorboard=command.tensorboard,
             )

@@ -36,20 +36,40 @@ def couples_samples(model: Model) -> bool:
 
 
 @contextmanager
-def attacking(model: Model) -> Iterator[None]:
-    """Gradients on, also inside no_grad and inference_mode, and the model's parameters frozen until the end.
+def attacking(model: Model, device: torch.device) -> Iterator[None]:
+    """Gradients on, also inside no_grad and inference_mode, and no gradient of a parameter computed until the end.
 
-    Freezing matters for speed: a compiled model would otherwise compute every parameter's gradient as well.
+    Compiled code computes the gradients of all parameters that require one, whoever asks: they are frozen. Under
+    autocast other modules keep theirs, and are still not asked for them: only weights that require a gradient are cast
+    once for all steps rather than in each. What was cast before or within is forgotten: it may be old, or without
+    gradient.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad] if isinstance(model, nn.Module) else []
-    with torch.inference_mode(False), torch.enable_grad():
+    casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    frozen = [] if casts and not _is_compiled(model) else [p for p in parameters if p.requires_grad]
+    with torch.inference_mode(False), torch.enable_grad(), fresh_casts():
         try:
-            for p in trainable:
+            for p in frozen:
                 p.requires_grad_(False)
             yield
         finally:
-            for p in trainable:
+            for p in frozen:
                 p.requires_grad_(True)
+
+
+@contextmanager
+def fresh_casts() -> Iterator[None]:
+    """Under autocast, neither uses what was cast before nor leaves behind what is cast within."""
+    torch.clear_autocast_cache()
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
+
+
+def _is_compiled(model: Model) -> bool:
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    return any(uncompiled(m) is not m or m._compiled_call_impl is not None for m in modules)
 
 
 @dataclass(frozen=True)

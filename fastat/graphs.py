@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _modules
 
+from fastat.engine import fresh_casts
+
 Graph = bool | Literal["auto"]
 """True: record, or raise :class:`CaptureError`. "auto": record what comes twice, if it can be. False: never record."""
 
@@ -106,19 +108,23 @@ class CudaRecorder:
             CaptureError: it cannot be recorded. What the body raises in its first run is raised as it is.
         """
         inputs = {name: t.clone() for name, t in tensors.items()}
-        with torch.cuda.device(self.device), _no_cached_casts():
+        with torch.cuda.device(self.device):
             here = torch.cuda.current_stream()
             self.stream.wait_stream(here)
             with torch.cuda.stream(self.stream):
-                body(inputs)
-                with _waiting_raises():
+                with fresh_casts():
+                    body(inputs)
+                with fresh_casts(), _waiting_raises():
                     body(inputs)
             here.wait_stream(self.stream)
             graph = torch.cuda.CUDAGraph()
             generator = torch.cuda.default_generators[torch.cuda.current_device()]
             drawn = generator.clone_state()
             try:
-                with torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"):
+                with (  # weights cast while recording are cast at every replay
+                    fresh_casts(),
+                    torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
+                ):
                     results, number = body(inputs)
             except Exception as error:
                 generator.graphsafe_set_state(drawn)  # the old one still believes that it is being recorded
@@ -356,17 +362,6 @@ def _host_random_state() -> Hashable:
     """Of the generators on the CPU that a model may draw from."""
     numpy = np.random.get_state(legacy=False)["state"]
     return random.getstate(), str(numpy), bytes(torch.get_rng_state().numpy())
-
-
-@contextmanager
-def _no_cached_casts() -> Iterator[None]:
-    """Under autocast, weights are cast where they are used: a copy made once would not follow them."""
-    enabled = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(enabled)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     times: dict[str, list[float]] = {name: [] for name in ways}
     failed = {}
-    with attacking(model):
+    with attacking(model, x.device):
         for name, way in ways.items():
             try:
                 for _ in range(2):

@@ -6,7 +6,7 @@ from numbers import Real
 from torch import Tensor
 
 from fastat import graphs, ops
-from fastat.attacks.inputs import Normalization, checked, problem_of
+from fastat.attacks.inputs import Normalization, check_images, checked, problem_of
 from fastat.engine import LossFunction, Model, attacking, unwrapped
 from fastat.graphs import Graph, Tensors, check_graph
 from fastat.threat import Bounds, Norm
@@ -52,7 +52,8 @@ def fgsm(
     if loss == "kl" and noise == 0:
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
     check_graph(graph)
-    with attacking(model):
+    check_images(x)
+    with attacking(model, x.device):
         terms, tensors, labels = checked(
             x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,

@@ -109,7 +109,7 @@ def pgd(
     if step_size is None:
         check_size(eps, "eps", x.shape[0], check_values=validate)
         step_size = 2.5 * eps / max(steps, 1)
-    with attacking(model):
+    with attacking(model, x.device):
         terms, tensors, labels = checked(
             x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
             normalization=normalization, validate=validate,

@@ -39,8 +39,8 @@ __device__ __forceinline__ void move(Vector<T, width>& adv, const Vector<T, widt
 
 template <class C, class Team>
 __device__ __forceinline__ L2Plan<C> plan_of(const Team& team, const double (&sums)[3], const StepArgs& a, C eps) {
-  const double gg = team.sum(sums[0]), dg = team.sum(sums[1]), dd = team.sum(sums[2]);
-  return l2_plan(L2Sums{gg, dg, dd}, at_sample<C>(a.step, blockIdx.x), eps);
+  const Sums<double, 3> total = team.sum(Sums<double, 3>{{sums[0], sums[1], sums[2]}});  // in one reduction
+  return l2_plan(L2Sums{total[0], total[1], total[2]}, at_sample<C>(a.step, blockIdx.x), eps);
 }
 
 template <int threads, int items, bool has_grad>

@@ -1,6 +1,10 @@
 """The review of the CUDA kernels: what is read from cuobjdump's reports, the occupancy, and the launches."""
 
+import shutil
+import subprocess
 from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +73,49 @@ def test_occupancy(threads, registers, shared, blocks, limit):
     found = sass.occupancy(threads, registers, shared)
     assert (found.blocks, found.limit) == (blocks, limit)
     assert found.warps == blocks * threads // 32 and found.share == found.warps / 64
+
+
+OF_THE_TOOLKIT = r"""
+#include <cstdio>
+#include "cuda_occupancy.h"
+int main() {
+  cudaOccDeviceProp device;
+  device.computeMajor = 9, device.computeMinor = 0, device.numSms = 132, device.warpSize = 32;
+  device.maxThreadsPerBlock = 1024, device.maxThreadsPerMultiprocessor = 2048;
+  device.regsPerBlock = 65536, device.regsPerMultiprocessor = 65536;
+  device.sharedMemPerBlock = 48 << 10, device.sharedMemPerMultiprocessor = 228 << 10;
+  device.sharedMemPerBlockOptin = 227 << 10, device.reservedSharedMemPerBlock = 1 << 10;
+  cudaOccDeviceState state;
+  state.carveoutConfig = 100;
+  for (int threads = 32; threads <= 1024; threads += 32)
+    for (int registers = 16; registers <= 255; ++registers)
+      for (int shared = 0; shared <= 200000; shared += shared < 4000 ? 500 : 9000) {
+        cudaOccFuncAttributes kernel;
+        kernel.maxThreadsPerBlock = 1024, kernel.numRegs = registers, kernel.sharedSizeBytes = 0;
+        kernel.shmemLimitConfig = FUNC_SHMEM_LIMIT_OPTIN, kernel.maxDynamicSharedSizeBytes = 227 << 10;
+        kernel.numBlockBarriers = 1;
+        cudaOccResult found;
+        if (cudaOccMaxActiveBlocksPerMultiprocessor(&found, &device, &kernel, &state, threads, shared)) return 1;
+        printf("%d %d %d %d\n", threads, registers, shared, found.activeBlocksPerMultiprocessor);
+      }
+}
+"""
+
+
+def test_occupancy_is_that_of_the_toolkit(tmp_path):
+    triton = find_spec("triton")
+    places = [Path("/usr/local/cuda/include")]
+    places += [Path(triton.origin).parent / "backends/nvidia/include"] if triton and triton.origin else []
+    headers = [place for place in places if (place / "cuda_occupancy.h").exists()]
+    if not headers or shutil.which("g++") is None:
+        pytest.skip("needs g++ and the toolkit's cuda_occupancy.h")
+    (tmp_path / "blocks.cpp").write_text(OF_THE_TOOLKIT)
+    subprocess.run(["g++", f"-I{headers[0]}", "blocks.cpp", "-o", "blocks"], cwd=tmp_path, check=True)
+    lines = subprocess.run([tmp_path / "blocks"], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == 230_400
+    for line in lines:
+        threads, registers, shared, blocks = map(int, line.split())
+        assert sass.occupancy(threads, registers, shared).blocks == blocks
 
 
 def test_names_read_as_in_the_source():

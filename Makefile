@@ -17,7 +17,7 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test lint bench bench-table compare study theory cuda-all sanitize gpu gpu-train clean
+.PHONY: demo test lint bench bench-table compare study theory cuda-all kernels sanitize gpu gpu-train clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.extension
@@ -56,6 +56,10 @@ cuda-all: $(VENV)/.dependencies
 	FASTAT_CUDA=1 FASTAT_ARCHS=all $(PY) setup.py build_ext --build-lib build/cuda-all --build-temp build/cuda-all/tmp \
 	  > build/cuda-all.log 2>&1 || { tail -n 40 build/cuda-all.log; exit 1; }
 	$(PY) bench/resources.py build/cuda-all.log
+
+# Registers, spills, widths of loads, occupancy and launches of every CUDA kernel in place: the tables of bench/kernels.md.
+kernels: $(VENV)/.extension
+	$(PY) -m bench.kernels $(ARGS)
 
 # The CPU kernels under AddressSanitizer and UndefinedBehaviorSanitizer. Python itself is not built with them: its own
 # allocations would drown the report, so leaks are not looked for.

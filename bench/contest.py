@@ -4,6 +4,8 @@ The shared machinery of the suites ``bench_*.py``. Ours runs under two names, "o
 two come out is the noise of the whole case.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from torch import Tensor
 from bench import timing
 
 OURS, AGAIN = "ours", "ours again"
+NO_TIME = "no time left"
 
 Inputs = tuple[Any, ...]
 Contender = Callable[..., Any]
@@ -26,7 +29,7 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Contest:
-    """One case of one row of PERFORMANCE.md, ready to be timed.
+    """One case of one row, ready to be timed.
 
     Attributes:
         make_inputs: builds the i-th set of random inputs; its first element is a tensor.
@@ -68,22 +71,26 @@ class Outcome:
     label: dict[str, object] = field(default_factory=dict)
 
 
-def hold(contest: Contest, device: torch.device) -> Outcome:
-    """Checks every contender, then times those that are right.
+def hold(contest: Contest, device: torch.device, deadline: float = math.inf) -> Outcome:
+    """Checks every contender, then times those that are right. Past the deadline, on the clock of time.monotonic,
+    ours alone is still checked.
 
     Raises:
         AssertionError: if ours is wrong. A rival that fails or is wrong is reported as missing, with the reason.
     """
     with _threads(contest.threads):
-        return _hold(contest, device)
+        return _hold(contest, device, deadline)
 
 
-def _hold(contest: Contest, device: torch.device) -> Outcome:
+def _hold(contest: Contest, device: torch.device, deadline: float) -> Outcome:
     first = contest.make_inputs(0)
     facts: dict[str, dict[str, float]] = {}
     missing = dict(contest.missing)
     ready: dict[str, Contender] = {}
     for name, contender in contest.contenders.items():
+        if time.monotonic() > deadline and name != OURS:
+            missing[name] = NO_TIME
+            continue
         try:
             inputs = tuple(t.clone() if i == 0 else t for i, t in enumerate(first))
             result = contender(*inputs)

@@ -128,23 +128,29 @@ def _cuda_seconds(work: Work, repeats: int) -> float:
     return start.elapsed_time(end) * 1e-3
 
 
+def median_seconds(work: Work, device: torch.device, repeats: int = 1, rounds: int = 5) -> float:
+    """Of one call, when it is alone: the median of some rounds of so many calls, after one to warm up."""
+    clock = _cuda_seconds if device.type == "cuda" else _host_seconds
+    work()
+    return statistics.median(clock(work, repeats) / repeats for _ in range(rounds))
+
+
 def ceilings(device: torch.device) -> dict[str, float]:
     """A large copy, in bytes read plus written per second; on CUDA also a bf16 product, in operations per second."""
-    clock = _cuda_seconds if device.type == "cuda" else _host_seconds
-
-    def best_of(work: Work, repeats: int) -> float:
-        work()
-        return statistics.median(clock(work, repeats) / repeats for _ in range(5))
-
     size = 1 << (30 if device.type == "cuda" else 26)
     source = torch.rand(size // 4, device=device)
     target = torch.empty_like(source)
-    found = {"copy_bytes_per_s": 2 * size / best_of(lambda: target.copy_(source), 3)}
+    found = {"copy_bytes_per_s": 2 * size / median_seconds(lambda: target.copy_(source), device, 3)}
     if device.type == "cuda":
-        n = 8192
-        a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-        found["bf16_flop_per_s"] = 2 * n**3 / best_of(lambda: a @ b, 5)
+        found["bf16_flop_per_s"] = product_flops(device, torch.bfloat16)
     return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def product_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Operations per second of a large matrix product, with the TF32 switch as it is."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return 2 * n**3 / median_seconds(lambda: a @ b, device, 5)
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -169,6 +175,15 @@ def device_name(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def seeded(device: torch.device, seed: int) -> torch.Generator:

@@ -13,6 +13,7 @@ from typing import Any
 from bench.contest import OURS
 from bench.layout import Case, markdown, time_of
 from bench.report import TRAINING_STEP
+from bench.timing import LEAST_ROUNDS
 
 SLOWER, FASTER, SAME = "slower", "faster", "within noise"
 YARDSTICK = "eager"
@@ -66,9 +67,10 @@ def table(found: Sequence[Change], run: Run) -> str:
     lines = [head]
     for change in found:
         time = " -> ".join(time_of(s) for s in change.seconds) if change.seconds else "-"
+        noise = f"{change.noise - 1:.1%}" if change.noise < math.inf else "unknown"
         lines.append([
             str(change.row), change.case, change.who, f"{change.old[1]:.3f} -> {change.new[1]:.3f}",
-            f"{change.new[1] / change.old[1] - 1:+.1%}", f"{change.noise - 1:.1%}", change.verdict, time,
+            f"{change.new[1] / change.old[1] - 1:+.1%}", noise, change.verdict, time,
         ])  # fmt: skip
     slower, faster = (sum(change.verdict == verdict for change in found) for verdict in (SLOWER, FASTER))
     counted = f"{len(found)} compared: {slower} slower, {faster} faster beyond the noise of both runs."
@@ -82,6 +84,8 @@ def _of_case(old: Case, new: Case, alike: bool) -> list[Change]:
     if yardstick not in common:
         return []
     noise = max(abs(math.log(end)) for case in (old, new) for end in (case["noise"][0], case["noise"][2]))
+    if min(case["contenders"][yardstick]["rounds"] for case in (old, new)) < LEAST_ROUNDS:
+        noise = math.inf  # cut short: the quartiles say nothing
     found = []
     for who in common:
         if who == yardstick or not (steps or who == OURS or who.startswith(f"{OURS}, ")):

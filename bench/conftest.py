@@ -18,15 +18,15 @@ from bench import timing
 from bench.contest import NO_TIME, Outcome, hold
 from bench.report import write
 
-CHECKING_SHARE = 0.7
-"""Of the time limit; what is being timed when it is over has the rest to finish."""
+LEAST_SECONDS = 20.0
+"""With less time left, a case is cut."""
 
 
 @dataclass
 class Found:
     """What the session has measured so far."""
 
-    deadline: float
+    end: float
     ceilings: dict[str, float] = field(default_factory=dict)
     outcomes: list[dict[str, Any]] = field(default_factory=list)
     cut: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[FOUND] = Found(time.monotonic() + CHECKING_SHARE * config.getoption("bench_limit"))
+    config.stash[FOUND] = Found(time.monotonic() + config.getoption("bench_limit"))
     if config.getoption("bench_device") == "cuda" and not torch.cuda.is_available():
         raise pytest.UsageError("--bench-device cuda: no CUDA device found")
 
@@ -66,13 +66,14 @@ def outcome(request) -> Outcome:
     device, file = torch.device(request.config.getoption("bench_device")), request.config.getoption("bench_json")
     suite, case, found = request.module, request.param, request.config.stash[FOUND]
     label = {"row": getattr(case, "row", suite.ROW), "title": getattr(case, "title", suite.TITLE), "case": str(case)}
-    if time.monotonic() > found.deadline:
+    if time.monotonic() + LEAST_SECONDS > found.end:
         found.cut.append(f"{label['title']} {label['case']}")
         found.save(file)
         pytest.skip(NO_TIME)
     if not found.ceilings:
         found.ceilings = timing.ceilings(device)
-    held = replace(hold(suite.contest(case, device), device, found.deadline), label={**label, "settings": asdict(case)})
+    held = hold(suite.contest(case, device), device, found.end)
+    held = replace(held, label={**label, "settings": asdict(case)})
     found.outcomes.append(asdict(held))
     found.save(file)
     return held

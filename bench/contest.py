@@ -18,6 +18,8 @@ from bench import timing
 
 OURS, AGAIN = "ours", "ours again"
 NO_TIME = "no time left"
+CHECKING, TIMING = 0.5, 0.9
+"""When checking and timing end, as shares of the time that a contest has."""
 
 Inputs = tuple[Any, ...]
 Contender = Callable[..., Any]
@@ -71,24 +73,27 @@ class Outcome:
     label: dict[str, object] = field(default_factory=dict)
 
 
-def hold(contest: Contest, device: torch.device, deadline: float = math.inf) -> Outcome:
-    """Checks every contender, then times those that are right. Past the deadline, on the clock of time.monotonic,
-    ours alone is still checked.
+def hold(contest: Contest, device: torch.device, end: float = math.inf) -> Outcome:
+    """Checks every contender, then times those that are right; done by ``end`` on the clock of time.monotonic.
+
+    Who has not been checked in half of the time until then is missing, and the rounds stop early.
 
     Raises:
         AssertionError: if ours is wrong. A rival that fails or is wrong is reported as missing, with the reason.
     """
     with _threads(contest.threads):
-        return _hold(contest, device, deadline)
+        return _hold(contest, device, end)
 
 
-def _hold(contest: Contest, device: torch.device, deadline: float) -> Outcome:
+def _hold(contest: Contest, device: torch.device, end: float) -> Outcome:
+    start = time.monotonic()
+    checked_by, timed_by = (start + share * (end - start) for share in (CHECKING, TIMING))
     first = contest.make_inputs(0)
     facts: dict[str, dict[str, float]] = {}
     missing = dict(contest.missing)
     ready: dict[str, Contender] = {}
     for name, contender in contest.contenders.items():
-        if time.monotonic() > deadline and name != OURS:
+        if time.monotonic() > checked_by and name != OURS:
             missing[name] = NO_TIME
             continue
         try:
@@ -106,7 +111,7 @@ def _hold(contest: Contest, device: torch.device, deadline: float) -> Outcome:
     count = min(contest.most_sets, timing.sets_beyond_cache(bytes_of_set, device))
     sets = [first, *(contest.make_inputs(i) for i in range(1, count))]
     times, failed = timing.in_turns(
-        ready, sets, device, in_place=contest.in_place, captured=contest.captured, seconds=contest.seconds
+        ready, sets, device, in_place=contest.in_place, captured=contest.captured, seconds=contest.seconds, end=timed_by
     )
     if OURS in failed:
         raise failed[OURS]

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck
 
 from bench.timing import rand, seeded
 from fastat import models
@@ -16,21 +17,23 @@ class Network:
     """A network to attack: its name in :func:`fastat.models.build`, the images it takes, and a radius.
 
     ``eps`` is chosen so that PGD-10 on random images changes some predictions and leaves others: only then can a
-    weaker attack be told from a stronger one.
+    weaker attack be told from a stronger one. ``residual`` scales what torchvision's residual blocks add at the start,
+    without which the gradient of a deep random network explodes.
     """
 
     name: str
     size: int
     classes: int
     eps: float
+    residual: float = 1.0
 
 
 NETWORKS = {
     "small_cnn": Network("small_cnn", 32, 10, 0.5 / 255),
     "preact_resnet18": Network("preact_resnet18", 32, 10, 0.2 / 255),
-    "wide_resnet_28_10": Network("wide_resnet_28_10", 32, 10, 0.2 / 255),
-    "resnet50": Network("torchvision:resnet50", 224, 1000, 0.2 / 255),
-    "vit_b_16": Network("torchvision:vit_b_16", 224, 1000, 0.2 / 255),
+    "wide_resnet_28_10": Network("wide_resnet_28_10", 32, 10, 0.15 / 255),
+    "resnet50": Network("torchvision:resnet50", 224, 1000, 0.1 / 255, residual=0.2),
+    "vit_b_16": Network("torchvision:vit_b_16", 224, 1000, 1.5 / 255),
 }
 
 PRECISIONS = ("fp32", "tf32", "bf16")
@@ -63,6 +66,8 @@ def random_network(about: Network, precision: str, device: torch.device) -> nn.M
             module.momentum = None  # the plain average of what it sees
         elif isinstance(module, nn.Linear) and not module.weight.any():
             nn.init.normal_(module.weight, std=0.02)  # a last layer that starts at zero has no gradient to follow
+        elif isinstance(module, Bottleneck):
+            nn.init.constant_(module.bn3.weight, about.residual)
     if any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
         with torch.no_grad():
             for i in range(2):

@@ -94,17 +94,16 @@ def _made(contender: Contender, network: Callable[[bool, bool], nn.Module], prob
         attack = ours(model, problem, "graph" in contender.levers)
     elif contender.attacker == ALONE:
         attack = alone(model, problem.steps)
-        if "graph" in contender.levers:
-            attack = captured(attack, problem.x.contiguous(memory_format=layout), problem.y)
     elif contender.attacker == TEXTBOOK:
         attack = textbook(model, problem)
     else:
-        shape = tuple(problem.x.shape[1:])
-        attack = peers.ready(
-            contender.attacker, model, problem.eps, problem.step_size, problem.steps, shape, problem.classes
-        )
-    run = attack if contender.attacker == OURS or not contender.levers else frozen(model, attack)
-    return (lambda x, y: run(x.contiguous(memory_format=layout), y)) if channels_last else run
+        sizes = (problem.eps, problem.step_size, problem.steps, tuple(problem.x.shape[1:]), problem.classes)
+        attack = peers.ready(contender.attacker, model, *sizes)
+    if contender.levers and contender.attacker != OURS:
+        attack = frozen(model, attack)
+    if "graph" in contender.levers and contender.attacker == ALONE:
+        attack = captured(attack, problem.x.contiguous(memory_format=layout), problem.y)
+    return (lambda x, y: attack(x.contiguous(memory_format=layout), y)) if channels_last else attack
 
 
 def ours(model: nn.Module, problem: Problem, graph: bool) -> Attack:

@@ -7,11 +7,11 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import FixedFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullLocator
 
 from bench import attackers
 from bench.attack_table import best, has_variants
-from bench.attackers import ALONE, OURS, TEXTBOOK, Contender
+from bench.attackers import ALONE, OURS, TEXTBOOK
 from bench.layout import Case
 from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
@@ -65,8 +65,9 @@ def _draw(path: Path, title: str, cases: Sequence[Case]) -> None:
     figure.suptitle(title, fontsize=14)
     left, right = figure.subplots(1, 2)
     cases = sorted(cases, key=lambda case: case["settings"]["batch"])
+    variants = set.intersection(*({attackers.parse(name).levers for name in case["contenders"]} for case in cases))
     for line in LINES:
-        points = [(case["settings"]["batch"], *found) for case in cases if (found := _point(case, line))]
+        points = [(case["settings"]["batch"], *found) for case in cases if (found := _point(case, line, variants))]
         if points:
             batches, milliseconds, over_floor = zip(*points, strict=True)
             style = {"linewidth": 1.8, "markersize": 7, "label": line.label, **line.style}
@@ -74,11 +75,14 @@ def _draw(path: Path, title: str, cases: Sequence[Case]) -> None:
             right.plot(batches, over_floor, **style)
     for axes in (left, right):
         _batch_axis(axes, [case["settings"]["batch"] for case in cases])
-    left.set_yscale("log")
+    plain_log_ticks(left)
     label_axes(left, "batch size", "time per image (ms)")
     label_axes(right, "batch size", "time / time of the model alone")
     handles, labels = left.get_legend_handles_labels()
-    note = "fastest variant of each\n(channels_last, compile, graph);\ndotted: as documented"
+    levers = [lever for lever in ("channels_last", "compile") if any(lever in variant for variant in variants)]
+    note = f"the fastest variant of each\n({' and '.join(['plain', *levers])}"
+    note += ",\nfastat and floor also as a graph)" if any("graph" in variant for variant in variants) else ")"
+    note += "\ndotted: as documented"
     figure.legend(
         handles[::-1], labels[::-1], loc="outside right center", fontsize=11, title=note, title_fontsize=11,
         frameon=False,
@@ -86,11 +90,11 @@ def _draw(path: Path, title: str, cases: Sequence[Case]) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def _point(case: Case, line: Line) -> tuple[float, float] | None:
-    """Milliseconds per image, and times the floor."""
-    plain = Contender(line.attacker)
-    name = best(case, lambda c: c.attacker == line.attacker if line.fastest else c == plain)
-    floor = best(case, lambda c: c.attacker == ALONE)
+def _point(case: Case, line: Line, variants: set[tuple[str, ...]]) -> tuple[float, float] | None:
+    """Milliseconds per image, and times the floor; of the variants that every batch size was measured in."""
+    allowed = variants if line.fastest else {()}
+    name = best(case, lambda c: c.attacker == line.attacker and c.levers in allowed)
+    floor = best(case, lambda c: c.attacker == ALONE and c.levers in variants)
     if name is None or floor is None:
         return None
     contender = case["contenders"][name]
@@ -100,6 +104,19 @@ def _point(case: Case, line: Line) -> tuple[float, float] | None:
 
 def _batch_axis(axes: Axes, batches: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_locator(FixedLocator(batches))
-    axes.xaxis.set_major_formatter(FixedFormatter([str(batch) for batch in batches]))
+    ticks_at(axes, batches)
+
+
+def ticks_at(axes: Axes, values: Sequence[int]) -> None:
+    """Labels just these values of a logarithmic x-axis."""
+    axes.xaxis.set_major_locator(FixedLocator(values))
+    axes.xaxis.set_major_formatter(FixedFormatter([f"{value:,}" for value in values]))
     axes.xaxis.set_minor_locator(NullLocator())
+
+
+def plain_log_ticks(axes: Axes) -> None:
+    """A logarithmic y-axis with plain numbers at 1, 2 and 5 times powers of ten."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.yaxis.set_minor_locator(NullLocator())

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import PercentFormatter
 
+from bench.batch_figure import plain_log_ticks, ticks_at
 from bench.cost_counts import GROUPS
 from bench.layout import markdown, time_of
 from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
@@ -141,13 +142,10 @@ def _draw_scaling(path: Path, sweeps: Sequence[Found], device: str) -> None:
             milliseconds = [1e3 * s for s in sweep["seconds"]]
             axes.plot(sweep["values"], milliseconds, color=color, marker=marker, linewidth=2, label=label)
         axes.set_xscale("log")
-        axes.set_yscale("log")
+        plain_log_ticks(axes)
         low, high = axes.get_ylim()
         axes.set_ylim(low, high * (high / low) ** 0.35)  # room for the legend
-        values = here[0]["values"]
-        axes.xaxis.set_major_locator(FixedLocator(values))
-        axes.xaxis.set_major_formatter(FixedFormatter([f"{value:,}" for value in values]))
-        axes.xaxis.set_minor_locator(NullLocator())
+        ticks_at(axes, sorted({value for sweep in here for value in sweep["values"]}))
         label_axes(axes, {"image size": "image size (pixels a side)"}.get(name, name), "time (ms)")
         axes.legend(loc="upper left", fontsize=11, frameon=False)
     figure.savefig(path, dpi=DPI)

@@ -129,7 +129,7 @@ def bench(setting: Setting, limit: float) -> tuple[str, str]:
         return "failed", "no CUDA device found"
     command = [
         sys.executable, "-m", "bench", "run", "--device", "cuda", "--out", str(setting.out),
-        "--limit", "150", "--total", f"{limit - WRAP_UP:.0f}",
+        "--limit", "200", "--total", f"{limit - WRAP_UP:.0f}",
     ]  # fmt: skip
     status, text = run(setting, command, limit)
     return ("passed", "tables above") if status == 0 else ("failed", why(status, text, limit))

@@ -23,7 +23,7 @@ from bench.batch_figure import draw_batches
 from bench.runner import ROOT, SUITES, run_suites
 
 RESULTS = ROOT / "bench" / "results"
-LIMIT = 2400.0
+LIMIT = 900.0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.attack_table import by_case, by_contender, has_variants
+from bench.attackers import parse
 from bench.contest import AGAIN, NO_TIME, OURS
 from bench.layout import Case, markdown, noise_of, ratio_of, time_of
 
@@ -153,10 +154,12 @@ def _absent(cases: Iterable[Case]) -> list[str]:
     where: dict[tuple[str, str], list[str]] = {}
     for case in cases:
         reasons: dict[str, list[str]] = {}
+        present = {parse(who).attacker for who in case["contenders"]}
         for who, why in case["missing"].items():
-            reasons.setdefault(why, []).append(who)
+            attacker = parse(who).attacker
+            reasons.setdefault(why, []).append(who if attacker in present else attacker)
         for why, names in reasons.items():
-            where.setdefault(("; ".join(names), why), []).append(f"{case['title']} {case['case']}")
+            where.setdefault(("; ".join(dict.fromkeys(names)), why), []).append(f"{case['title']} {case['case']}")
     return [f"{who}: {why} ({'; '.join(names)})" for (who, why), names in where.items()]
 
 

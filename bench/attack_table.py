@@ -12,7 +12,8 @@ LETTERS = {"graph": "g", "channels_last": "l", "compile": "c"}
 LEGEND = (
     "Attacks end to end: a number is the time over that of the fastest of ours; best is the fastest of the variants "
     "that everyone is given alike, in parentheses: l channels_last, c the model under torch.compile, g one CUDA graph, "
-    "nothing for the call as documented. Model alone is the floor: its forward passes and input gradients."
+    "nothing for the call as documented. With any of them the parameters are frozen: some attacks compute their "
+    "gradients otherwise. Model alone is the floor: its forward passes and input gradients."
 )
 
 

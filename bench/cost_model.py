@@ -10,6 +10,7 @@ import argparse
 import json
 import math
 import os
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -129,27 +130,28 @@ def measured(part: Part, copy: float, device: torch.device) -> dict[str, Any]:
             model(x)
 
     attack = _attack(model, x, y, about.eps, STEPS)
+    seconds = _in_turns({"forward": forward, "model": lambda: alone(model, 1)(x, y), "attack": attack}, device)
     return {
         **asdict(part), "size": about.size, **asdict(paper), "product_flop_per_s": flops,
         "flop_seconds": flop / flops, "byte_seconds": paper.bytes / copy,
-        "forward_seconds": _seconds(forward, device),
-        "model_seconds": _seconds(lambda: alone(model, 1)(x, y), device),
-        "own_seconds": _seconds(own, device),
-        "step_seconds": _seconds(attack, device) / STEPS,
+        "forward_seconds": seconds["forward"], "model_seconds": seconds["model"],
+        "step_seconds": seconds["attack"] / STEPS,
+        "own_seconds": timing.median_seconds(own, device, rounds=_ROUNDS),
         "shares": shares(attack, device),
     }  # fmt: skip
 
 
 def swept(sweep: Sweep, name: str, values: Sequence[int], device: torch.device) -> dict[str, Any]:
     """Time of the attack at each value of one thing, and the power of it that fits."""
-    seconds = []
+    attacks = {}
     for value in values:
         about = NETWORKS[sweep.network]
         if name in ("image size", "classes"):
             about = replace(about, **{"image size": {"size": value}, "classes": {"classes": value}}[name])
         batch, steps = value if name == "batch" else sweep.batch, value if name == "steps" else STEPS
         model, x, y = _inputs(about, sweep.precision, batch, device)
-        seconds.append(_seconds(_attack(model, x, y, about.eps, steps), device))
+        attacks[str(value)] = _attack(model, x, y, about.eps, steps)
+    seconds = list(_in_turns(attacks, device).values())
     here = {"network": sweep.network, "precision": sweep.precision, "batch": sweep.batch, "varied": name}
     return {**here, "values": list(values), "seconds": seconds, **fitted_power(values, seconds)}
 
@@ -184,8 +186,16 @@ def _attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> C
     return lambda: fastat.pgd(model, x, y, eps, eps / 4, steps, seed=0)
 
 
-def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    return timing.median_seconds(work, device, rounds=_ROUNDS)
+def _in_turns(works: dict[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
+    """Median seconds of each; what disturbs the machine meets all of them."""
+    contenders = {name: lambda _, work=work: work() for name, work in works.items()}
+    nothing = [(torch.empty(0, device=device),)]
+    times, failed = timing.in_turns(
+        contenders, nothing, device, in_place=False, captured=False, seconds=2.0, end=math.inf
+    )
+    for error in failed.values():
+        raise error
+    return {name: statistics.median(times[name]) for name in works}
 
 
 if __name__ == "__main__":

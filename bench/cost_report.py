@@ -98,15 +98,16 @@ def _draw_times(path: Path, parts: Sequence[Found], device: str) -> None:
     figure = Figure(figsize=(11, 1.6 + 0.75 * len(parts)), layout="constrained")
     axes = figure.subplots()
     for i, (key, label, color) in enumerate(_BARS):
-        values = [1e3 * (least_of(part)[0] if key == "least_seconds" else part[key]) for part in parts]
-        bars = axes.barh([row + 0.27 * (i - 1) for row in range(len(parts))], values, 0.25, color=color, label=label)
-        axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=4, fontsize=11)
+        seconds = [least_of(part)[0] if key == "least_seconds" else part[key] for part in parts]
+        ratios = [s / part["model_seconds"] for s, part in zip(seconds, parts, strict=True)]
+        bars = axes.barh([row + 0.27 * (i - 1) for row in range(len(parts))], ratios, 0.25, color=color, label=label)
+        axes.bar_label(bars, [time_of(s) for s in seconds], padding=4, fontsize=11)
     axes.set_yticks(range(len(parts)), [_label(part) for part in parts])
     axes.invert_yaxis()
-    axes.set_xscale("log")
-    axes.set_xlim(right=axes.get_xlim()[1] * 1.6)
-    label_axes(axes, "milliseconds per step", "")
-    axes.set_title(f"Where a PGD step stands between arithmetic and the clock, {device}", fontsize=13, pad=34)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.08)
+    axes.set_axisbelow(True)
+    label_axes(axes, "time of a step / time of the model alone", "")
+    axes.set_title(f"A PGD step between arithmetic and the clock, {device}", fontsize=13, pad=34)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=11, frameon=False)
     figure.savefig(path, dpi=DPI)
 
@@ -118,11 +119,14 @@ def _draw_shares(path: Path, parts: Sequence[Found], device: str) -> None:
     for group in GROUPS:
         values = [part["shares"][group] for part in parts]
         bars = axes.barh(range(len(parts)), values, 0.65, left=left, color=_COLORS[group], label=group)
-        axes.bar_label(bars, [f"{v:.0%}" if v >= 0.05 else "" for v in values], label_type="center", fontsize=11)
+        ink = "white" if group == "convolution" else "black"
+        shown = [f"{v:.0%}" if v >= 0.05 else "" for v in values]
+        axes.bar_label(bars, shown, label_type="center", fontsize=11, color=ink)
         left = [a + b for a, b in zip(left, values, strict=True)]
     axes.set_yticks(range(len(parts)), [_label(part) for part in parts])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
+    axes.set_axisbelow(True)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     label_axes(axes, "share of the time in PGD-10", "")
     axes.set_title(f"What fastat's attack spends its time on, {device}", fontsize=13, pad=34)

@@ -2,7 +2,8 @@
 
 The yardstick is the plain PyTorch code, which no change of ours touches; for a training step, the step on the plain
 cross-entropy. A change counts only if the middle halves of both runs stay apart by more than ours differs from ours
-again in either.
+again in either. That covers chance, not a machine that was busy throughout one of them: load costs code that uses
+threads more than code that does not, so both runs need it idle.
 """
 
 import math

@@ -115,8 +115,7 @@ def measured(part: Part, copy: float, device: torch.device) -> dict[str, Any]:
     model, x, y = _inputs(about, part.precision, part.batch, device)
     dtype = torch.bfloat16 if part.precision == "bf16" else torch.float32
     paper = on_paper(model, x, dtype.itemsize)
-    flops = product_flops(dtype, part.precision, device)
-    flop = paper.forward_flop + paper.gradient_flop
+    product, product_flop = timing.product(device, dtype)
     with torch.no_grad():
         logits = model(x)
     grad, x_adv = torch.randn_like(x), x.clone()
@@ -129,11 +128,18 @@ def measured(part: Part, copy: float, device: torch.device) -> dict[str, Any]:
         with torch.no_grad():
             model(x)
 
+    def ceiling() -> None:
+        torch.backends.cuda.matmul.allow_tf32 = part.precision == "tf32"  # as convolutions, not as linear layers
+        product()
+        torch.backends.cuda.matmul.allow_tf32 = False
+
     attack = _attack(model, x, y, about.eps, STEPS)
-    seconds = _in_turns({"forward": forward, "model": lambda: alone(model, 1)(x, y), "attack": attack}, device)
+    works = {"forward": forward, "model": lambda: alone(model, 1)(x, y), "attack": attack, "product": ceiling}
+    seconds = _in_turns(works, device)
+    flops = product_flop / seconds["product"]
     return {
         **asdict(part), "size": about.size, **asdict(paper), "product_flop_per_s": flops,
-        "flop_seconds": flop / flops, "byte_seconds": paper.bytes / copy,
+        "flop_seconds": (paper.forward_flop + paper.gradient_flop) / flops, "byte_seconds": paper.bytes / copy,
         "forward_seconds": seconds["forward"], "model_seconds": seconds["model"],
         "step_seconds": seconds["attack"] / STEPS,
         "own_seconds": timing.median_seconds(own, device, rounds=_ROUNDS),
@@ -164,15 +170,6 @@ def fitted_power(values: Sequence[float], seconds: Sequence[float]) -> dict[str,
     power = sum((a - mean_u) * (b - mean_v) for a, b in zip(u, v, strict=True)) / spread
     residual = sum((b - mean_v - power * (a - mean_u)) ** 2 for a, b in zip(u, v, strict=True))
     return {"power": power, "power_error": math.sqrt(residual / (n - 2) / spread)}
-
-
-def product_flops(dtype: torch.dtype, precision: str, device: torch.device) -> float:
-    """The ceiling of a matrix product in that precision; for TF32, which convolutions use, also in TF32."""
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-    try:
-        return timing.product_flops(device, dtype)
-    finally:
-        torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def _inputs(about: Network, precision: str, batch: int, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:

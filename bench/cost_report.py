@@ -32,8 +32,9 @@ def markdown_of(found: Found) -> str:
         f"Copy: {copy / 1e9:.4g} GB/s (bytes read plus written).",
         "One step of linf PGD. Operations: of the forward pass and of the gradient to the input. Bytes: weights and "
         "outputs of convolutions and linear layers once each way. Least: the longer of operations at the speed of a "
-        "large matrix product in that precision and bytes at the speed of a copy. Own part: loss and step, without "
-        "the model. Share: least over measured.",
+        "large matrix product in that precision and bytes at the speed of a copy (an algorithm that needs fewer "
+        "operations, as Winograd's, can be below it). Own part: loss and step, without "
+        "the model.",
     ]
     lines = [["network", "images", "precision", "GFLOP forward", "GFLOP gradient", "MB", "product TFLOP/s", "least"]]
     lines[0] += ["bound by", "forward", "model alone", "whole step", "own part", "own share", "least / model alone"]

@@ -28,5 +28,7 @@ def noise_of(case: Case) -> str:
 
 def time_of(seconds: float) -> str:
     """With the unit that fits."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s"
     scale, unit = (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
     return f"{seconds * scale:.3g} {unit}"

@@ -154,15 +154,16 @@ def ceilings(device: torch.device) -> dict[str, float]:
     target = torch.empty_like(source)
     found = {"copy_bytes_per_s": 2 * size / median_seconds(lambda: target.copy_(source), device, 3)}
     if device.type == "cuda":
-        found["bf16_flop_per_s"] = product_flops(device, torch.bfloat16)
+        work, flop = product(device, torch.bfloat16)
+        found["bf16_flop_per_s"] = flop / median_seconds(work, device, 5)
     return {name: float(f"{value:.4g}") for name, value in found.items()}
 
 
-def product_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations per second of a large matrix product, with the TF32 switch as it is."""
+def product(device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    """A large matrix product, and its operations."""
     n = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    return 2 * n**3 / median_seconds(lambda: a @ b, device, 5)
+    return lambda: a @ b, 2 * n**3
 
 
 def environment(device: torch.device) -> dict[str, object]:

@@ -17,7 +17,8 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test lint bench bench-table compare study theory cuda-all kernels sanitize gpu gpu-train clean
+.PHONY: demo test lint bench bench-table bench-compare cost-model compare study theory cuda-all kernels sanitize gpu
+.PHONY: gpu-pgd gpu-train clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.extension
@@ -34,6 +35,14 @@ lint: $(VENV)/.extension $(VENV)/.lint
 
 bench: $(VENV)/.extension $(VENV)/.peers
 	$(PY) -m bench $(ARGS)
+
+# What got faster or slower since the committed results; ARGS="--new FILE" takes a run that is there.
+bench-compare: $(VENV)/.extension $(VENV)/.peers
+	$(PY) -m bench compare $(ARGS)
+
+# Operations, bytes, ceilings and shares of the time of an attack, with figures; ten minutes on two cores.
+cost-model: $(VENV)/.extension
+	$(PY) -m bench.cost_model $(ARGS)
 
 bench-table: $(VENV)/.extension
 	$(PY) -m bench table $(wildcard bench/results/cpu*.json bench/results/gpu-*.json)
@@ -76,6 +85,10 @@ sanitize: $(VENV)/.dependencies
 
 gpu:
 	$(PYTHON) bench/gpu.py
+
+# Row 7 with more networks, batch sizes and precisions than `make gpu` has time for; what does not fit is cut.
+gpu-pgd:
+	$(PYTHON) -m bench run --device cuda --only pgd --limit 520 --out "$${OUT:-bench/results}" $(ARGS)
 
 # Row 8: PGD training of PreAct ResNet-18 on CIFAR-10 beside the plain loop, resumed; FASTAT_DATA says where the data are.
 gpu-train:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import fastat
 from bench import eager
-from bench.contest import OURS, Contest
+from bench.contest import OURS, Contender, Contest
 from bench.entries import clock, record
 from bench.networks import undefended_digits
 
 ROW, TITLE = 10, "evaluation, undefended"
-WHO = ("ours", "ours again", "ours, full run", "eager")
+WHO = ("ours", "ours again", "ours, graph", "ours, full run", "ours, full run, graph", "eager")
 EPS, STEPS = 0.2, 50
 
 
@@ -48,14 +48,25 @@ def contest(case: Case, device: torch.device) -> Contest:
             assert abs(robust - every) <= 3 / case.images, f"robust accuracy {robust}, by a plain loop {every}"
         return facts
 
+    def ours(early_stop: bool, graph: bool) -> Contender:
+        return lambda x, y: fastat.pgd(model, x, y, EPS, step, STEPS, seed=0, early_stop=early_stop, graph=graph)
+
+    contenders = {
+        "ours": ours(early_stop=True, graph=False),
+        "ours, full run": ours(early_stop=False, graph=False),
+        "eager": lambda x, y: eager.pgd(model, x, y, EPS, step, STEPS),
+    }
+    missing = {}
+    if device.type == "cuda":
+        contenders["ours, graph"] = ours(early_stop=True, graph=True)
+        contenders["ours, full run, graph"] = ours(early_stop=False, graph=True)
+    else:
+        missing["everyone with graph"] = "CUDA only"
     return Contest(
         lambda i: (x, y),
-        {
-            "ours": lambda x, y: fastat.pgd(model, x, y, EPS, step, STEPS, seed=0, early_stop=True),
-            "ours, full run": lambda x, y: fastat.pgd(model, x, y, EPS, step, STEPS, seed=0),
-            "eager": lambda x, y: eager.pgd(model, x, y, EPS, step, STEPS),
-        },
+        contenders,
         check,
+        missing,
         seconds=3.0,
         most_sets=1,
     )

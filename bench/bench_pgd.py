@@ -1,11 +1,13 @@
-"""Row 7: PGD-10 end to end, against the textbook loop, the loop with a compiled model, and the other libraries.
+"""Row 7 and, on a CPU, row 11: PGD-10 end to end, against the textbook loop and the other libraries, everyone plain, in
+channels_last, and with a compiled model (:mod:`bench.attackers`).
 
 "model alone" is the floor: as many forward passes and input gradients, and nothing else. Random images, a randomly
 initialized network, labels its own predictions; ``success`` is the share of images whose prediction the attack changes,
-``loss`` the mean cross-entropy it reaches. The radius is small enough that not every image falls.
+``loss`` the mean cross-entropy it reaches. The radius is small enough that not every image falls, so that a weaker
+attack shows: ``p_as_strong`` is the chance that one as strong as the textbook loop does no better on these images.
 """
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 
 import pytest
@@ -13,139 +15,103 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import fastat
-from bench import eager, peers
-from bench.contest import OURS, Contest, NotHere, inside, reason
+from bench import attackers, eager
+from bench.attackers import ALONE, Problem
+from bench.contest import AGAIN, OURS, Contest, inside
 from bench.entries import clock, record
-from bench.networks import random_network
-from bench.timing import rand
+from bench.networks import NETWORKS, random_network
+from bench.timing import has_bf16, rand
 
-Attack = peers.Attack
 ROW, TITLE = 7, "PGD-10"
-LOOPS = ("ours", "ours again", "ours, compiled model", "eager", "torch.compile")
-ALONE = ("model alone", "model alone, compiled", "model alone, captured")
-WHO = (*LOOPS, *peers.PEERS, *ALONE)
 STEPS = 10
+WHO = (*map(str, attackers.roster(graph=True, compile=True)), AGAIN)
 
 
 @dataclass(frozen=True)
 class Case:
+    """``compile``: also with a compiled model, which takes a while to compile for each batch size."""
+
     network: str
     batch: int
     precision: str
-    eps: float
-    compile: bool = True
+    compile: bool = False
 
     def __str__(self) -> str:
-        return f"{self.network} {self.batch}x3x32x32 {self.precision}"
+        size = NETWORKS[self.network].size
+        return f"{self.network} {self.batch}x3x{size}x{size} {self.precision}"
 
 
 def cases(device: torch.device) -> list[Case]:
+    """The most important first: there may be no time for the last ones."""
     if device.type == "cpu":
+        precisions = ("fp32", "bf16") if has_bf16(device) else ("fp32",)
         return [
-            Case("small_cnn", 128, "fp32", 0.5 / 255),
-            Case("preact_resnet18", 8, "fp32", 0.2 / 255, compile=False),
+            *(Case("small_cnn", 128, precision, compile=True) for precision in precisions),
+            *(Case("preact_resnet18", 8, precision, compile=True) for precision in precisions),
+            *(Case("small_cnn", batch, "fp32", compile=True) for batch in (16, 256, 64)),
+            *(Case("preact_resnet18", batch, "fp32") for batch in (2, 32)),
         ]
-    precisions = {"bf16": True, "default (TF32 convolutions)": True, "fp32 strict": False}
-    return [Case("preact_resnet18", 128, name, 0.2 / 255, compile) for name, compile in precisions.items()]
+    precisions = ("tf32", "bf16", "fp32")
+    return [
+        *(Case("preact_resnet18", 128, precision, compile=True) for precision in precisions),
+        *(Case("preact_resnet18", batch, "tf32") for batch in (16, 1024, 32, 64, 256, 512)),
+        *(Case("wide_resnet_28_10", 128, precision) for precision in precisions),
+        *(Case("resnet50", 64, precision) for precision in precisions),
+        *(Case("vit_b_16", 64, precision) for precision in precisions),
+        *(Case("small_cnn", batch, "tf32") for batch in (128, 1024)),
+        *(Case("preact_resnet18", batch, "bf16") for batch in (16, 1024, 64, 256, 512)),
+        *(Case(name, 64, "bf16", compile=True) for name in ("resnet50", "vit_b_16")),
+        *(Case(name, batch, "bf16") for name in ("wide_resnet_28_10", "resnet50", "vit_b_16") for batch in (16, 256)),
+    ]
 
 
 def contest(case: Case, device: torch.device) -> Contest:
     torch._dynamo.reset()
-    model, step = random_network(case.network, case.precision, device), case.eps / 4
+    torch._dynamo.config.recompile_limit = 32  # of all contenders together, who may ask for gradients or not
+    about = NETWORKS[case.network]
+    model, step = random_network(about, case.precision, device), about.eps / 4
 
     def inputs(i: int) -> tuple[Tensor, Tensor]:
-        x = rand((case.batch, 3, 32, 32), device, i)
-        if case.precision == "bf16":
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = rand((case.batch, 3, about.size, about.size), device, i)
         with torch.no_grad():
             return x, model(x).argmax(1)
 
-    def check(name: str, x_adv: Tensor, untouched: tuple[Tensor, Tensor]) -> dict[str, float] | None:
-        x, y = untouched
-        if name in ALONE:
-            return None
-        inside(x_adv, x, case.eps, float("inf"))
-        facts = strength(model, x_adv, y)
-        if name == OURS:
-            textbook = strength(model, eager.pgd(model, x, y, case.eps, step, STEPS), y)
-            assert facts["loss"] > 0.98 * textbook["loss"], f"weaker than the textbook loop: {facts}, {textbook}"
-        return facts
+    problem = Problem(model, *inputs(0), about.classes, about.eps, step, STEPS)
+    torch.manual_seed(1)
+    textbook, loss = outcome_of(model, eager.pgd(model, problem.x, problem.y, about.eps, step, STEPS), problem.y)
 
-    contenders, missing = {}, {}
-    contenders["ours"] = lambda x, y: fastat.pgd(model, x, y, case.eps, step, STEPS, seed=0)
-    contenders["eager"] = lambda x, y: eager.pgd(model, x, y, case.eps, step, STEPS)
-    contenders["model alone"] = alone(model)
-    if case.compile:
-        fast = torch.compile(model, dynamic=False)
-        contenders["ours, compiled model"] = lambda x, y: fastat.pgd(fast, x, y, case.eps, step, STEPS, seed=0)
-        contenders["torch.compile"] = frozen(model, lambda x, y: eager.pgd(fast, x, y, case.eps, step, STEPS))
-        contenders["model alone, compiled"] = frozen(model, alone(fast))
-    else:
-        why = "not tried in this case: compiling the network takes longer than the rest of the row"
-        missing = dict.fromkeys(("ours, compiled model", "torch.compile", "model alone, compiled"), why)
-    if device.type == "cuda":
-        contenders["model alone, captured"] = captured(alone(model), inputs(0))
-    else:
-        missing["model alone, captured"] = "CUDA only"
-    for name in peers.PEERS:
-        try:
-            contenders[name] = peers.ready(name, model, case.eps, step, STEPS)
-        except (NotHere, RuntimeError, TypeError, ValueError) as error:
-            missing[name] = reason(error)
+    def check(name: str, x_adv: Tensor, untouched: tuple[Tensor, Tensor]) -> dict[str, float] | None:
+        if attackers.parse(name).attacker == ALONE:
+            return None
+        x, y = untouched
+        inside(x_adv, x, about.eps, float("inf"))
+        fooled, reached = outcome_of(model, x_adv, y)
+        if name == OURS:
+            assert reached > 0.98 * loss, f"weaker than the textbook loop: loss {reached}, there {loss}"
+        return {"success": fooled.float().mean().item(), "loss": reached, "p_as_strong": sign_test(fooled, textbook)}
+
+    cuda = device.type == "cuda"
+    missing = {}
+    if not cuda:
+        missing["everyone with graph"] = "CUDA only"
+    if not case.compile:
+        missing["everyone with compile"] = "not tried in this case: compiling the network takes longer than the rest"
+    contenders = attackers.attacks(attackers.roster(cuda, case.compile), problem)
     return Contest(inputs, contenders, check, missing, seconds=8.0, most_sets=1)
 
 
-def strength(model: nn.Module, x_adv: Tensor, y: Tensor) -> dict[str, float]:
-    """How often the prediction changed, and the loss reached."""
+def outcome_of(model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, float]:
+    """Which predictions changed, and the mean loss reached."""
     with torch.no_grad():
         logits = model(x_adv)
-    return {"success": (logits.argmax(1) != y).float().mean().item(), "loss": F.cross_entropy(logits, y).item()}
+    return logits.argmax(1) != y, F.cross_entropy(logits, y).item()
 
 
-def alone(model: Callable[[Tensor], Tensor]) -> Attack:
-    """The model's share of an attack: forward passes and gradients to the input."""
-
-    def run(x: Tensor, y: Tensor) -> Tensor:
-        for _ in range(STEPS):
-            leaf = x.detach().requires_grad_()
-            logits = model(leaf)
-            (grad,) = torch.autograd.grad(logits, leaf, torch.ones_like(logits))
-        return grad
-
-    return run
-
-
-def frozen(model: nn.Module, run: Attack) -> Attack:
-    """As a careful user compiles: without parameter gradients, which a compiled model computes although nobody asks."""
-
-    def careful(x: Tensor, y: Tensor) -> Tensor:
-        model.requires_grad_(False)
-        try:
-            return run(x, y)
-        finally:
-            model.requires_grad_(True)
-
-    return careful
-
-
-def captured(run: Attack, example: tuple[Tensor, Tensor]) -> Attack:
-    """A CUDA graph of the run on copies of the inputs."""
-    inputs = tuple(t.clone() for t in example)
-    side = torch.cuda.Stream()
-    with torch.cuda.stream(side):
-        run(*inputs)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = run(*inputs)
-
-    def replay(x: Tensor, y: Tensor) -> Tensor:
-        inputs[0].copy_(x)
-        graph.replay()
-        return result
-
-    return replay
+def sign_test(fooled: Tensor, textbook: Tensor) -> float:
+    """How likely an attack as strong as the textbook one fools at most that many of the images that only one of both
+    fools: of these, each has even chances."""
+    gained, lost = int((fooled & ~textbook).sum()), int((textbook & ~fooled).sum())
+    return sum(math.comb(gained + lost, k) for k in range(gained + 1)) / 2 ** (gained + lost)
 
 
 @pytest.mark.benchmark(timer=clock)

@@ -4,6 +4,8 @@ The shared machinery of the suites ``bench_*.py``. Ours runs under two names, "o
 two come out is the noise of the whole case.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,9 @@ from torch import Tensor
 from bench import timing
 
 OURS, AGAIN = "ours", "ours again"
+NO_TIME = "no time left"
+CHECKING, TIMING = 0.5, 0.9
+"""When checking and timing end, as shares of the time that a contest has."""
 
 Inputs = tuple[Any, ...]
 Contender = Callable[..., Any]
@@ -26,7 +31,7 @@ class NotHere(Exception):
 
 @dataclass(frozen=True)
 class Contest:
-    """One case of one row of PERFORMANCE.md, ready to be timed.
+    """One case of one row, ready to be timed.
 
     Attributes:
         make_inputs: builds the i-th set of random inputs; its first element is a tensor.
@@ -68,22 +73,29 @@ class Outcome:
     label: dict[str, object] = field(default_factory=dict)
 
 
-def hold(contest: Contest, device: torch.device) -> Outcome:
-    """Checks every contender, then times those that are right.
+def hold(contest: Contest, device: torch.device, end: float = math.inf) -> Outcome:
+    """Checks every contender, then times those that are right; done by ``end`` on the clock of time.monotonic.
+
+    Who has not been checked in half of the time until then is missing, and the rounds stop early.
 
     Raises:
         AssertionError: if ours is wrong. A rival that fails or is wrong is reported as missing, with the reason.
     """
     with _threads(contest.threads):
-        return _hold(contest, device)
+        return _hold(contest, device, end)
 
 
-def _hold(contest: Contest, device: torch.device) -> Outcome:
+def _hold(contest: Contest, device: torch.device, end: float) -> Outcome:
+    start = time.monotonic()
+    checked_by, timed_by = (start + share * (end - start) for share in (CHECKING, TIMING))
     first = contest.make_inputs(0)
     facts: dict[str, dict[str, float]] = {}
     missing = dict(contest.missing)
     ready: dict[str, Contender] = {}
     for name, contender in contest.contenders.items():
+        if time.monotonic() > checked_by and name != OURS:
+            missing[name] = NO_TIME
+            continue
         try:
             inputs = tuple(t.clone() if i == 0 else t for i, t in enumerate(first))
             result = contender(*inputs)
@@ -99,7 +111,7 @@ def _hold(contest: Contest, device: torch.device) -> Outcome:
     count = min(contest.most_sets, timing.sets_beyond_cache(bytes_of_set, device))
     sets = [first, *(contest.make_inputs(i) for i in range(1, count))]
     times, failed = timing.in_turns(
-        ready, sets, device, in_place=contest.in_place, captured=contest.captured, seconds=contest.seconds
+        ready, sets, device, in_place=contest.in_place, captured=contest.captured, seconds=contest.seconds, end=timed_by
     )
     if OURS in failed:
         raise failed[OURS]

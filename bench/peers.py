@@ -1,5 +1,5 @@
-"""Other attack libraries, called as their documentation says: ``make(model, eps, step_size, steps)`` gives a function
-``(x, y) -> x_adv`` of linf PGD with a random start on the box [0, 1].
+"""Other attack libraries, called as their documentation says: ``make(model, eps, step_size, steps, shape, classes)``
+gives a function ``(x, y) -> x_adv`` of linf PGD with a random start on the box [0, 1]; ``shape`` is that of one image.
 
 An object that a user would make once is made once. :class:`NotHere` says what is missing.
 """
@@ -12,15 +12,16 @@ from torch import Tensor, nn
 from bench.contest import NotHere
 
 Attack = Callable[[Tensor, Tensor], Tensor]
+Shape = tuple[int, ...]
 
 
-def torchattacks(model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
+def torchattacks(model: nn.Module, eps: float, step_size: float, steps: int, shape: Shape, classes: int) -> Attack:
     import torchattacks
 
     return torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps, random_start=True)
 
 
-def foolbox(model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
+def foolbox(model: nn.Module, eps: float, step_size: float, steps: int, shape: Shape, classes: int) -> Attack:
     import foolbox
 
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=next(model.parameters()).device)
@@ -28,13 +29,13 @@ def foolbox(model: nn.Module, eps: float, step_size: float, steps: int) -> Attac
     return lambda x, y: attack(wrapped, x, y, epsilons=eps)[1]
 
 
-def adv_lib(model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
+def adv_lib(model: nn.Module, eps: float, step_size: float, steps: int, shape: Shape, classes: int) -> Attack:
     from adv_lib.attacks import pgd_linf
 
     return lambda x, y: pgd_linf(model, x, y, eps, steps=steps, absolute_step_size=step_size)
 
 
-def cleverhans(model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
+def cleverhans(model: nn.Module, eps: float, step_size: float, steps: int, shape: Shape, classes: int) -> Attack:
     import numpy as np
     from cleverhans.torch.attacks.projected_gradient_descent import projected_gradient_descent
 
@@ -47,7 +48,7 @@ def cleverhans(model: nn.Module, eps: float, step_size: float, steps: int) -> At
     return attack
 
 
-def art(model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
+def art(model: nn.Module, eps: float, step_size: float, steps: int, shape: Shape, classes: int) -> Attack:
     import numpy as np
     import torch
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
@@ -57,8 +58,8 @@ def art(model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
     classifier = PyTorchClassifier(
         model=model,
         loss=nn.CrossEntropyLoss(),
-        input_shape=(3, 32, 32),
-        nb_classes=10,
+        input_shape=shape,
+        nb_classes=classes,
         clip_values=(0.0, 1.0),
         device_type="gpu" if device.type == "cuda" else "cpu",
     )
@@ -82,14 +83,14 @@ PEERS = {
 }
 
 
-def ready(name: str, model: nn.Module, eps: float, step_size: float, steps: int) -> Attack:
+def ready(name: str, model: nn.Module, eps: float, step_size: float, steps: int, shape: Shape, classes: int) -> Attack:
     """The attack of that peer; NotHere if its package is not installed or cannot be imported."""
     try:
         version(name)
     except PackageNotFoundError:
         raise NotHere("not installed") from None
     try:
-        return PEERS[name](model, eps, step_size, steps)
+        return PEERS[name](model, eps, step_size, steps, shape, classes)
     except ImportError as error:
         raise NotHere(f"cannot be imported: {error}") from error
 

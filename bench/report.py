@@ -8,34 +8,28 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.contest import AGAIN, OURS
+from bench.attack_table import by_case, by_contender, has_variants
+from bench.attackers import parse
+from bench.contest import AGAIN, NO_TIME, OURS
+from bench.layout import Case, markdown, noise_of, ratio_of, time_of
 
-Case = dict[str, Any]
 BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
 TRAINING_STEP = "training step"
 """Title of the cases whose contenders are objectives: "ours" is the plain cross-entropy."""
 
 
 def cases_of(raw: dict[str, Any]) -> list[Case]:
-    """The cases in a JSON of pytest-benchmark, each with its contenders' times relative to ours.
+    """The cases that a suite has measured, each with its contenders' times relative to ours.
 
     A ratio is their time over ours (the mean of its two turns) within a round: the median over the rounds, and the
     quartiles. The noise of a case is the same for ours against ours again.
     """
-    found: dict[tuple[str, str], Case] = {}
-    for entry in raw["benchmarks"]:
-        info = entry["extra_info"]
-        case = found.setdefault(
-            (info["title"], info["case"]),
-            {"row": info["row"], "title": info["title"], "case": info["case"], "bytes": info["bytes"], "times": {}},
-        )
-        case["times"][info["who"]] = entry["stats"]["data"]
-        case.setdefault("facts", {})[info["who"]] = info["facts"]
-    return [_compact(case, raw) for case in found.values()]
+    return [_case(outcome, raw["ceilings"]) for outcome in raw["outcomes"]]
 
 
-def _compact(case: Case, raw: dict[str, Any]) -> Case:
-    times, facts = case.pop("times"), case.pop("facts")
+def _case(outcome: dict[str, Any], ceilings: dict[str, float]) -> Case:
+    times, facts = outcome["times"], outcome["facts"]
+    case = {**outcome["label"], "bytes": outcome["bytes"]}
     ours = [(a + b) / 2 for a, b in zip(times[OURS], times[AGAIN], strict=True)]
     case["noise"] = _quartiles([b / a for a, b in zip(times[OURS], times[AGAIN], strict=True)])
     case["contenders"] = {}
@@ -47,11 +41,9 @@ def _compact(case: Case, raw: dict[str, Any]) -> Case:
         entry = {"median_s": _digits(statistics.median(seconds)), "rounds": len(seconds), "ratio": ratios}
         if case["bytes"]:
             speed = case["bytes"] / statistics.median(seconds)
-            entry["copy_fraction"] = _digits(speed / raw["ceilings"]["copy_bytes_per_s"])
+            entry["copy_fraction"] = _digits(speed / ceilings["copy_bytes_per_s"])
         case["contenders"][who] = entry | {name: _digits(value) for name, value in facts[who].items()}
-    here = (case["title"], case["case"])
-    case["missing"] = {m["who"]: m["reason"] for m in raw["missing"] if (m["title"], m["case"]) == here}
-    return case
+    return case | {"missing": outcome["missing"]}
 
 
 def write(path: Path, text: str) -> None:
@@ -69,7 +61,8 @@ def tables(run: dict[str, Any]) -> str:
     operations = [case for case in cases if case["row"] <= 4]
     steps = [case for case in cases if case["title"] == TRAINING_STEP]
     objectives = [case for case in cases if case["row"] in (5, 6) and case not in steps]
-    attacks = [case for case in cases if case["row"] > 6]
+    variants = [case for case in cases if has_variants(case)]
+    attacks = [case for case in cases if case["row"] > 6 and case not in variants]
     parts = [_headline(run)]
     if operations:
         parts.append(_operations(operations, bandwidth=cuda, time=cuda))
@@ -78,13 +71,23 @@ def tables(run: dict[str, Any]) -> str:
     if steps:
         parts.append(_steps(steps, cuda))
     if attacks:
-        parts.append(_attacks(attacks, cuda))
+        parts.append(by_contender(attacks, cuda))
+    if variants:
+        parts.append(by_case(variants))
     absent = _absent(cases)
+    if run.get("cut"):  # runs before there were budgets have none
+        absent.append(f"everyone: {NO_TIME} ({'; '.join(run['cut'])})")
     if absent:
         parts.append("Not run:\n" + "\n".join(f"- {line}" for line in absent))
     if run["failed"]:
         parts.append("Failed:\n" + "\n".join(f"- {suite}: {why}" for suite, why in run["failed"].items()))
     return "\n\n".join(parts) + "\n"
+
+
+def details(run: dict[str, Any]) -> str:
+    """Every contender of the cases of which the tables show the best variants, as markdown."""
+    variants = [case for case in run["cases"] if has_variants(case)]
+    return f"\nEvery contender:\n\n{by_contender(variants, time=True)}\n" if variants else ""
 
 
 def into_readme(readme: Path, text: str) -> bool:
@@ -118,11 +121,11 @@ def _operations(cases: Sequence[Case], bandwidth: bool, time: bool) -> str:
     for case in cases:
         ours = case["contenders"][OURS]
         line = [str(case["row"]), case["title"], case["case"]]
-        line += [_ratio(case["contenders"].get(who)) for who in rivals]
-        line.append(_noise(case))
+        line += [ratio_of(case["contenders"].get(who)) for who in rivals]
+        line.append(noise_of(case))
         if bandwidth:
             line.append(f"{ours['copy_fraction']:.0%}" if "copy_fraction" in ours else "-")
-        lines.append([*line, _time(ours["median_s"])] if time else line)
+        lines.append([*line, time_of(ours["median_s"])] if time else line)
     return markdown(lines)
 
 
@@ -136,7 +139,7 @@ def _steps(cases: Sequence[Case], cuda: bool) -> str:
         line += [_change(case["contenders"][who]["ratio"]) if who in case["contenders"] else "-" for who in objectives]
         low, _, high = case["noise"]
         line.append(f"{low - 1:+.1%} to {high - 1:+.1%}")
-        lines.append([*line, _time(case["contenders"][OURS]["median_s"])] if cuda else line)
+        lines.append([*line, time_of(case["contenders"][OURS]["median_s"])] if cuda else line)
     return markdown(lines)
 
 
@@ -146,53 +149,18 @@ def _change(ratio: Sequence[float]) -> str:
     return f"{median:+.1%} ({low:+.1%} to {high:+.1%})"
 
 
-def _attacks(cases: Sequence[Case], cuda: bool) -> str:
-    head = ["row", "attack", "case", "contender", "time / ours", "attack success", "loss reached", "noise"]
-    lines = [[*head, "time"] if cuda else head]
-    for case in cases:
-        order = sorted(case["contenders"], key=lambda who: (who != OURS, case["contenders"][who]["ratio"][1]))
-        for who in order:
-            c = case["contenders"][who]
-            first = [str(case["row"]), case["title"], case["case"]] if who == OURS else ["", "", ""]
-            success = f"{c['success']:.1%}" if "success" in c else ""
-            line = [*first, who, _ratio(c), success, f"{c['loss']:.3f}" if "loss" in c else ""]
-            line.append(_noise(case) if who == OURS else "")
-            lines.append([*line, _time(c["median_s"])] if cuda else line)
-    return markdown(lines)
-
-
 def _absent(cases: Iterable[Case]) -> list[str]:
     """Who did not run and why, with the cases."""
     where: dict[tuple[str, str], list[str]] = {}
     for case in cases:
         reasons: dict[str, list[str]] = {}
+        present = {parse(who).attacker for who in case["contenders"]}
         for who, why in case["missing"].items():
-            reasons.setdefault(why, []).append(who)
+            attacker = parse(who).attacker
+            reasons.setdefault(why, []).append(who if attacker in present else attacker)
         for why, names in reasons.items():
-            where.setdefault((", ".join(names), why), []).append(f"{case['title']} {case['case']}")
+            where.setdefault(("; ".join(dict.fromkeys(names)), why), []).append(f"{case['title']} {case['case']}")
     return [f"{who}: {why} ({'; '.join(names)})" for (who, why), names in where.items()]
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """A table that reads as well in a terminal."""
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    rows = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    rows.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return "\n".join(rows)
-
-
-def _ratio(contender: Case | None) -> str:
-    return f"{contender['ratio'][1]:.2f}x" if contender else "-"
-
-
-def _noise(case: Case) -> str:
-    low, _, high = case["noise"]
-    return f"{low:.2f} to {high:.2f}"
-
-
-def _time(seconds: float) -> str:
-    scale, unit = (1e3, "ms") if seconds >= 1e-3 else (1e6, "us")
-    return f"{seconds * scale:.3g} {unit}"
 
 
 def _quartiles(values: Sequence[float]) -> list[float]:
@@ -207,5 +175,5 @@ def _digits(value: float) -> float:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A file that :mod:`bench.__main__` wrote."""
+    """A file that :mod:`bench.runner` wrote."""
     return json.loads(path.read_text())

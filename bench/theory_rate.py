@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import root
 
-from bench.__main__ import ROOT, commit
+from bench.runner import ROOT, commit
 from fastat.checkpoint import write_json
 from fastat.theory.random_features import asymptotics, curve
 from fastat.theory.random_features.envelope import envelope

@@ -6,6 +6,7 @@ cache; a round is one sweep per contender.
 """
 
 import gc
+import math
 import os
 import platform
 import random
@@ -47,30 +48,38 @@ def in_turns(
     in_place: bool,
     captured: bool,
     seconds: float,
+    end: float,
 ) -> tuple[dict[str, list[float]], dict[str, Exception]]:
-    """Seconds per call of every contender, one entry per round; and those that failed, with the error."""
+    """Seconds per call of every contender, one entry per round; and those that failed, with the error.
+
+    Rounds go on for so many seconds, and for :data:`LEAST_ROUNDS` unless ``end``, by time.monotonic, comes before.
+    """
     originals = [s[0].clone() for s in sets] if in_place else []
 
     def restore() -> None:
         for s, original in zip(sets, originals, strict=False):
             s[0].copy_(original)
 
+    clock = _cuda_seconds if device.type == "cuda" else _host_seconds
+    shortest = math.inf
     sweeps: dict[str, Work] = {}
     failed: dict[str, Exception] = {}
     for name, contender in contenders.items():
         try:
             work = _sweep(contender, sets)
-            _warm_up(work, restore)
-            sweeps[name] = _capture(work) if captured and device.type == "cuda" else work
+            seconds_of_one = _warm_up(work, restore, clock)
+            if captured and device.type == "cuda":
+                work = _capture(work)
+                seconds_of_one = clock(work, 1)
+            sweeps[name] = work
+            shortest = min(shortest, seconds_of_one)
         except Exception as error:  # of a capture or of a rival: its reason not to be timed
             failed[name] = error
-    clock = _cuda_seconds if device.type == "cuda" else _host_seconds
-    shortest = min(clock(work, 1) for work in sweeps.values())
     # In-place work must not be repeated within a measurement: a second step from the same point is another task.
     repeats = 1 if in_place else max(1, round(SHORTEST_SWEEP / max(shortest, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in sweeps}
     names, order = list(sweeps), random.Random(0)
-    end = time.perf_counter() + seconds
+    enough = time.monotonic() + seconds
     gc.disable()
     try:
         for turn in range(MOST_ROUNDS):
@@ -78,21 +87,24 @@ def in_turns(
             for name in names:
                 restore()
                 times[name].append(clock(sweeps[name], repeats) / (repeats * len(sets)))
-            if turn + 1 >= LEAST_ROUNDS and time.perf_counter() > end:
+            now = time.monotonic()
+            if now > end or (turn + 1 >= LEAST_ROUNDS and now > enough):
                 break
     finally:
         gc.enable()
     return times, failed
 
 
-def _warm_up(work: Work, restore: Work) -> None:
-    """Lazy initialization, autotuning and the allocator's first requests; once is enough for work that takes long."""
+def _warm_up(work: Work, restore: Work, clock: Callable[[Work, int], float]) -> float:
+    """Lazy initialization, autotuning and the allocator's first requests; once is enough for work that takes long.
+    Returns the seconds of the last time."""
     start = time.perf_counter()
     for _ in range(3):
         restore()
-        work()
+        seconds = clock(work, 1)
         if time.perf_counter() - start > 0.3:
             break
+    return seconds
 
 
 def _sweep(contender: Callable[..., Any], sets: Sequence[tuple[Any, ...]]) -> Work:
@@ -128,23 +140,30 @@ def _cuda_seconds(work: Work, repeats: int) -> float:
     return start.elapsed_time(end) * 1e-3
 
 
+def median_seconds(work: Work, device: torch.device, repeats: int = 1, rounds: int = 5) -> float:
+    """Of one call, when it is alone: the median of some rounds of so many calls, after one to warm up."""
+    clock = _cuda_seconds if device.type == "cuda" else _host_seconds
+    work()
+    return statistics.median(clock(work, repeats) / repeats for _ in range(rounds))
+
+
 def ceilings(device: torch.device) -> dict[str, float]:
     """A large copy, in bytes read plus written per second; on CUDA also a bf16 product, in operations per second."""
-    clock = _cuda_seconds if device.type == "cuda" else _host_seconds
-
-    def best_of(work: Work, repeats: int) -> float:
-        work()
-        return statistics.median(clock(work, repeats) / repeats for _ in range(5))
-
     size = 1 << (30 if device.type == "cuda" else 26)
     source = torch.rand(size // 4, device=device)
     target = torch.empty_like(source)
-    found = {"copy_bytes_per_s": 2 * size / best_of(lambda: target.copy_(source), 3)}
+    found = {"copy_bytes_per_s": 2 * size / median_seconds(lambda: target.copy_(source), device, 3)}
     if device.type == "cuda":
-        n = 8192
-        a, b = (torch.randn(n, n, device=device, dtype=torch.bfloat16) for _ in range(2))
-        found["bf16_flop_per_s"] = 2 * n**3 / best_of(lambda: a @ b, 5)
+        work, flop = product(device, torch.bfloat16)
+        found["bf16_flop_per_s"] = flop / median_seconds(work, device, 5)
     return {name: float(f"{value:.4g}") for name, value in found.items()}
+
+
+def product(device: torch.device, dtype: torch.dtype) -> tuple[Work, int]:
+    """A large matrix product, and its operations."""
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
+    return lambda: a @ b, 2 * n**3
 
 
 def environment(device: torch.device) -> dict[str, object]:
@@ -169,6 +188,15 @@ def device_name(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "CPU")
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def seeded(device: torch.device, seed: int) -> torch.Generator:

@@ -4,7 +4,6 @@ from fastat import ops, reference
 from fastat._extension import build_info
 from fastat.attacks import fgsm, pgd
 from fastat.features import with_features
-from fastat.graphs import CaptureError
 from fastat.models.normalized import Normalized
 from fastat.objectives import (
     benign_loss,
@@ -17,6 +16,7 @@ from fastat.objectives import (
 )
 from fastat.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
 from fastat.speed import fastest
+from fastat.survey import CaptureError
 
 __all__ = [
     "CaptureError",

@@ -25,11 +25,17 @@ def move_average_(average: nn.Module, model: nn.Module, share: float | Tensor) -
         share: in [0, 1], a number or a 0-d float32 tensor. As a number, 1 copies also what is not finite.
     """
     pairs = list(zip(_state(average), _state(model), strict=True))
-    for mean, value in pairs:
-        if not mean.is_floating_point() or (not isinstance(share, Tensor) and share == 1):
-            mean.copy_(value)
-        else:
-            mean.lerp_(value, share)
+    copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+    moved = [pair for pair in pairs if pair[0].is_floating_point()]
+    if not isinstance(share, Tensor) and share == 1:
+        copied, moved = pairs, []
+    for mean, value in copied:
+        mean.copy_(value)
+    if moved:
+        means, values = map(list, zip(*moved, strict=True))
+        differences = torch._foreach_sub(values, means)
+        torch._foreach_mul_(differences, share)
+        torch._foreach_add_(means, differences)
 
 
 def ema_share(decay: float, step: int) -> float:

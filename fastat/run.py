@@ -72,6 +72,7 @@ class Run:
         stopped: why the run is over before its last epoch; empty while it is not.
         graph: whether work on a GPU may be recorded as CUDA graphs.
         recording: whether steps are replayed from such a graph: NOT_YET, RECORDED, or why they cannot be.
+        seen: models behind the front.
     """
 
     config: TrainConfig
@@ -101,6 +102,7 @@ class Run:
     stopped: str = ""
     graph: bool = True
     recording: str = NOT_YET
+    seen: dict[nn.Module, nn.Module] = field(default_factory=dict)
 
     @property
     def batch_size(self) -> int:
@@ -135,7 +137,9 @@ class Run:
 
     def behind_front(self, model: nn.Module) -> nn.Module:
         """The model as this run sees it."""
-        return model if self.front is None else nn.Sequential(self.front, model)
+        if self.front is None:
+            return model
+        return self.seen.setdefault(model, nn.Sequential(self.front, model))  # one that lasts keeps its recordings
 
 
 def open_run(

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fastat import monitors
+from fastat import graphs, monitors
 from fastat.averaging import move_average_
 from fastat.config import ConfigError, TrainConfig
 from fastat.data import Batch, Dataset, Split
@@ -123,6 +123,9 @@ def train(
                 save_run(run)
             raise
         finally:
+            for model in (run.network, run.model, run.judged, *run.seen.values()):
+                if isinstance(model, nn.Module):
+                    graphs.forget(model)
             if log is not None:
                 log.close()
     if group is not None:

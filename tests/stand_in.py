@@ -1,11 +1,36 @@
-"""A stand-in for the recorder of CUDA graphs: its replays call again what was recorded, on the same copies of the
-inputs, so that whatever a replay may not depend on shows without a GPU."""
+"""A stand-in for CUDA graphs: a tape of the operations below autograd, which a replay runs again on the same memory.
+
+As in a graph, numbers that Python computed while recording stay what they were, and tensors that were made outside are
+read where they lie: what a replay must not depend on shows as a wrong result.
+"""
 
 from contextlib import nullcontext
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from fastat.graphs import Recording
+from fastat.engine import fresh_casts
+from fastat.recorder import Recording
+
+
+class Tape(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        made = func(*args, **kwargs)
+        self.operations.append((func, args, kwargs, tensors_in(made)))
+        return made
+
+    @torch.no_grad()
+    def play(self):
+        for func, args, kwargs, places in self.operations:
+            for place, new in zip(places, tensors_in(func(*args, **kwargs)), strict=True):
+                if place.data_ptr() != new.data_ptr():  # else a view, or written in place
+                    place.data.copy_(new)
 
 
 class StandIn:
@@ -19,15 +44,15 @@ class StandIn:
     def record(self, body, tensors):
         type(self).made += 1
         inputs = {name: t.clone() for name, t in tensors.items()}
-        body(inputs)
-        first, number = body({name: t.clone() for name, t in tensors.items()})
-        results = tuple(torch.full_like(t, torch.nan) for t in first)
-
-        def launch():
-            for result, new in zip(results, body(inputs)[0], strict=True):
-                result.copy_(new)
-
-        return Recording(launch, inputs, results, number)
+        with fresh_casts():
+            body(inputs)
+        with Tape() as tape, fresh_casts():
+            results, number = body(inputs)
+        return Recording(tape.play, inputs, results, number)
 
     def turn(self):
         return nullcontext()
+
+
+def tensors_in(made):
+    return [leaf for leaf in tree_leaves(made) if isinstance(leaf, torch.Tensor)]

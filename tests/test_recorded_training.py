@@ -42,9 +42,10 @@ def assert_same(one, other):
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_every_protocol_trains_the_same(tmp_path, recorder, protocol):
     for graph in (True, False):
-        train(small(protocol), tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
+        network = train(small(protocol), tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
     assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
     assert recorder.made > 0
+    assert not any(module in graphs._all_recordings for module in network.model.modules())
 
 
 @pytest.mark.parametrize(

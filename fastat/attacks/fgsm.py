@@ -75,6 +75,8 @@ def fgsm(
             reached.step_(x_adv, grad)
             return (reached.leave(x_adv),), labels.classes
 
-        (x_adv,), classes = graphs.run(body, tensors, model=network, settings=("fgsm", terms, noise, clip), graph=graph)
+        (x_adv,), classes = graphs.run(
+            body, tensors, model=network, settings=("fgsm", terms.settings, noise, clip), graph=graph
+        )
         labels.check(classes)
         return x_adv

@@ -1,7 +1,8 @@
 """From what a user passes to an attack to what its loop works on, with the checks that name what is wrong."""
 
 import math
-from collections.abc import Mapping, Sequence
+import weakref
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +35,12 @@ class Terms:
     loss: ops.LossKind | LossFunction
     lower: float
     upper: float
+
+    @property
+    def settings(self) -> Hashable:
+        """Equal for the same terms; does not keep a loss function alive, which may hold the model."""
+        loss = weakref.ref(self.loss) if callable(self.loss) else self.loss
+        return self.norm, self.eps, self.step_size, loss, self.lower, self.upper
 
 
 @dataclass

@@ -81,7 +81,8 @@ def pgd(
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
             ``bounds`` stay in pixel units and the result is normalized like ``x``.
         graph: on CUDA, record the attack as a graph and replay it: True, or "auto" for what can be recorded and comes
-            twice (:mod:`fastat.graphs`). The first call of a kind costs several. Same result, exact in eval mode.
+            twice (:mod:`fastat.graphs`). The first call of a kind costs several. The result is the same, with
+            ``early_stop`` up to rounding; a function as ``loss`` must depend on its arguments alone.
         validate: look for values out of range inside the tensors (on CUDA, one read-back per call).
 
     Returns:
@@ -196,6 +197,8 @@ class _Attack:
         work = {name: t for name, t in tensors.items() if name not in ("start", "seed")}
         kept, score = _nothing_yet(x_adv)
         recording = self.graph is not False and graphs.possible(self.model, tensors)
+        if recording:
+            work, x_adv, kept, score = _rows(_padded(index), work, x_adv, kept, score)
         done = 0
         while done < self.steps:
             count = min(_STEPS_PER_LOOK if recording else 1, self.steps - done)
@@ -208,11 +211,10 @@ class _Attack:
             stay = (~won).nonzero()[:, 0]
             if len(stay) == 0:
                 return result
-            size = _fixed_size(len(stay), len(result)) if recording else len(stay)
-            if size < len(x_adv):
+            rows = _padded(stay) if recording else stay
+            if len(rows) < len(x_adv):
                 index = index[stay]
-                rows = torch.cat([stay, stay[:1].expand(size - len(stay))])
-                work, x_adv, kept, score = take(work, rows), x_adv[rows], kept[rows], score[rows]
+                work, x_adv, kept, score = _rows(rows, work, x_adv, kept, score)
         n = len(index)
         result[index] = kept[:n] if self.keep == "best" else _where(score[:n] == torch.inf, kept[:n], x_adv[:n])
         return result
@@ -251,7 +253,7 @@ class _Attack:
 
     def _run(self, body: Body, tensors: Tensors, settings: Hashable) -> tuple[Tensor, ...]:
         results, classes = graphs.run(
-            body, tensors, model=self.model, settings=(self.terms, settings), graph=self.graph
+            body, tensors, model=self.model, settings=(self.terms.settings, settings), graph=self.graph
         )
         self.labels.check(classes)
         return results
@@ -277,11 +279,18 @@ def _keep_better(problem: Problem, result: Tensor, score: Tensor, x_adv: Tensor)
     ops.best_(result, score, x_adv, torch.where(problem.objective.won(logits), torch.inf, loss.to(score.dtype)))
 
 
-def _fixed_size(n: int, most: int) -> int:
-    """The batch of the next recordings, of which there are few: ``most``, halved as often as ``n`` samples allow."""
-    while n <= most // 2:
-        most //= 2
-    return most
+def _rows(
+    rows: Tensor, work: dict[str, Tensor], x_adv: Tensor, kept: Tensor, score: Tensor
+) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    return take(work, rows), x_adv[rows], kept[rows], score[rows]
+
+
+def _padded(rows: Tensor) -> Tensor:
+    """The rows, and the first of them again up to one of few lengths: 8, 12, 16, 24, 32, 48, 64, 96, ..."""
+    length = 8
+    while length < len(rows):
+        length = length // 2 * 3 if length & (length - 1) == 0 else length // 3 * 4
+    return torch.cat([rows, rows[:1].expand(length - len(rows))])
 
 
 def _where(chosen: Tensor, this: Tensor, that: Tensor) -> Tensor:

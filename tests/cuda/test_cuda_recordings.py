@@ -36,7 +36,7 @@ def both(model, x, y, *args, **kwargs):
 
 
 def recordings_of(model):
-    return [entry for entry in graphs._all_recordings[model].entries.values() if not isinstance(entry, str)]
+    return list(graphs._all_recordings[model].entries.values())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -187,7 +187,7 @@ def test_a_model_that_waits_cannot_be_recorded_and_leaves_the_device_usable(exac
 
 
 class Fails(nn.Module):
-    """Fails only while it is recorded."""
+    """Invalidates a recording, and nothing else."""
 
     def __init__(self):
         super().__init__()
@@ -196,19 +196,44 @@ class Fails(nn.Module):
     def forward(self, x):
         z = self.inner(x)
         if torch.cuda.is_current_stream_capturing():
-            raise RuntimeError("not while recording")
+            torch.cuda.synchronize()
         return z
 
 
-def test_a_recording_that_fails_leaves_random_numbers_usable():
-    model = Fails()
+def test_a_recording_that_fails_leaves_everything_usable():
     x, y = batch()
-    with pytest.raises(CaptureError, match="not while recording"):
-        fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
-    torch.cuda.manual_seed(0)
-    first = torch.rand(3, device=DEVICE)
-    torch.cuda.manual_seed(0)
-    assert torch.equal(first, torch.rand(3, device=DEVICE))
+    older = network(dropout=0.5).train()
+    fastat.pgd(older, x, y, 0.1, steps=2, seed=0, graph=True)
+    model = Fails()
+    stream = torch.cuda.current_stream()
+    for _ in range(2):
+        with pytest.raises(CaptureError, match="recording failed"):
+            fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
+    assert torch.cuda.current_stream() == stream
+    found = []
+    for seed in (0, 0, 1):
+        torch.cuda.manual_seed(seed)
+        found.append((fastat.pgd(older, x, y, 0.1, steps=2, seed=0, graph=True), torch.rand(3, device=DEVICE)))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert not torch.equal(found[0][0], found[2][0]) and not torch.equal(found[0][1], found[2][1])
+
+
+def test_statistics_are_put_back_where_a_rehearsal_raises():
+    model = Waits()
+    model.inner.train()
+    x, y = batch()
+    before = [b.clone() for b in model.buffers()]
+    with pytest.raises(CaptureError):
+        fastat.pgd(model, x, y, 0.1, steps=20, graph=True)
+    assert all(torch.equal(b, old) for b, old in zip(model.buffers(), before, strict=True))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_another_device_than_the_current_one(exact_model):
+    model = network().to("cuda:1")
+    x, y = (t.to("cuda:1") for t in batch())
+    for _ in range(2):
+        assert torch.equal(*both(model, x, y, 0.1, steps=3))
 
 
 def test_replays_on_two_streams_wait_for_each_other(exact_model):

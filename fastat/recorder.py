@@ -1,0 +1,167 @@
+"""Records work on a GPU as a CUDA graph."""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastat.engine import fresh_casts
+from fastat.survey import CaptureError, Survey
+
+Tensors = Mapping[str, Tensor]
+
+Body = Callable[[Tensors], tuple[tuple[Tensor, ...], int | None]]
+"""What is recorded: from tensors by name to tensors and a number that is the same at every replay."""
+
+
+@dataclass
+class Recording:
+    """What a recorder makes of a body: ``launch`` reads ``inputs`` and writes ``results``."""
+
+    launch: Callable[[], None]
+    inputs: dict[str, Tensor]
+    results: tuple[Tensor, ...]
+    number: int | None
+
+
+class Recorder(Protocol):
+    """As :class:`CudaRecorder`."""
+
+    def record(self, body: Body, tensors: Tensors) -> Recording: ...
+    def turn(self) -> AbstractContextManager[None]: ...
+
+
+_one_at_a_time = threading.RLock()  # another thread's work would be recorded too, or fail
+
+
+class CudaRecorder:
+    """Records on one CUDA device, in memory that all its recordings share: only one of them runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        with torch.cuda.device(device):
+            self.stream = torch.cuda.Stream()
+            self.pool = torch.cuda.graph_pool_handle()
+            self.done = torch.cuda.Event()
+
+    def record(self, body: Body, tensors: Tensors) -> Recording:
+        """Runs the body twice, for what libraries and compilers do the first time and to find what waits for the
+        device, and then records it.
+
+        Raises:
+            CaptureError: it cannot be recorded, and this recorder is not to be used again. What else the body raises
+                in its first run is raised as it is.
+        """
+        gc.collect()  # what earlier backward passes left behind belongs to another stream
+        with _one_at_a_time, torch.cuda.device(self.device):
+            try:
+                inputs = {name: t.clone() for name, t in tensors.items()}
+                self._rehearse(body, inputs)
+                return self._record(body, inputs)
+            except torch.OutOfMemoryError as error:
+                raise CaptureError("there is not enough GPU memory to record") from error
+
+    def _rehearse(self, body: Body, inputs: dict[str, Tensor]) -> None:
+        here = torch.cuda.current_stream()
+        self.stream.wait_stream(here)
+        try:
+            with torch.cuda.stream(self.stream):
+                with fresh_casts():
+                    body(inputs)
+                with fresh_casts(), _waiting_raises():
+                    body(inputs)
+        finally:
+            here.wait_stream(self.stream)
+
+    def _record(self, body: Body, inputs: dict[str, Tensor]) -> Recording:
+        here = torch.cuda.current_stream()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        drawn = generator.clone_state()
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with (  # weights that are cast while recording are cast at every replay
+                fresh_casts(),
+                torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
+            ):
+                results, number = body(inputs)
+        except Exception as error:
+            torch.cuda.set_stream(here)
+            try:
+                torch.rand(1, device=self.device)
+            except RuntimeError:  # it still believes that it is being recorded
+                generator.graphsafe_set_state(drawn)
+            cause = error.__context__ if isinstance(error.__context__, Exception) else error
+            raise CaptureError(f"recording failed: {_first_line(cause)}") from error
+        return Recording(graph.replay, inputs, results, number)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Waits for the last replay, which may have been on another stream, and lets the next one wait for this."""
+        with torch.cuda.device(self.device):
+            self.done.wait()
+            try:
+                yield
+            finally:
+                self.done.record()
+
+
+@contextmanager
+def left_as_found(found: Survey, written: Sequence[Tensor], device: torch.device) -> Iterator[None]:
+    """Undoes what work does to a module's buffers and attributes, to ``written``, and to random number generators."""
+    of_module = [t for t in found.tensors if not isinstance(t, torch.nn.Parameter)]
+    contents = [(t, t.detach().clone()) for t in (*of_module, *written)]
+    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in found.modules]
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for module, values, buffers in attributes:
+                vars(module).clear()
+                vars(module).update(values)
+                module._buffers.clear()
+                module._buffers.update(buffers)
+            for t, content in contents:
+                t.data.copy_(content)  # not a change that autograd would refuse to go back over
+
+
+def random_state() -> object:
+    """Of the generators on the CPU that a model may draw from; equal if nothing was drawn."""
+    numpy = np.random.get_state(legacy=False)["state"]
+    return random.getstate(), str(numpy), bytes(torch.get_rng_state().numpy())
+
+
+@contextmanager
+def _waiting_raises() -> Iterator[None]:
+    """CaptureError for code that makes the CPU wait for the device, as a branch on a value does.
+
+    For all threads of the process: one that waits meanwhile raises too.
+    """
+    mode = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls the mode a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    except RuntimeError as error:
+        if "synchroniz" not in str(error):
+            raise
+        raise CaptureError(f"the model makes the CPU wait for the GPU: {_first_line(error)}") from error
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

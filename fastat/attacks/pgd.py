@@ -155,16 +155,17 @@ class _Attack:
 
         def body(tensors: Tensors) -> Result:
             problem = problem_of(self.model, self.terms, tensors, self.labels)
-            result, score = _nothing_yet(problem.x)
+            best: Kept | None = None
             for restart in range(self.restarts):
                 x_adv = _first_iterate(problem, tensors, restart)
                 kept = _nothing_yet(x_adv) if self.keep == "best" else None
                 self._ascend(problem, x_adv, kept, self.steps)
                 x_adv = x_adv if kept is None else kept[0]
                 if self.restarts == 1:
-                    return (problem.leave(x_adv),), self.labels.classes
-                _keep_better(problem, result, score, x_adv)
-            return (problem.leave(result),), self.labels.classes
+                    break
+                best = best or _nothing_yet(problem.x)
+                _keep_better(problem, *best, x_adv)
+            return (problem.leave(x_adv if best is None else best[0]),), self.labels.classes
 
         return self._run(body, tensors, ("in full", self.steps, self.keep, self.restarts))[0]
 

@@ -32,9 +32,11 @@ class Found:
     cut: list[str] = field(default_factory=list)
 
     def save(self, path: Path | None) -> None:
-        """Writes all of it."""
+        """Writes all of it; what JSON does not know, a dtype say, by its name."""
         if path:
-            write(path, json.dumps({"ceilings": self.ceilings, "outcomes": self.outcomes, "cut": self.cut}))
+            write(
+                path, json.dumps({"ceilings": self.ceilings, "outcomes": self.outcomes, "cut": self.cut}, default=str)
+            )
 
 
 FOUND = pytest.StashKey[Found]()

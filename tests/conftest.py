@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from stand_in import StandIn
+
+from fastat import graphs
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +22,11 @@ def data_root() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    """On the CPU work is recorded by the stand-in for CUDA graphs, which is returned."""
+    monkeypatch.setattr(StandIn, "made", 0)
+    monkeypatch.setattr(graphs, "RECORDERS", {"cpu": StandIn})
+    return StandIn

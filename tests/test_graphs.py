@@ -2,12 +2,12 @@
 
 import gc
 import random
-import types
 import weakref
 
 import numpy as np
 import pytest
 import torch
+from recorded_cases import batch, both, network
 from stand_in import StandIn
 from torch import nn
 
@@ -15,28 +15,7 @@ import fastat
 from fastat import graphs
 from fastat.graphs import CaptureError
 
-
-@pytest.fixture(autouse=True)
-def recorder(monkeypatch):
-    monkeypatch.setattr(StandIn, "made", 0)
-    monkeypatch.setattr(graphs, "RECORDERS", {"cpu": StandIn})
-    return StandIn
-
-
-def network(norm=True, seed=0):
-    torch.manual_seed(seed)
-    layers = [nn.Conv2d(3, 8, 3, padding=1), *([nn.BatchNorm2d(8)] if norm else []), nn.ReLU()]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 5)).eval()
-
-
-def batch(n=7, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    return torch.rand(n, 3, 8, 8, generator=g), torch.randint(5, (n,), generator=g)
-
-
-def both(model, x, y, *args, **kwargs):
-    """The attack replayed, and as it is."""
-    return [fastat.pgd(model, x, y, *args, seed=3, graph=graph, **kwargs) for graph in (True, False)]
+pytestmark = pytest.mark.usefixtures("recorder")
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -141,54 +120,6 @@ def test_results_belong_to_the_caller():
     kept = first.clone()
     fastat.pgd(model, x.flip(0), y, 0.1, steps=2, seed=1, graph=True)
     assert torch.equal(first, kept)
-
-
-def test_weights_moved_in_place_are_seen():
-    model = network()
-    x, y = batch()
-    both(model, x, y, 0.1, steps=3)
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.05 * torch.randn_like(p))
-    assert torch.equal(*both(model, x, y, 0.1, steps=3))
-    assert StandIn.made == 1
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: setattr(model[0], "weight", nn.Parameter(model[0].weight.detach().clone())),
-        lambda model: setattr(model[0].weight, "data", model[0].weight.data.clone()),
-        lambda model: model[1].running_mean.set_(torch.ones(8)),
-        lambda model: setattr(model, "2", nn.GELU()),
-        lambda model: model[0].register_forward_hook(lambda module, args, output: 2 * output),
-        lambda model: model[0].register_forward_pre_hook(lambda module, args: (2 * args[0],)),
-        lambda model: setattr(model[1], "eps", 1e-3),
-        lambda model: setattr(model[3], "output_size", (4, 4)),
-        lambda model: setattr(model[2], "forward", torch.tanh),
-    ],
-    ids=[
-        "parameter replaced", "data replaced", "buffer replaced", "module replaced", "hook", "pre-hook", "attribute",
-        "tuple", "forward",
-    ],
-)  # fmt: skip
-def test_a_module_that_changed_is_recorded_anew(change):
-    model = network()
-    x, y = batch()
-    both(model, x, y, 0.1, steps=2)
-    change(model)
-    assert torch.equal(*both(model, x, y, 0.1, steps=2))
-    assert StandIn.made == 2
-
-
-def test_hooks_that_come_and_go_are_seen():
-    model = network()
-    x, y = batch()
-    for factor in (1.0, 2.0, 3.0):
-        handle = model[0].register_forward_hook(lambda module, args, output, factor=factor: factor * output)
-        assert torch.equal(*both(model, x, y, 0.1, steps=2))
-        handle.remove()
-    assert StandIn.made == 3
 
 
 def test_the_mode_decides_the_recording_and_statistics_move_as_without():
@@ -366,68 +297,6 @@ def test_a_backward_pass_that_waits_is_not_disturbed():
     fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
     loss.backward()
     assert model[0].weight.grad.abs().sum() > 0
-
-
-class Keeps(nn.Module):
-    """Keeps what it calls where torch does not look."""
-
-    def __init__(self):
-        super().__init__()
-        self.inner, self.hidden, self.act = network(), [network(seed=1).train()], torch.relu
-        self.settings = types.SimpleNamespace(scale=1.0)
-        self.factors = nn.ParameterList(torch.ones(()) for _ in range(70))
-        self.count = torch.zeros(())
-
-    def forward(self, x):
-        self.count += 1
-        z = self.inner(x) + self.act(self.hidden[0](x)) * self.settings.scale
-        return z * self.factors[69]
-
-
-def test_what_is_kept_in_plain_attributes_is_left_as_found():
-    model = Keeps()
-    x, y = batch()
-    assert torch.equal(*both(model, x, y, 0.1, steps=2))
-    assert model.count == 4 and model.hidden[0][1].num_batches_tracked == 4
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda model: model.hidden[0].__setitem__(-1, nn.Linear(128, 5)),
-        lambda model: model.hidden[0].eval(),
-        lambda model: setattr(model, "hidden", [network(seed=2)]),
-        lambda model: setattr(model.settings, "scale", -3.0),
-        lambda model: model.factors.__setitem__(69, nn.Parameter(torch.tensor(-1.0))),
-        lambda model: setattr(model, "act", torch.tanh),
-    ],
-    ids=["submodule", "mode", "list", "settings", "long parameter list", "function"],
-)
-def test_changes_in_plain_attributes_are_seen(change):
-    model = Keeps()
-    x, y = batch()
-    before = both(model, x, y, 0.1, steps=2)
-    change(model)
-    after = both(model, x, y, 0.1, steps=2)
-    assert torch.equal(*after) and not torch.equal(before[0], after[0])
-
-
-def test_an_address_that_is_used_again_is_another_function():
-    model = Keeps()
-    x, y = batch()
-    for factor in range(1, 4):
-        model.act = None
-        model.act = lambda z, factor=factor: factor * z
-        assert torch.equal(*both(model, x, y, 0.1, steps=2))
-
-
-def test_tensors_without_a_place_in_memory_are_an_obstacle():
-    model = network()
-    model.register_buffer("table", torch.eye(3).to_sparse())
-    x, y = batch()
-    with pytest.raises(CaptureError, match="memory of a tensor of the model cannot be told"):
-        fastat.pgd(model, x, y, 0.1, steps=2, graph=True)
-    fastat.pgd(model, x, y, 0.1, steps=2, graph="auto")
 
 
 def test_a_failure_does_not_stand_in_the_way_of_what_comes_next(monkeypatch):

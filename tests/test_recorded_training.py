@@ -16,13 +16,6 @@ from fastat.training import train
 SMALL = {"epochs": 2, "attack_steps": 2, "train_size": 128, "batch_size": 32, "val_size": 64, "width": 4, "lr": 0.05}
 
 
-@pytest.fixture
-def recorder(monkeypatch):
-    monkeypatch.setattr(StandIn, "made", 0)
-    monkeypatch.setattr(graphs, "RECORDERS", {"cpu": StandIn})
-    return StandIn
-
-
 def small(protocol="pgd-at", **changes):
     return default_config("digits", protocol, **{**SMALL, **changes})
 

@@ -29,6 +29,11 @@ def uncompiled(model: Model) -> Model:
     return getattr(model, "_orig_mod", model)
 
 
+def capturing(t: Tensor) -> bool:
+    """Whether work on the tensor is being recorded as a CUDA graph or compiled just now."""
+    return (t.is_cuda and torch.cuda.is_current_stream_capturing()) or torch.compiler.is_compiling()
+
+
 def couples_samples(model: Model) -> bool:
     """Whether a forward pass normalizes by the batch, as far as the modules of ``model`` tell (a function has none)."""
     modules = model.modules() if isinstance(model, nn.Module) else []
@@ -84,9 +89,9 @@ class Objective:
     forward: Model
     loss: ops.LossKind | LossFunction
     y: Tensor
+    check_classes: Callable[[int], None]
     targets: Tensor | None = None
     reference: Tensor | None = None
-    check_classes: Callable[[int], None] | None = None
 
     def won(self, logits: Tensor) -> Tensor:
         """bool ``[B]``."""
@@ -121,7 +126,7 @@ class Objective:
         ):
             shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-        if self.check_classes is not None and isinstance(logits, Tensor) and logits.dim() == 2:
+        if isinstance(logits, Tensor) and logits.dim() == 2:
             self.check_classes(logits.shape[1])
         return logits
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fastat.recorder import Body, CudaRecorder, Recorder, Recording, Tensors, left_as_found, random_state
+from fastat.engine import capturing
+from fastat.recorder import Body, CudaRecorder, Made, Recorder, Recording, Tensors, left_as_found, random_state
 from fastat.survey import CaptureError, Survey, first_difference, place, survey
 
 Graph = bool | Literal["auto"]
@@ -43,7 +44,7 @@ def run(
     settings: Hashable,
     graph: Graph,
     written: Sequence[Tensor] = (),
-) -> tuple[tuple[Tensor, ...], int | None]:
+) -> Made:
     """``body(tensors)``, where ``graph`` allows it by replaying a recording of it.
 
     Args:
@@ -58,10 +59,8 @@ def run(
     if graph is False or _inside_another(tensors):
         return body(tensors)
     try:
-        if not isinstance(model, nn.Module):
-            raise CaptureError("the model must be an nn.Module: what a function depends on cannot be seen")
-        device = _device_of(tensors)
-        found = _recordings_of(model).replay(model, device, body, tensors, settings, written, at_once=graph is True)
+        module, device = _checked(model, tensors)
+        found = _recordings_of(module).replay(module, device, body, tensors, settings, written, at_once=graph is True)
     except CaptureError:
         if graph is True:
             raise
@@ -71,9 +70,11 @@ def run(
 
 def possible(model: Callable[..., Any], tensors: Tensors) -> bool:
     """Whether recordings of work on these tensors can be thought of."""
-    same_device = len({t.device for t in tensors.values()}) == 1
-    known = next(iter(tensors.values())).device.type in RECORDERS
-    return same_device and known and isinstance(model, nn.Module) and not _inside_another(tensors)
+    try:
+        _checked(model, tensors)
+    except CaptureError:
+        return False
+    return not _inside_another(tensors)
 
 
 def forget(model: nn.Module) -> None:
@@ -101,7 +102,7 @@ class _Recordings:
         settings: Hashable,
         written: Sequence[Tensor],
         at_once: bool,
-    ) -> tuple[tuple[Tensor, ...], int | None] | None:
+    ) -> Made | None:
         """What a replay makes, recorded first if need be; None for what came only once so far, unless ``at_once``."""
         with self.lock:
             now = survey(model)
@@ -179,15 +180,17 @@ def _recordings_of(model: nn.Module) -> _Recordings:
         return _all_recordings.setdefault(model, _Recordings())
 
 
-def _device_of(tensors: Tensors) -> torch.device:
-    """The one device of the tensors; CaptureError if nothing can be recorded there."""
+def _checked(model: Callable[..., Any], tensors: Tensors) -> tuple[nn.Module, torch.device]:
+    """The model and the one device of the tensors; CaptureError if nothing can be recorded of that kind."""
+    if not isinstance(model, nn.Module):
+        raise CaptureError("the model must be an nn.Module: what a function depends on cannot be seen")
     devices = {t.device for t in tensors.values()}
     if len(devices) > 1:
         raise CaptureError(f"all tensors must be on one device, got {', '.join(sorted(map(str, devices)))}")
     device = devices.pop()
     if device.type not in RECORDERS:
         raise CaptureError(f"CUDA tensors are needed, got tensors on {device}")
-    return device
+    return model, device
 
 
 def _check_modules(found: Survey) -> None:
@@ -200,8 +203,7 @@ def _check_modules(found: Survey) -> None:
 
 def _inside_another(tensors: Tensors) -> bool:
     """Whether the caller is recording or compiling: the body then becomes part of that."""
-    recording = any(t.is_cuda for t in tensors.values()) and torch.cuda.is_current_stream_capturing()
-    return recording or torch.compiler.is_compiling()
+    return any(capturing(t) for t in tensors.values())
 
 
 def _layout(tensors: Tensors) -> Hashable:

@@ -20,8 +20,11 @@ from fastat.survey import CaptureError, Survey
 
 Tensors = Mapping[str, Tensor]
 
-Body = Callable[[Tensors], tuple[tuple[Tensor, ...], int | None]]
-"""What is recorded: from tensors by name to tensors and a number that is the same at every replay."""
+Made = tuple[tuple[Tensor, ...], int | None]
+"""Tensors, and a number that is the same at every replay."""
+
+Body = Callable[[Tensors], Made]
+"""What is recorded."""
 
 
 @dataclass
@@ -101,7 +104,7 @@ class CudaRecorder:
             except RuntimeError:  # it still believes that it is being recorded
                 generator.graphsafe_set_state(drawn)
             cause = error.__context__ if isinstance(error.__context__, Exception) else error
-            raise CaptureError(f"recording failed: {_first_line(cause)}") from error
+            raise CaptureError(f"recording failed: {first_line(cause)}") from error
         return Recording(graph.replay, inputs, results, number)
 
     @contextmanager
@@ -158,10 +161,11 @@ def _waiting_raises() -> Iterator[None]:
     except RuntimeError as error:
         if "synchroniz" not in str(error):
             raise
-        raise CaptureError(f"the model makes the CPU wait for the GPU: {_first_line(error)}") from error
+        raise CaptureError(f"the model makes the CPU wait for the GPU: {first_line(error)}") from error
     finally:
         torch.cuda.set_sync_debug_mode(mode)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an exception says, in short."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -139,7 +139,9 @@ class Run:
         """The model as this run sees it."""
         if self.front is None:
             return model
-        return self.seen.setdefault(model, nn.Sequential(self.front, model))  # one that lasts keeps its recordings
+        if model not in self.seen:  # one that lasts keeps its recordings
+            self.seen[model] = nn.Sequential(self.front, model)
+        return self.seen[model]
 
 
 def open_run(
@@ -187,6 +189,7 @@ def open_run(
         model=model,
         network=torch.compile(seen) if config.compile else seen,
         front=front,
+        seen={} if front is None else {model: seen},
         average=None if config.average == "none" else average_of(model),
         optimizer=_optimizer(config, model),
         train_set=train_set.to(device),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fastat.attacks.inputs import check_images
 from fastat.engine import attacking
+from fastat.recorder import first_line
 
 ROUNDS = 7
 WORTH = 1.05
@@ -68,7 +69,7 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
             except Exception as error:
                 if name == "as it is":
                     raise
-                failed[name] = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                failed[name] = first_line(error)
         for _ in range(ROUNDS):
             for name in ways.keys() - failed.keys():
                 times[name].append(_time(ways[name], x))

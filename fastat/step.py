@@ -79,7 +79,7 @@ def _layout(run: Run) -> torch.memory_format:
 
 
 def _replay(run: Run, tensors: dict[str, Tensor]) -> None:
-    def body(tensors: graphs.Tensors) -> tuple[tuple[Tensor, ...], None]:
+    def body(tensors: graphs.Tensors) -> graphs.Made:
         _step(run, tensors, False)  # what is recorded with the step needs no recording of its own
         return (), None
 

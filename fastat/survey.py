@@ -49,7 +49,7 @@ _GLOBAL_HOOKS = (
 
 
 def survey(model: nn.Module) -> Survey:
-    """Looks a module over; takes some half a millisecond for a ResNet-18.
+    """Looks a module over, in time that grows with its submodules and their attributes.
 
     Raises:
         CaptureError: it has tensors whose memory cannot be told, sparse ones for example.

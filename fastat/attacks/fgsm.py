@@ -5,8 +5,8 @@ from numbers import Real
 
 from torch import Tensor
 
-from fastat import graphs, ops
-from fastat.attacks.inputs import Normalization, check_images, checked, problem_of
+from fastat import ops
+from fastat.attacks.inputs import Normalization, Problem, check_images, checked, run
 from fastat.engine import LossFunction, Model, attacking, unwrapped
 from fastat.graphs import Graph, Tensors, check_graph
 from fastat.threat import Bounds, Norm
@@ -62,10 +62,8 @@ def fgsm(
             return x.detach().clone()
         if noise > 0:
             tensors["seed"] = ops.seed_tensor(seed, x.device)
-        network = unwrapped(model)
 
-        def body(tensors: Tensors) -> tuple[tuple[Tensor, ...], int | None]:
-            problem = problem_of(network, terms, tensors, labels)
+        def work(problem: Problem, tensors: Tensors) -> tuple[Tensor, ...]:
             if noise > 0:
                 x_adv = problem.with_radius(noise * problem.eps).random_start(tensors["seed"], 0)
             else:
@@ -73,10 +71,6 @@ def fgsm(
             grad = problem.objective.gradient(x_adv)[2]
             reached = problem if clip else problem.with_radius(math.inf)
             reached.step_(x_adv, grad)
-            return (reached.leave(x_adv),), labels.classes
+            return (reached.leave(x_adv),)
 
-        (x_adv,), classes = graphs.run(
-            body, tensors, model=network, settings=("fgsm", terms.settings, noise, clip), graph=graph
-        )
-        labels.check(classes)
-        return x_adv
+        return run(work, unwrapped(model), terms, tensors, labels, ("fgsm", noise, clip), graph)[0]

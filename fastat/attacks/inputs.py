@@ -2,15 +2,16 @@
 
 import math
 import weakref
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from fastat import ops
+from fastat import graphs, ops
 from fastat.arguments import compute_dtype, integer_labels
-from fastat.engine import LossFunction, Model, Objective
+from fastat.engine import LossFunction, Model, Objective, capturing
+from fastat.graphs import Graph, Tensors
 from fastat.threat import Bounds, Norm, check_bounds, check_norm, check_size
 
 Normalization = tuple[float | Sequence[float], float | Sequence[float]]
@@ -139,7 +140,30 @@ def checked(
     return Terms(norm, numbers["eps"], numbers["step_size"], loss, lower, upper), tensors, Labels(highest)
 
 
-def problem_of(model: Model, terms: Terms, tensors: Mapping[str, Tensor], labels: Labels) -> Problem:
+def run(
+    work: Callable[[Problem, Tensors], tuple[Tensor, ...]],
+    model: Model,
+    terms: Terms,
+    tensors: Tensors,
+    labels: Labels,
+    settings: Hashable,
+    graph: Graph,
+) -> tuple[Tensor, ...]:
+    """What ``work`` makes of checked inputs; it may be recorded (:func:`fastat.graphs.run`).
+
+    Args:
+        work: is determined by ``terms`` and ``settings``; reads nothing back.
+    """
+
+    def body(tensors: Tensors) -> graphs.Made:
+        return work(problem_of(model, terms, tensors, labels), tensors), labels.classes
+
+    made, classes = graphs.run(body, tensors, model=model, settings=(terms.settings, settings), graph=graph)
+    labels.check(classes)  # a replay does not call the model
+    return made
+
+
+def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> Problem:
     """Checked inputs in one form. Reads nothing back, so that it can be recorded."""
     x, mean, std = tensors["x"], tensors.get("mean"), tensors.get("std")
     pixels = _pixels(tensors)
@@ -153,7 +177,7 @@ def problem_of(model: Model, terms: Terms, tensors: Mapping[str, Tensor], labels
     if terms.loss == "kl" and reference is None:
         with torch.no_grad():
             reference = forward(pixels.clone())  # the model's first layer may work in place
-    objective = Objective(forward, terms.loss, tensors["y"], tensors.get("targets"), reference, labels.check)
+    objective = Objective(forward, terms.loss, tensors["y"], labels.check, tensors.get("targets"), reference)
     eps, step_size = (
         tensors[name] if number is None else number
         for name, number in (("eps", terms.eps), ("step_size", terms.step_size))
@@ -164,7 +188,7 @@ def problem_of(model: Model, terms: Terms, tensors: Mapping[str, Tensor], labels
     )  # fmt: skip
 
 
-def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
+def take(tensors: Tensors, index: Tensor) -> dict[str, Tensor]:
     """The tensors of some of the samples; their random numbers stay theirs if their ids are among the tensors."""
     return {
         name: t[index] if name in _OF_SAMPLES or (name in ("eps", "step_size") and t.dim() == 1) else t
@@ -172,7 +196,7 @@ def take(tensors: Mapping[str, Tensor], index: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _pixels(tensors: Mapping[str, Tensor]) -> Tensor:
+def _pixels(tensors: Tensors) -> Tensor:
     x = tensors["x"].to(compute_dtype(tensors["x"]))
     return x * tensors["std"] + tensors["mean"] if "mean" in tensors else x
 
@@ -226,18 +250,14 @@ def check_start(start: Tensor, x: Tensor, validate: bool) -> None:
         raise ValueError(
             f"start must have shape {list(x.shape)} on {x.device}, got {list(start.shape)} on {start.device}"
         )
-    if validate and not _capturing(x) and not bool(start.isfinite().all()):
+    if validate and not capturing(x) and not bool(start.isfinite().all()):
         raise ValueError("start holds values that are not finite")
 
 
-def _capturing(x: Tensor) -> bool:
-    return (x.is_cuda and torch.cuda.is_current_stream_capturing()) or torch.compiler.is_compiling()
-
-
-def _check_values(tensors: Mapping[str, Tensor], lower: float, upper: float) -> int:
+def _check_values(tensors: Tensors, lower: float, upper: float) -> int:
     """Looks inside the tensors, with one read-back for all of them; returns the highest label."""
     x = tensors["x"]
-    if x.numel() == 0 or _capturing(x):
+    if x.numel() == 0 or capturing(x):
         return -1
     labels = [name for name in ("y", "targets") if name in tensors]
     sizes = [name for name in ("eps", "step_size") if name in tensors]

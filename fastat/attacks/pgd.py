@@ -1,6 +1,6 @@
 """Projected gradient descent (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018)."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Literal
@@ -18,10 +18,11 @@ from fastat.attacks.inputs import (
     check_start,
     checked,
     problem_of,
+    run,
     take,
 )
 from fastat.engine import LossFunction, Model, attacking, couples_samples, unwrapped
-from fastat.graphs import Body, Graph, Tensors, check_graph
+from fastat.graphs import Graph, Tensors, check_graph
 from fastat.threat import Bounds, Norm, check_size
 
 
@@ -133,8 +134,8 @@ _STEPS_PER_LOOK = 2
 Kept = tuple[Tensor, Tensor]
 """An iterate of each sample and its score."""
 
-Result = tuple[tuple[Tensor, ...], int | None]
-"""Of what may be recorded: new tensors, and the number of classes."""
+Work = Callable[[Problem, Tensors], tuple[Tensor, ...]]
+"""What may be recorded."""
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,7 @@ class _Attack:
     def in_full(self, tensors: dict[str, Tensor]) -> Tensor:
         """Every restart and every step, on all samples."""
 
-        def body(tensors: Tensors) -> Result:
-            problem = problem_of(self.model, self.terms, tensors, self.labels)
+        def climb(problem: Problem, tensors: Tensors) -> tuple[Tensor, ...]:
             best: Kept | None = None
             for restart in range(self.restarts):
                 x_adv = _first_iterate(problem, tensors, restart)
@@ -165,9 +165,9 @@ class _Attack:
                     break
                 best = best or _nothing_yet(problem.x)
                 _keep_better(problem, *best, x_adv)
-            return (problem.leave(x_adv if best is None else best[0]),), self.labels.classes
+            return (problem.leave(x_adv if best is None else best[0]),)
 
-        return self._run(body, tensors, ("in full", self.steps, self.keep, self.restarts))[0]
+        return self._run(climb, tensors, ("in full", self.steps, self.keep, self.restarts))[0]
 
     def until_won(self, tensors: dict[str, Tensor]) -> Tensor:
         """The same, where a sample that is won leaves the batch."""
@@ -225,14 +225,13 @@ class _Attack:
     ) -> tuple[Tensor, ...]:
         """Some steps. A sample that is won has an infinite score, and the iterate that won it is kept."""
 
-        def body(tensors: Tensors) -> Result:
-            problem = problem_of(self.model, self.terms, tensors, self.labels)
+        def climb(problem: Problem, tensors: Tensors) -> tuple[Tensor, ...]:
             x_adv, kept = tensors["x_adv"], (tensors["kept"], tensors["score"])
             self._ascend(problem, x_adv, kept, count, last)
-            return (x_adv, *kept), self.labels.classes
+            return x_adv, *kept
 
         return self._run(
-            body, work | {"x_adv": x_adv, "kept": kept, "score": score}, ("until won", self.keep, count, last)
+            climb, work | {"x_adv": x_adv, "kept": kept, "score": score}, ("until won", self.keep, count, last)
         )
 
     def _ascend(self, problem: Problem, x_adv: Tensor, kept: Kept | None, steps: int, last: bool = True) -> None:
@@ -252,12 +251,8 @@ class _Attack:
             score = torch.where(problem.objective.won(logits), torch.inf, score)
         ops.best_(*kept, x_adv, score)
 
-    def _run(self, body: Body, tensors: Tensors, settings: Hashable) -> tuple[Tensor, ...]:
-        results, classes = graphs.run(
-            body, tensors, model=self.model, settings=(self.terms.settings, settings), graph=self.graph
-        )
-        self.labels.check(classes)
-        return results
+    def _run(self, work: Work, tensors: Tensors, settings: Hashable) -> tuple[Tensor, ...]:
+        return run(work, self.model, self.terms, tensors, self.labels, settings, self.graph)
 
 
 def _first_iterate(problem: Problem, tensors: Tensors, restart: int) -> Tensor:

@@ -8,6 +8,7 @@ attack shows: ``p_as_strong`` is the chance that one as strong as the textbook l
 """
 
 import math
+import statistics
 from dataclasses import dataclass
 
 import pytest
@@ -24,6 +25,8 @@ from bench.timing import has_bf16, rand
 
 ROW, TITLE = 7, "PGD-10"
 STEPS = 10
+FINAL_SECONDS = 150.0
+"""On a CPU, where an attack takes a second and its time varies by a tenth, for the best variant of everyone."""
 WHO = (*map(str, attackers.roster(graph=True, compile=True)), AGAIN)
 
 
@@ -48,8 +51,9 @@ def cases(device: torch.device) -> list[Case]:
         return [
             *(Case("small_cnn", 128, precision, compile=True) for precision in precisions),
             *(Case("preact_resnet18", 8, precision, compile=True) for precision in precisions),
-            *(Case("small_cnn", batch, "fp32", compile=True) for batch in (16, 256, 64)),
+            *(Case("small_cnn", batch, "fp32", compile=True) for batch in (16, 64)),
             *(Case("preact_resnet18", batch, "fp32") for batch in (2, 32)),
+            Case("small_cnn", 256, "fp32", compile=True),
         ]
     precisions = ("tf32", "bf16", "fp32")
     return [
@@ -97,7 +101,17 @@ def contest(case: Case, device: torch.device) -> Contest:
     if not case.compile:
         missing["everyone with compile"] = "not tried in this case: compiling the network takes longer than the rest"
     contenders = attackers.attacks(attackers.roster(cuda, case.compile), problem)
-    return Contest(inputs, contenders, check, missing, seconds=8.0, most_sets=1)
+    if cuda:
+        return Contest(inputs, contenders, check, missing, seconds=8.0, most_sets=1)
+    return Contest(inputs, contenders, check, missing, seconds=FINAL_SECONDS, finalists=finalists, most_sets=1)
+
+
+def finalists(times: dict[str, list[float]]) -> set[str]:
+    """Ours as it is called, twice, and everyone's fastest variant so far."""
+    found = {OURS: OURS, AGAIN: AGAIN}
+    for name in sorted(times, key=lambda name: statistics.median(times[name])):
+        found.setdefault(f"{attackers.parse(name).attacker}, best", name)
+    return set(found.values())
 
 
 def outcome_of(model: nn.Module, x_adv: Tensor, y: Tensor) -> tuple[Tensor, float]:

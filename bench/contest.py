@@ -43,6 +43,7 @@ class Contest:
         bytes: fewest bytes of memory one call must move, 0 where that says nothing.
         captured: on CUDA, time replays of a CUDA graph, so that launches from Python do not count.
         seconds: how long to go on measuring; the round under way is finished.
+        finalists: who goes on after the first rounds, for that long; None for everyone.
         most_sets: input sets at most, also where more would be needed to exceed the cache.
         threads: torch's threads on the CPU for the checks and the times; None leaves them as they are.
     """
@@ -55,13 +56,15 @@ class Contest:
     bytes: int = 0
     captured: bool = False
     seconds: float = 1.0
+    finalists: timing.Finalists | None = None
     most_sets: int = 32
     threads: int | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Times in seconds by contender (entry i of each is from round i), facts by contender, who did not run and why.
+    """Times in seconds by contender (entry i of each is from round i; not all go on to the last), facts by contender,
+    who did not run and why.
 
     ``label`` says which row and case this was.
     """
@@ -111,7 +114,14 @@ def _hold(contest: Contest, device: torch.device, end: float) -> Outcome:
     count = min(contest.most_sets, timing.sets_beyond_cache(bytes_of_set, device))
     sets = [first, *(contest.make_inputs(i) for i in range(1, count))]
     times, failed = timing.in_turns(
-        ready, sets, device, in_place=contest.in_place, captured=contest.captured, seconds=contest.seconds, end=timed_by
+        ready,
+        sets,
+        device,
+        in_place=contest.in_place,
+        captured=contest.captured,
+        seconds=contest.seconds,
+        end=timed_by,
+        finalists=contest.finalists,
     )
     if OURS in failed:
         raise failed[OURS]

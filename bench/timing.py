@@ -21,10 +21,14 @@ from torch import Tensor
 
 MOST_ROUNDS = 200
 LEAST_ROUNDS = 5
+FIRST_ROUNDS = 3
+"""Of everyone, where only some go on."""
 SHORTEST_SWEEP = 200e-6
 """A sweep shorter than this is repeated: the clock and the event have a cost of their own."""
 
 Work = Callable[[], object]
+Finalists = Callable[[dict[str, list[float]]], set[str]]
+"""From everyone's times so far, those who are timed further."""
 
 
 def cache_bytes(device: torch.device) -> int:
@@ -49,10 +53,12 @@ def in_turns(
     captured: bool,
     seconds: float,
     end: float,
+    finalists: Finalists | None = None,
 ) -> tuple[dict[str, list[float]], dict[str, Exception]]:
     """Seconds per call of every contender, one entry per round; and those that failed, with the error.
 
     Rounds go on for so many seconds, and for :data:`LEAST_ROUNDS` unless ``end``, by time.monotonic, comes before.
+    With ``finalists``, everyone has :data:`FIRST_ROUNDS`, and the time is that of those who go on from there.
     """
     originals = [s[0].clone() for s in sets] if in_place else []
 
@@ -79,16 +85,20 @@ def in_turns(
     repeats = 1 if in_place else max(1, round(SHORTEST_SWEEP / max(shortest, 1e-7)))
     times: dict[str, list[float]] = {name: [] for name in sweeps}
     names, order = list(sweeps), random.Random(0)
-    enough = time.monotonic() + seconds
+    least, enough = LEAST_ROUNDS, time.monotonic() + seconds
     gc.disable()
     try:
         for turn in range(MOST_ROUNDS):
+            if finalists and turn == FIRST_ROUNDS:
+                going_on = finalists(times)
+                names = [name for name in names if name in going_on]
+                least, enough = turn + LEAST_ROUNDS, time.monotonic() + seconds
             order.shuffle(names)  # who comes after whom changes what the cache holds
             for name in names:
                 restore()
                 times[name].append(clock(sweeps[name], repeats) / (repeats * len(sets)))
             now = time.monotonic()
-            if now > end or (turn + 1 >= LEAST_ROUNDS and now > enough):
+            if now > end or (turn + 1 >= least and now > enough):
                 break
     finally:
         gc.enable()

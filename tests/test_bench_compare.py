@@ -16,6 +16,7 @@ from bench.batch_figure import draw_batches
 from bench.contest import NO_TIME, hold
 from bench.cost_counts import group_of, on_paper
 from bench.cost_model import fitted_power
+from bench.timing import FIRST_ROUNDS, LEAST_ROUNDS
 
 CPU = torch.device("cpu")
 
@@ -137,10 +138,25 @@ def test_a_contest_in_small():
     held = hold(replace(bench_pgd.contest(case, CPU), seconds=0.0), CPU)
     assert {"ours", "eager", "model alone", "ours, channels_last", "eager, channels_last"} <= set(held.times)
     assert held.facts["ours"]["p_as_strong"] == 1.0
+    rounds = {name: len(times) for name, times in held.times.items()}
+    assert rounds["ours"] == FIRST_ROUNDS + LEAST_ROUNDS
+    assert {name.partition(",")[0] for name, count in rounds.items() if count == rounds["ours"]} >= {"ours", "eager"}
+    assert min(rounds.values()) == FIRST_ROUNDS
     label = {"row": 7, "title": "PGD-10", "case": str(case), "settings": asdict(case)}
     raw = {"ceilings": {"copy_bytes_per_s": 1e9}, "outcomes": [asdict(replace(held, label=label))]}
     run = canned() | {"cases": report.cases_of(json.loads(json.dumps(raw)))}
     assert str(case) in report.tables(run)
+
+
+def test_only_the_best_variant_of_everyone_goes_on():
+    times = {
+        "ours": [3.0],
+        "ours again": [3.1],
+        "eager": [5.0],
+        "eager, compile": [4.0],
+        "ours, compile": [2.0, 9.0, 2.0],
+    }
+    assert bench_pgd.finalists(times) == {"ours", "ours again", "eager, compile", "ours, compile"}
 
 
 def test_without_time_ours_alone_is_measured_once():

@@ -44,6 +44,7 @@ def run(
     settings: Hashable,
     graph: Graph,
     written: Sequence[Tensor] = (),
+    before: Callable[[int | None], None] = lambda number: None,
 ) -> Made:
     """``body(tensors)``, where ``graph`` allows it by replaying a recording of it.
 
@@ -52,20 +53,27 @@ def run(
             settings with tensors of the same layout must mean the same work.
         model: what the body calls; it keeps the recordings.
         written: tensors that the body writes, beside those of the model that are no parameters.
+        before: called before any work on the tensors, perhaps twice, with the number of the recording if there is one;
+            the module has then been looked over, so that a wait for the device hides that.
 
     Raises:
         CaptureError: with ``graph=True``, if the body cannot be recorded.
     """
     if graph is False or _inside_another(tensors):
+        before(None)
         return body(tensors)
     try:
         module, device = _checked(model, tensors)
-        found = _recordings_of(module).replay(module, device, body, tensors, settings, written, at_once=graph is True)
+        recordings, at_once = _recordings_of(module), graph is True
+        found = recordings.replay(module, device, body, tensors, settings, written, before, at_once)
     except CaptureError:
         if graph is True:
             raise
         found = None
-    return body(tensors) if found is None else found
+    if found is not None:
+        return found
+    before(None)
+    return body(tensors)
 
 
 def possible(model: Callable[..., Any], tensors: Tensors) -> bool:
@@ -101,6 +109,7 @@ class _Recordings:
         tensors: Tensors,
         settings: Hashable,
         written: Sequence[Tensor],
+        before: Callable[[int | None], None],
         at_once: bool,
     ) -> Made | None:
         """What a replay makes, recorded first if need be; None for what came only once so far, unless ``at_once``."""
@@ -111,22 +120,25 @@ class _Recordings:
                 self.state = now.state
             places = tuple(place(t) for t in written)
             key = (settings, now.modes, _layout(tensors), places, _switches(device.type))
-            if key not in self.entries:
+            entry = self.entries.get(key)
+            if entry is None and not at_once:
                 seen = self.unrecorded.get(key)
-                if seen is None and not at_once:
+                if seen is None:
                     self._note(key, "")
                     return None
-                if seen and not at_once:
+                if seen:
                     raise CaptureError(seen)
+            before(entry.number if entry else None)
+            if entry is None:
                 try:
-                    self.entries[key] = self._record(model, now, device, body, tensors, written)
+                    entry = self._record(model, now, device, body, tensors, written)
                 except CaptureError as error:
                     self._note(key, str(error))
                     raise
+            self.entries[key] = entry
             self.entries.move_to_end(key)
             while len(self.entries) > MOST_RECORDINGS:
                 self.entries.popitem(last=False)
-            entry = self.entries[key]
             with self.recorders[device].turn():
                 for name, static in entry.inputs.items():
                     static.copy_(tensors[name])

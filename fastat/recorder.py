@@ -105,7 +105,13 @@ class CudaRecorder:
                 generator.graphsafe_set_state(drawn)
             cause = error.__context__ if isinstance(error.__context__, Exception) else error
             raise CaptureError(f"recording failed: {first_line(cause)}") from error
-        return Recording(graph.replay, inputs, results, number)
+
+        def launch() -> None:
+            for t in inputs.values():
+                t.record_stream(torch.cuda.current_stream())  # read there, also if the recording is dropped meanwhile
+            graph.replay()
+
+        return Recording(launch, inputs, results, number)
 
     @contextmanager
     def turn(self) -> Iterator[None]:

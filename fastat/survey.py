@@ -43,6 +43,11 @@ _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dty
 _CONTAINERS = frozenset({tuple, list, set, dict, OrderedDict, torch.Size})
 _CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
 _DEPTH, _LENGTH = 4, 1000
+_NOT_OF_FORWARD = frozenset({
+    "training", "_non_persistent_buffers_set", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+})  # fmt: skip
+"""Attributes that every module has and no forward pass reads, and the mode, which is told apart from the state."""
 _GLOBAL_HOOKS = (
     "_global_forward_hooks", "_global_forward_pre_hooks", "_global_backward_hooks", "_global_backward_pre_hooks",
 )  # fmt: skip
@@ -61,13 +66,12 @@ def survey(model: nn.Module) -> Survey:
         if kind in _PLAIN:
             return value
         if kind in _CONTAINERS:
-            if not value:
-                return ()
-            entries = value.values() if isinstance(value, dict) else value
-            if depth > 0 and (len(value) <= _LENGTH or isinstance(next(iter(entries)), Tensor | nn.Module)):
-                keys = tuple(value) if isinstance(value, dict) else None  # those of hooks are never used twice
-                return keys, *[comparable(entry, depth - 1) for entry in entries]
-            return _identity(value), len(value)
+            keys, entries = (tuple(value), value.values()) if isinstance(value, dict) else (None, value)
+            if (len(value) > _LENGTH and not isinstance(next(iter(entries)), Tensor | nn.Module)) or depth == 0:
+                return _identity(value), len(value)
+            if _PLAIN.issuperset(map(type, entries)):
+                return keys, *entries
+            return keys, *[comparable(entry, depth - 1) for entry in entries]
         if isinstance(value, Tensor):
             tensors.append(value)
             return place(value)
@@ -80,9 +84,14 @@ def survey(model: nn.Module) -> Survey:
             return _identity(value), *plain
         return _identity(value)
 
-    states = [
-        (type(module), *[comparable(v) for k, v in vars(module).items() if k != "training"]) for module in modules
-    ]
+    states = []
+    for module in modules:  # grows meanwhile
+        values = [  # most are empty hooks: not worth a call
+            v if (kind := type(v)) in _PLAIN else () if kind in _CONTAINERS and not v else comparable(v)
+            for name, v in vars(module).items()
+            if name not in _NOT_OF_FORWARD
+        ]
+        states.append((type(module), *values))
     hooks = tuple(tuple(getattr(_modules, name, ())) for name in _GLOBAL_HOOKS)
     return Survey(modules, tensors, (hooks, *states))
 
@@ -116,7 +125,7 @@ def first_difference(model: nn.Module, before: Survey, after: Survey) -> str:
     names = {module: name for name, module in model.named_modules()}
     for module, old, new in zip(after.modules, before.state[1:], after.state[1:], strict=False):
         where = f"{names.get(module, 'a submodule') or 'the model'} ({type(module).__name__})"
-        keys = [key for key in vars(module) if key != "training"]
+        keys = [key for key in vars(module) if key not in _NOT_OF_FORWARD]
         for key, one, other in zip(keys, old[1:], new[1:], strict=False):
             if one != other:
                 return f"the attribute {key!r} of {where}"

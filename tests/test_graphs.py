@@ -7,12 +7,14 @@ import weakref
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from recorded_cases import batch, both, network
 from stand_in import StandIn
 from torch import nn
 
 import fastat
 from fastat import graphs
+from fastat.attacks.inputs import Labels
 from fastat.graphs import CaptureError
 
 pytestmark = pytest.mark.usefixtures("recorder")
@@ -160,6 +162,24 @@ def test_works_on_compiled_and_wrapped_modules():
     assert torch.equal(*both(fastat.Normalized(model, [0.5] * 3, [0.2] * 3), x, y, 0.1, steps=2))
 
 
+def test_a_ddp_model_shares_the_recording_of_its_inner_module(tmp_path):
+    model = network()
+    x, y = batch()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        for _ in range(2):
+            assert torch.equal(*both(wrapped, x, y, 0.1, steps=2))
+            assert torch.equal(*both(model, x, y, 0.1, steps=2))
+            nn.functional.cross_entropy(wrapped(x), y).backward()
+            with torch.no_grad():
+                for p in model.parameters():
+                    p -= 0.5 * p.grad
+        assert StandIn.made == 1
+    finally:
+        dist.destroy_process_group()
+
+
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_leaves_everything_as_found(mode):
     model = network().train()
@@ -263,6 +283,23 @@ def test_errors_are_those_of_the_plain_attack():
         fastat.pgd(model, x + 2, y, 0.1, steps=2, graph=True)
     with pytest.raises(ValueError, match="must return logits"):
         fastat.pgd(nn.Conv2d(3, 3, 3), x, y, 0.1, graph=True)
+
+
+def test_the_module_is_looked_over_while_the_device_looks_at_the_batch(monkeypatch):
+    model = network().train()
+    x, y = batch()
+    fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph=True)
+    order = []
+    survey, settle = graphs.survey, Labels.settle
+    monkeypatch.setattr(graphs, "survey", lambda model: order.append("survey") or survey(model))
+    monkeypatch.setattr(Labels, "settle", lambda labels: order.append("settle") or settle(labels))
+    fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph=True)
+    assert order == ["survey", "settle"]
+    before = model[1].running_mean.clone()
+    for change in ({"x": x + 2}, {"y": y - 5}, {"y": y + 5}, {"eps": torch.full((7,), -1.0)}):
+        with pytest.raises(ValueError, match=r"must be|outside"):
+            fastat.pgd(model, **({"x": x, "y": y, "eps": 0.1} | change), steps=2, seed=0, graph=True)
+    assert torch.equal(model[1].running_mean, before)
 
 
 def test_recordings_die_with_their_module():

@@ -46,10 +46,20 @@ class Terms:
 
 @dataclass
 class Labels:
-    """The highest label of a batch, -1 if nobody looked, and the number of classes once the model has shown it."""
+    """The highest label of a batch, -1 if nobody looked, and the number of classes once the model has shown it.
 
-    highest: int
+    ``look`` reads back what is inside the batch and raises ValueError if it is wrong. The device is asked for that when
+    the inputs are checked, and :meth:`settle` waits for the answer, before anything is done with them.
+    """
+
+    look: Callable[[], int] | None = None
+    highest: int = -1
     classes: int | None = None
+
+    def settle(self) -> None:
+        """Waits for the look inside, once. Raises ValueError."""
+        if self.look is not None:
+            self.highest, self.look = self.look(), None
 
     def check(self, classes: int | None) -> None:
         """ValueError if a label is none of the classes."""
@@ -114,7 +124,8 @@ def checked(
     normalization: Normalization | None,
     validate: bool,
 ) -> tuple[Terms, dict[str, Tensor], Labels]:
-    """Checks the inputs of an attack (TypeError, ValueError) and sorts them into tensors and the rest."""
+    """Checks the inputs of an attack (TypeError, ValueError) and sorts them into tensors and the rest; the look inside
+    the tensors is still to be settled."""
     check_norm(norm)
     lower, upper = check_bounds(bounds)
     check_images(x)
@@ -136,8 +147,8 @@ def checked(
     tensors |= {name: size for name, size in sizes.items() if isinstance(size, Tensor)}
     numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
-    highest = _check_values(tensors, lower, upper) if validate else -1
-    return Terms(norm, numbers["eps"], numbers["step_size"], loss, lower, upper), tensors, Labels(highest)
+    labels = Labels(_look(tensors, lower, upper) if validate else None)
+    return Terms(norm, numbers["eps"], numbers["step_size"], loss, lower, upper), tensors, labels
 
 
 def run(
@@ -158,9 +169,12 @@ def run(
     def body(tensors: Tensors) -> graphs.Made:
         return work(problem_of(model, terms, tensors, labels), tensors), labels.classes
 
-    made, classes = graphs.run(body, tensors, model=model, settings=(terms.settings, settings), graph=graph)
-    labels.check(classes)  # a replay does not call the model
-    return made
+    def before(classes: int | None) -> None:
+        labels.settle()
+        labels.check(classes)  # a replay does not call the model, which shows them otherwise
+
+    every = (terms.settings, settings)
+    return graphs.run(body, tensors, model=model, settings=every, graph=graph, before=before)[0]
 
 
 def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> Problem:
@@ -254,27 +268,33 @@ def check_start(start: Tensor, x: Tensor, validate: bool) -> None:
         raise ValueError("start holds values that are not finite")
 
 
-def _check_values(tensors: Tensors, lower: float, upper: float) -> int:
-    """Looks inside the tensors, with one read-back for all of them; returns the highest label."""
+def _look(tensors: Tensors, lower: float, upper: float) -> Callable[[], int] | None:
+    """Asks for what is inside the tensors, in one read-back for all of them, which the result does: it raises
+    ValueError or returns the highest label."""
     x = tensors["x"]
     if x.numel() == 0 or capturing(x):
-        return -1
+        return None
     labels = [name for name in ("y", "targets") if name in tensors]
     sizes = [name for name in ("eps", "step_size") if name in tensors]
     looks = [*_pixels(tensors).aminmax(), *(v for name in labels for v in tensors[name].aminmax())]
     looks += [tensors[name].min() for name in sizes]
-    lowest, highest, *rest = torch.stack([v.to(torch.float64) for v in looks]).tolist()
-    ends = [abs(end) for end in (lower, upper) if math.isfinite(end)]
-    slack = TOLERANCE * (upper - lower if len(ends) == 2 else max([1.0, *ends]))
-    if ends and not (lowest >= lower - slack and highest <= upper + slack):
-        raise ValueError(_outside_message(lowest, highest, lower, upper, "mean" in tensors))
-    for i, name in enumerate(labels):
-        if rest[2 * i] < 0:
-            raise ValueError(f"{name} must be >= 0, got {int(rest[2 * i])}")
-    for name, smallest in zip(sizes, rest[2 * len(labels) :], strict=True):
-        if not smallest >= 0:
-            raise ValueError(f"{name} must be >= 0, got {smallest}")
-    return int(max(rest[2 * i + 1] for i in range(len(labels))))
+    found = torch.stack([v.to(torch.float64) for v in looks])
+
+    def read() -> int:
+        lowest, highest, *rest = found.tolist()
+        ends = [abs(end) for end in (lower, upper) if math.isfinite(end)]
+        slack = TOLERANCE * (upper - lower if len(ends) == 2 else max([1.0, *ends]))
+        if ends and not (lowest >= lower - slack and highest <= upper + slack):
+            raise ValueError(_outside_message(lowest, highest, lower, upper, "mean" in tensors))
+        for i, name in enumerate(labels):
+            if rest[2 * i] < 0:
+                raise ValueError(f"{name} must be >= 0, got {int(rest[2 * i])}")
+        for name, smallest in zip(sizes, rest[2 * len(labels) :], strict=True):
+            if not smallest >= 0:
+                raise ValueError(f"{name} must be >= 0, got {smallest}")
+        return int(max(rest[2 * i + 1] for i in range(len(labels))))
+
+    return read
 
 
 def _outside_message(lowest: float, highest: float, lower: float, upper: float, normalized: bool) -> str:

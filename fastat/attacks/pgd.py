@@ -171,6 +171,7 @@ class _Attack:
 
     def until_won(self, tensors: dict[str, Tensor]) -> Tensor:
         """The same, where a sample that is won leaves the batch."""
+        self.labels.settle()
         tensors.setdefault("sample_ids", torch.arange(len(tensors["x"]), device=tensors["x"].device))
         problem = problem_of(self.model, self.terms, tensors, self.labels)
         if problem.objective.reference is not None:

@@ -2,8 +2,10 @@
 attack's own part.
 
 A contender is an attacker with some levers pulled, named "eager" or "eager, channels_last + compile". Without a lever
-an attack is called as its documentation says. With one, the parameters are frozen besides, as a careful user would:
-some attacks compute their gradients though nobody asks, and a compiled model always does.
+an attack is called as its documentation says. With any, the parameters are frozen, as a careful user would: some
+attacks compute their gradients though nobody asks, and a compiled model always does. "frozen" is that alone; ours does
+it by itself. "reduce-overhead" is torch.compile with CUDA graphs of its own. The loss and the step of the textbook loop
+are not compiled.
 """
 
 import copy
@@ -22,8 +24,9 @@ OURS, TEXTBOOK, ALONE = "ours", "eager", "model alone"
 ATTACKERS = (OURS, TEXTBOOK, ALONE, *peers.PEERS)
 RECORDED = (OURS, ALONE)
 """Those that can be given as one CUDA graph."""
-LAYOUTS = ((), ("channels_last",))
+LAYOUTS = ((), ("frozen",), ("channels_last",))
 LEVERS = (*LAYOUTS, ("compile",), ("channels_last", "compile"))
+ON_CUDA = ("channels_last", "reduce-overhead")
 
 
 @dataclass(frozen=True)
@@ -57,19 +60,25 @@ def parse(name: str) -> Contender:
 
 
 def roster(graph: bool, compile: bool) -> list[Contender]:
-    """Everyone, those that matter most and those that start soonest first: the last ones may find no time left."""
+    """Everyone, those that matter most and those that start soonest first: the last ones may find no time left.
+
+    Args:
+        graph: with CUDA graphs, this library's and the compiler's.
+        compile: with compiled models.
+    """
     found = []
-    for levers in LEVERS if compile else LAYOUTS:
+    for levers in (*(LEVERS if compile else LAYOUTS), *([ON_CUDA] if graph and compile else [])):
         for attacker in ATTACKERS:
-            found.append(Contender(attacker, levers))
-            if graph and attacker in RECORDED:
+            if (attacker, levers) != (OURS, ("frozen",)):
+                found.append(Contender(attacker, levers))
+            if graph and attacker in RECORDED and levers not in (("frozen",), ON_CUDA):
                 found.append(Contender(attacker, ("graph", *levers)))
     return found
 
 
 def attacks(contenders: list[Contender], problem: Problem) -> dict[str, Attack]:
     """By name, functions ``(x, y) -> x_adv``, each made when it is first called."""
-    network = cache(lambda channels_last, compile: _network(problem.model, channels_last, compile))
+    network = cache(lambda levers: _network(problem.model, levers))
 
     def attack(contender: Contender) -> Attack:
         made = cache(lambda: _made(contender, network, problem))
@@ -78,17 +87,19 @@ def attacks(contenders: list[Contender], problem: Problem) -> dict[str, Attack]:
     return {str(contender): attack(contender) for contender in contenders}
 
 
-def _network(model: nn.Module, channels_last: bool, compile: bool) -> nn.Module:
+def _network(model: nn.Module, levers: frozenset[str]) -> nn.Module:
     """A copy of the model in its layout, so that layouts do not share weights; compiled for one shape each."""
     network = copy.deepcopy(model)
-    if channels_last:
+    if "channels_last" in levers:
         network = network.to(memory_format=torch.channels_last)
-    return torch.compile(network, dynamic=False) if compile else network
+    if "reduce-overhead" in levers:
+        return torch.compile(network, dynamic=False, mode="reduce-overhead")
+    return torch.compile(network, dynamic=False) if "compile" in levers else network
 
 
-def _made(contender: Contender, network: Callable[[bool, bool], nn.Module], problem: Problem) -> Attack:
+def _made(contender: Contender, network: Callable[[frozenset[str]], nn.Module], problem: Problem) -> Attack:
     channels_last = "channels_last" in contender.levers
-    model = network(channels_last, "compile" in contender.levers)
+    model = network(frozenset(contender.levers) - {"frozen", "graph"})
     layout = torch.channels_last if channels_last else torch.contiguous_format
     if contender.attacker == OURS:
         attack = ours(model, problem, "graph" in contender.levers)

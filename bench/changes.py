@@ -85,8 +85,6 @@ def _of_case(old: Case, new: Case, alike: bool) -> list[Change]:
     if yardstick not in common:
         return []
     noise = max(abs(math.log(end)) for case in (old, new) for end in (case["noise"][0], case["noise"][2]))
-    if min(case["contenders"][yardstick]["rounds"] for case in (old, new)) < LEAST_ROUNDS:
-        noise = math.inf  # cut short: the quartiles say nothing
     found = []
     for who in common:
         if who == yardstick or not (steps or who == OURS or who.startswith(f"{OURS}, ")):
@@ -94,7 +92,9 @@ def _of_case(old: Case, new: Case, alike: bool) -> list[Change]:
         seconds = (old["contenders"][who]["median_s"], new["contenders"][who]["median_s"]) if alike else None
         quartiles = (_over(case["contenders"][who], case["contenders"][yardstick]) for case in (old, new))
         name = f"{new['title']} {new['case']}"
-        found.append(Change(new["row"], name, who, *quartiles, math.exp(noise), seconds))
+        rounds = min(case["contenders"][one]["rounds"] for case in (old, new) for one in (who, yardstick))
+        known = rounds >= LEAST_ROUNDS  # the quartiles of fewer say nothing
+        found.append(Change(new["row"], name, who, *quartiles, math.exp(noise) if known else math.inf, seconds))
     return found
 
 

@@ -85,6 +85,14 @@ def test_a_run_that_was_cut_short_proves_nothing():
     assert "unknown" in changes.table(found, short)
 
 
+def test_who_had_few_rounds_is_not_judged_and_hides_nothing():
+    runs = canned(2.0), canned(1.0)
+    for run in runs:
+        for who in ("ours, compile", "torchattacks"):
+            run["cases"][0]["contenders"][who]["rounds"] = FIRST_ROUNDS
+    assert verdicts(*runs) == {"ours": changes.SLOWER, "ours, compile": changes.SAME}
+
+
 def test_a_training_step_is_measured_by_the_plain_one():
     old = canned()
     old["cases"][0] |= {"title": report.TRAINING_STEP, "contenders": {"ours": entry(1.0, 0.0), "HR": entry(1.01)}}
@@ -109,12 +117,29 @@ def test_a_weaker_attack_does_not_count_however_fast():
     assert best(case, lambda c: c.attacker == "torchattacks") == "torchattacks, compile"
     text = by_case([case])
     row = dict(zip(*([cell.strip() for cell in text.splitlines()[i].split("|")] for i in (2, 4)), strict=True))
-    assert row["torchattacks, best"] == "1.38x (c)"
-    assert row["foolbox, best"] == "weaker"
+    assert row["torchattacks, best / as is"] == "1.38x (c) / weaker"
+    assert row["foolbox, best / as is"] == "weaker"
+    assert row["eager, best / as is"] == "1.12x (c) / 2.50x"
     assert row["ours"] == "1.25x"
     assert row["fastest of ours"] == "8 ms (c)"
+    assert "everyone else: 1 faster, 0 slower, 0 within the noise." in text
+    assert "Against the textbook loop as it is: 2.50x to 2.50x as fast." in text
     assert "not counted: torchattacks (net 128); foolbox (net 128)" in text
     assert "torchattacks" in report.details(canned())
+
+
+def test_few_images_do_not_hide_an_attack_that_does_nothing():
+    nothing = torch.zeros(8, dtype=torch.bool)
+    some = nothing.clone()
+    some[:5] = True
+    assert not counts({"p_as_strong": bench_pgd.sign_test(nothing, some), "gain": 0.0})
+    assert counts({"p_as_strong": bench_pgd.sign_test(some, some), "gain": 0.95})
+
+
+def test_a_variant_that_was_lucky_for_three_rounds_is_not_the_best():
+    case = canned()["cases"][0]
+    case["contenders"]["eager, frozen"] = case["contenders"]["eager, compile"] | {"rounds": 3, "ratio": [0.1] * 3}
+    assert best(case, lambda c: c.attacker == "eager") == "eager, compile"
 
 
 def test_strength_is_a_matter_of_the_images_that_only_one_fools():
@@ -131,13 +156,16 @@ def test_names_of_contenders():
     assert [attackers.parse(str(contender)) for contender in roster] == roster
     assert str(attackers.Contender("eager", ("channels_last", "compile"))) == "eager, channels_last + compile"
     assert {c.attacker for c in roster if "graph" in c.levers} == set(attackers.RECORDED)
+    assert {c.attacker for c in roster if "reduce-overhead" in c.levers} == set(attackers.ATTACKERS)
+    assert not any("reduce-overhead" in c.levers for c in attackers.roster(graph=False, compile=True))
 
 
 def test_a_contest_in_small():
     case = bench_pgd.Case("small_cnn", 2, "fp32")
     held = hold(replace(bench_pgd.contest(case, CPU), seconds=0.0), CPU)
-    assert {"ours", "eager", "model alone", "ours, channels_last", "eager, channels_last"} <= set(held.times)
-    assert held.facts["ours"]["p_as_strong"] == 1.0
+    assert {"ours", "eager", "eager, frozen", "ours, channels_last", "eager, channels_last"} <= set(held.times)
+    assert "ours, frozen" not in held.times
+    assert held.facts["ours"]["p_as_strong"] == 1.0 and held.facts["ours"]["gain"] > 0.9
     rounds = {name: len(times) for name, times in held.times.items()}
     assert rounds["ours"] == FIRST_ROUNDS + LEAST_ROUNDS
     assert {name.partition(",")[0] for name, count in rounds.items() if count == rounds["ours"]} >= {"ours", "eager"}
@@ -156,7 +184,7 @@ def test_only_the_best_variant_of_everyone_goes_on():
         "eager, compile": [4.0],
         "ours, compile": [2.0, 9.0, 2.0],
     }
-    assert bench_pgd.finalists(times) == {"ours", "ours again", "eager, compile", "ours, compile"}
+    assert bench_pgd.finalists(times) == {"ours", "ours again", "eager", "eager, compile", "ours, compile"}
 
 
 def test_without_time_ours_alone_is_measured_once():

@@ -18,7 +18,7 @@ OUT    ?= runs/demo
 ARGS   ?=
 
 .PHONY: demo test lint bench bench-table bench-compare cost-model compare study theory cuda-all kernels sanitize gpu
-.PHONY: gpu-pgd gpu-train clean
+.PHONY: gpu-pgd gpu-cost-model gpu-train clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.extension
@@ -89,6 +89,10 @@ gpu:
 # Row 7 with more networks, batch sizes and precisions than `make gpu` has time for; what does not fit is cut.
 gpu-pgd:
 	$(PYTHON) -m bench run --device cuda --only pgd --limit 520 --out "$${OUT:-bench/results}" $(ARGS)
+
+# The cost model with this Python, on its GPU.
+gpu-cost-model:
+	$(PYTHON) -m bench.cost_model --device cuda $(ARGS)
 
 # Row 8: PGD training of PreAct ResNet-18 on CIFAR-10 beside the plain loop, resumed; FASTAT_DATA says where the data are.
 gpu-train:

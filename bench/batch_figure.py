@@ -79,11 +79,10 @@ def _draw(path: Path, title: str, cases: Sequence[Case]) -> None:
     label_axes(left, "batch size", "time per image (ms)")
     label_axes(right, "batch size", "time / time of the model alone")
     handles, labels = left.get_legend_handles_labels()
-    levers = [
-        lever for lever in ("frozen", "channels_last", "compile") if any(lever in variant for variant in variants)
-    ]
+    pulled = {lever for variant in variants for lever in variant}
+    levers = [lever for lever in ("frozen", "channels_last", "compile") if lever in pulled]
     note = f"the fastest variant of each\n({', '.join(['plain', *levers])}"
-    note += ",\nfastat and floor also as a graph)" if any("graph" in variant for variant in variants) else ")"
+    note += ",\nfastat and floor also as a graph)" if "graph" in pulled else ")"
     note += "\ndotted: as documented"
     figure.legend(
         handles[::-1], labels[::-1], loc="outside right center", fontsize=11, title=note, title_fontsize=11,

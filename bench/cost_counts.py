@@ -1,7 +1,8 @@
 """What an attack step costs on paper, operations and bytes, and where the profiler sees its time go."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
+MOST_KERNELS = 20
 GROUPS = ("convolution", "linear", "normalization", "pointwise", "ours", "rest")
 _WORDS = {
     "ours": ("fastat::",),
@@ -63,17 +65,32 @@ def on_paper(model: nn.Module, x: Tensor, element_bytes: int) -> Paper:
 def shares(work: Callable[[], object], device: torch.device) -> dict[str, float]:
     """Share of the operators' own time by group: on CUDA that of the kernels they start, on a CPU that of the host."""
     cuda = device.type == "cuda"
+    seconds = dict.fromkeys(GROUPS, 0.0)
+    for event in _profiled(work, device):
+        if event.device_type == DeviceType.CPU:  # kernels are listed once more by themselves
+            seconds[group_of(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
+    whole = sum(seconds.values())
+    return {group: value / whole for group, value in seconds.items()}
+
+
+def kernels(work: Callable[[], object], device: torch.device) -> dict[str, float]:
+    """Share of the device's time by kernel, the largest first; nothing on a CPU."""
+    if device.type == "cpu":
+        return {}
+    events = [event for event in _profiled(work, device) if event.device_type == DeviceType.CUDA]
+    whole = sum(event.self_device_time_total for event in events)
+    largest = sorted(events, key=lambda event: -event.self_device_time_total)[:MOST_KERNELS]
+    return {event.key[:120]: event.self_device_time_total / whole for event in largest}
+
+
+def _profiled(work: Callable[[], object], device: torch.device) -> Sequence[Any]:
+    cuda = device.type == "cuda"
     work()
     with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as profiler:
         work()
         if cuda:
             torch.cuda.synchronize()
-    seconds = dict.fromkeys(GROUPS, 0.0)
-    for event in profiler.key_averages():
-        if event.device_type == DeviceType.CPU:  # kernels are listed once more by themselves
-            seconds[group_of(event.key)] += event.self_device_time_total if cuda else event.self_cpu_time_total
-    whole = sum(seconds.values())
-    return {group: value / whole for group, value in seconds.items()}
+    return profiler.key_averages()
 
 
 def group_of(operator: str) -> str:

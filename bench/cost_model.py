@@ -1,9 +1,10 @@
 """What the time of an attack is made of: ``make cost-model``, or ``python -m bench.cost_model``.
 
 For each network and precision: operations and bytes of a PGD step on paper, the machine's ceilings measured in the same
-run, the least time that follows from them, and what was measured: the model alone, our part of a step (loss and step),
-the whole attack, and its share of time per kind of operator. And how the time of the attack grows with batch, steps,
-image size and number of classes. Writes cost-model-<device>.json after every part, a table and figures beside it.
+run, the least time that follows from them, and what was measured: the model alone, our part of a step (loss and step,
+on inputs that are not in the cache), the whole attack, on CUDA replayed from a graph, and its share of time per kind of
+operator, on CUDA also per kernel. And how the time of the attack grows with batch, steps, image size and number of
+classes. Writes cost-model-<device>.json after every part, a table and figures beside it.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import json
 import math
 import os
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,15 +25,14 @@ from torch import Tensor, nn
 import fastat
 from bench import timing
 from bench.attackers import alone
-from bench.cost_counts import on_paper, shares
+from bench.cost_counts import kernels, on_paper, shares
 from bench.cost_report import figures, markdown_of
 from bench.networks import NETWORKS, Network, random_network
 from bench.report import write
-from bench.runner import ROOT, commit, file_name
+from bench.runner import KEEP_MEMORY, ROOT, commit, file_name
 from fastat import ops
 
 STEPS = 10
-_ROUNDS = 7
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,13 @@ def measured(part: Part, copy: float, device: torch.device) -> dict[str, Any]:
     product, product_flop = timing.product(device, dtype)
     with torch.no_grad():
         logits = model(x)
-    grad, x_adv = torch.randn_like(x), x.clone()
+    count = timing.sets_beyond_cache(3 * x.numel() * x.element_size(), device)
+    points = [(torch.randn_like(x), x.clone(), x.clone()) for _ in range(count)]
 
     def own() -> None:
-        ops.attack_loss(logits, y, "ce")
-        ops.linf_step_(x_adv, grad, x, about.eps / 4, about.eps)
+        for grad, x_adv, around in points:
+            ops.attack_loss(logits, y, "ce")
+            ops.linf_step_(x_adv, grad, around, about.eps / 4, about.eps)
 
     def forward() -> None:
         with torch.no_grad():
@@ -135,15 +138,15 @@ def measured(part: Part, copy: float, device: torch.device) -> dict[str, Any]:
 
     attack = _attack(model, x, y, about.eps, STEPS)
     works = {"forward": forward, "model": lambda: alone(model, 1)(x, y), "attack": attack, "product": ceiling}
-    seconds = _in_turns(works, device)
+    seconds = _in_turns({**works, "own": own}, device)
     flops = product_flop / seconds["product"]
     return {
         **asdict(part), "size": about.size, **asdict(paper), "product_flop_per_s": flops,
         "flop_seconds": (paper.forward_flop + paper.gradient_flop) / flops, "byte_seconds": paper.bytes / copy,
         "forward_seconds": seconds["forward"], "model_seconds": seconds["model"],
-        "step_seconds": seconds["attack"] / STEPS,
-        "own_seconds": timing.median_seconds(own, device, rounds=_ROUNDS),
-        "shares": shares(attack, device),
+        "step_seconds": seconds["attack"] / STEPS, "own_seconds": seconds["own"] / count,
+        "shares": shares(_attack(model, x, y, about.eps, STEPS, graph=False), device),
+        "kernels": kernels(attack, device),
     }  # fmt: skip
 
 
@@ -179,8 +182,11 @@ def _inputs(about: Network, precision: str, batch: int, device: torch.device) ->
         return model, x, model(x).argmax(1)
 
 
-def _attack(model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int) -> Callable[[], object]:
-    return lambda: fastat.pgd(model, x, y, eps, eps / 4, steps, seed=0)
+def _attack(
+    model: nn.Module, x: Tensor, y: Tensor, eps: float, steps: int, graph: bool | None = None
+) -> Callable[[], object]:
+    graph = x.is_cuda if graph is None else graph
+    return lambda: fastat.pgd(model, x, y, eps, eps / 4, steps, seed=0, graph=graph)
 
 
 def _in_turns(works: dict[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
@@ -196,4 +202,7 @@ def _in_turns(works: dict[str, Callable[[], object]], device: torch.device) -> d
 
 
 if __name__ == "__main__":
+    if not os.environ.items() >= KEEP_MEMORY.items():  # as for the suites; malloc reads it when a process starts
+        command = [sys.executable, "-m", "bench.cost_model", *sys.argv[1:]]
+        os.execve(sys.executable, command, {**os.environ, **KEEP_MEMORY})
     main()

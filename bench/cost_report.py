@@ -33,8 +33,8 @@ def markdown_of(found: Found) -> str:
         "One step of linf PGD. Operations: of the forward pass and of the gradient to the input. Bytes: weights and "
         "outputs of convolutions and linear layers once each way. Least: the longer of operations at the speed of a "
         "large matrix product in that precision and bytes at the speed of a copy (an algorithm that needs fewer "
-        "operations, as Winograd's, can be below it). Own part: loss and step, without "
-        "the model.",
+        "operations, as Winograd's, can be below it). Own part: loss and step without the model, on inputs that are "
+        "not in the cache." + (" The whole step is replayed from a CUDA graph." if e["kind"] == "cuda" else ""),
     ]
     lines = [["network", "images", "precision", "GFLOP forward", "GFLOP gradient", "MB", "product TFLOP/s", "least"]]
     lines[0] += ["bound by", "forward", "model alone", "whole step", "own part", "own share", "least / model alone"]
@@ -49,6 +49,8 @@ def markdown_of(found: Found) -> str:
         ])  # fmt: skip
     blocks.append(markdown(lines))
     blocks += ["Share of the operators' own time in PGD-10, by torch.profiler:", _shares(found["parts"])]
+    if any(part["kernels"] for part in found["parts"]):
+        blocks += ["Share of the device's time in PGD-10 by kernel, the largest:", _kernels(found["parts"])]
     if found["sweeps"]:
         blocks.append(
             "Time of PGD-10 as a power of one thing, the others fixed (standard error of a straight line through the "
@@ -78,6 +80,14 @@ def figures(found: Found, folder: Path, stem: str) -> list[Path]:
 def _shares(parts: Sequence[Found]) -> str:
     lines = [["network", "precision", *GROUPS]]
     lines += [[p["network"], p["precision"], *(f"{p['shares'][group]:.1%}" for group in GROUPS)] for p in parts]
+    return markdown(lines)
+
+
+def _kernels(parts: Sequence[Found]) -> str:
+    lines = [["network", "precision", "kernel", "share"]]
+    for part in parts:
+        for kernel, share in part["kernels"].items():
+            lines.append([part["network"], part["precision"], kernel.replace("|", "/"), f"{share:.1%}"])
     return markdown(lines)
 
 

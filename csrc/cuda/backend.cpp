@@ -2,6 +2,7 @@
 #include <cuda_runtime.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/accelerator.h>
+#include <torch/csrc/stable/macros.h>
 
 #include "../launch.h"
 #include "kernels.h"
@@ -15,7 +16,7 @@ namespace {
 
 void* current_stream(int device) {
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
   return stream;
 }
 

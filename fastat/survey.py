@@ -94,12 +94,14 @@ def survey(model: nn.Module) -> Survey:
 
     def contents(value: Any, depth: int) -> tuple[Any, ...]:
         keys, entries = (tuple(value), value.values()) if isinstance(value, dict) else (None, value)
-        if (len(value) > _LENGTH and not isinstance(next(iter(entries)), Tensor | nn.Module)) or depth == 0:
+        if len(value) > _LENGTH and not isinstance(next(iter(entries)), Tensor | nn.Module):
             return *_identity(value), len(value)
         if _PLAIN.issuperset(map(type, entries)):
             return keys, *entries
+        if depth == 0:
+            return id(value), *map(id, entries)  # not held: the module may be among them
         if depth <= known.get(id(value), 0):
-            return *_identity(value), len(value)
+            return (id(value),)
         known[id(value)] = depth
         return keys, *[comparable(entry, depth - 1) for entry in entries]
 
@@ -135,11 +137,14 @@ def _is_code(value: Any) -> bool:
 
 
 def _identity(value: Any) -> tuple[int, Any]:
-    """Equal for the same object only; an address alone may be used again."""
+    """Equal for the same object only; an address alone may be used again.
+
+    What allows no weak reference is held, but for objects with attributes, which may hold the module.
+    """
     try:
         return id(value), weakref.ref(value)
     except TypeError:
-        return id(value), value
+        return id(value), type(value) if hasattr(value, "__dict__") else value
 
 
 def first_difference(model: nn.Module, before: Survey, after: Survey) -> str:

@@ -46,7 +46,8 @@ def attacking(model: Model, device: torch.device) -> Iterator[None]:
 
     Compiled code computes the gradients of all parameters that require one, whoever asks: they are frozen. Under
     autocast other modules keep theirs, and are still not asked for them: only weights that require a gradient are cast
-    once for all steps rather than in each. What was cast before or within is forgotten: it may be old, or without
+    once for all steps rather than in each. Their layers then keep their inputs for the backward pass, as in training;
+    with frozen parameters they need not. What was cast before or within is forgotten: it may be old, or without
     gradient.
     """
     casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()

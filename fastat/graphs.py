@@ -2,7 +2,8 @@
 
 A recording belongs to a module and dies with it. It is used again only for inputs of the same layout, the same settings
 of the attack and of torch, and a module that is as it was (:class:`fastat.survey.Survey` says what is compared). What
-the module's tensors hold is read at every replay, so weights that an optimizer moves in place are seen.
+the module's tensors hold is read at every replay, so weights that an optimizer moves in place are seen. A function as
+loss is told by its identity: pass the same object at every call, for a new lambda is recorded anew.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -41,19 +43,20 @@ def run(
     tensors: Tensors,
     *,
     model: Callable[..., Any],
-    settings: Hashable,
+    settings: Callable[[], Hashable],
     graph: Graph,
     written: Sequence[Tensor] = (),
-    before: Callable[[int | None], None] = lambda number: None,
+    before: Callable[[int | None], None] = lambda note: None,
 ) -> Made:
     """``body(tensors)``, where ``graph`` allows it by replaying a recording of it.
 
     Args:
         body: computes on ``tensors`` and ``model`` alone, and is otherwise determined by ``settings``: the same
-            settings with tensors of the same layout must mean the same work.
+            settings with tensors of the same layout must mean the same work. They are asked for only where a recording
+            can be thought of, and may raise CaptureError.
         model: what the body calls; it keeps the recordings.
         written: tensors that the body writes, beside those of the model that are no parameters.
-        before: called before any work on the tensors, perhaps twice, with the number of the recording if there is one;
+        before: called before any work on the tensors, perhaps twice, with the note of the recording if there is one;
             the module has then been looked over, so that a wait for the device hides that.
 
     Raises:
@@ -65,7 +68,7 @@ def run(
     try:
         module, device = _checked(model, tensors)
         recordings, at_once = _recordings_of(module), graph is True
-        found = recordings.replay(module, device, body, tensors, settings, written, before, at_once)
+        found = recordings.replay(module, device, body, tensors, settings(), written, before, at_once)
     except CaptureError:
         if graph is True:
             raise
@@ -128,7 +131,7 @@ class _Recordings:
                     return None
                 if seen:
                     raise CaptureError(seen)
-            before(entry.number if entry else None)
+            before(entry.note if entry else None)
             if entry is None:
                 try:
                     entry = self._record(model, now, device, body, tensors, written)
@@ -143,7 +146,7 @@ class _Recordings:
                 for name, static in entry.inputs.items():
                     static.copy_(tensors[name])
                 entry.launch()
-                return tuple(t.clone() for t in entry.results), entry.number
+                return tuple(t.clone() for t in entry.results), entry.note
 
     def _record(
         self,
@@ -158,11 +161,11 @@ class _Recordings:
         _check_modules(now)
         if device not in self.recorders:
             self.recorders[device] = RECORDERS[device.type](device)
-        with left_as_found(now, written, device):
+        with _memory_needed(), left_as_found(now, written, device):
             drawn = random_state()
             try:
                 recording = self.recorders[device].record(body, tensors)
-            except CaptureError:
+            except (CaptureError, torch.OutOfMemoryError):
                 self._clear()  # a recorder that failed is not used again, and all others share its memory
                 self.state = now.state
                 raise
@@ -195,7 +198,8 @@ def _recordings_of(model: nn.Module) -> _Recordings:
 def _checked(model: Callable[..., Any], tensors: Tensors) -> tuple[nn.Module, torch.device]:
     """The model and the one device of the tensors; CaptureError if nothing can be recorded of that kind."""
     if not isinstance(model, nn.Module):
-        raise CaptureError("the model must be an nn.Module: what a function depends on cannot be seen")
+        kind = type(model).__name__
+        raise CaptureError(f"the model must be an nn.Module, got a {kind}: what that depends on cannot be seen")
     devices = {t.device for t in tensors.values()}
     if len(devices) > 1:
         raise CaptureError(f"all tensors must be on one device, got {', '.join(sorted(map(str, devices)))}")
@@ -203,6 +207,15 @@ def _checked(model: Callable[..., Any], tensors: Tensors) -> tuple[nn.Module, to
     if device.type not in RECORDERS:
         raise CaptureError(f"CUDA tensors are needed, got tensors on {device}")
     return model, device
+
+
+@contextmanager
+def _memory_needed() -> Iterator[None]:
+    """CaptureError where memory is short: what is copied to record may still be done without."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise CaptureError("there is not enough GPU memory to record") from error
 
 
 def _check_modules(found: Survey) -> None:

@@ -6,10 +6,11 @@ import gc
 import random
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from fastat.survey import CaptureError, Survey
 Tensors = Mapping[str, Tensor]
 
 Made = tuple[tuple[Tensor, ...], int | None]
-"""Tensors, and a number that is the same at every replay."""
+"""Tensors, and a note that is the same at every replay: an attack's is the number of classes its model has."""
 
 Body = Callable[[Tensors], Made]
 """What is recorded."""
@@ -34,7 +35,7 @@ class Recording:
     launch: Callable[[], None]
     inputs: dict[str, Tensor]
     results: tuple[Tensor, ...]
-    number: int | None
+    note: int | None
 
 
 class Recorder(Protocol):
@@ -62,17 +63,15 @@ class CudaRecorder:
         device, and then records it.
 
         Raises:
-            CaptureError: it cannot be recorded, and this recorder is not to be used again. What else the body raises
-                in its first run is raised as it is.
+            CaptureError: it cannot be recorded, and this recorder is not to be used again.
+            torch.OutOfMemoryError: there is not enough memory for that, and the same. What else the body raises in its
+                first run is raised as it is.
         """
         gc.collect()  # what earlier backward passes left behind belongs to another stream
         with _one_at_a_time, torch.cuda.device(self.device):
-            try:
-                inputs = {name: t.clone() for name, t in tensors.items()}
-                self._rehearse(body, inputs)
-                return self._record(body, inputs)
-            except torch.OutOfMemoryError as error:
-                raise CaptureError("there is not enough GPU memory to record") from error
+            inputs = {name: t.clone() for name, t in tensors.items()}
+            self._rehearse(body, inputs)
+            return self._record(body, inputs)
 
     def _rehearse(self, body: Body, inputs: dict[str, Tensor]) -> None:
         here = torch.cuda.current_stream()
@@ -96,7 +95,7 @@ class CudaRecorder:
                 fresh_casts(),
                 torch.cuda.graph(graph, pool=self.pool, stream=self.stream, capture_error_mode="thread_local"),
             ):
-                results, number = body(inputs)
+                results, note = body(inputs)
         except Exception as error:
             torch.cuda.set_stream(here)
             try:
@@ -111,7 +110,7 @@ class CudaRecorder:
                 t.record_stream(torch.cuda.current_stream())  # read there, also if the recording is dropped meanwhile
             graph.replay()
 
-        return Recording(launch, inputs, results, number)
+        return Recording(launch, inputs, results, note)
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -126,10 +125,13 @@ class CudaRecorder:
 
 @contextmanager
 def left_as_found(found: Survey, written: Sequence[Tensor], device: torch.device) -> Iterator[None]:
-    """Undoes what work does to a module's buffers and attributes, to ``written``, and to random number generators."""
+    """Undoes what work does to a module's buffers and attributes, the lists, dicts, sets and objects among them
+    included, to ``written``, and to random number generators."""
     of_module = [t for t in found.tensors if not isinstance(t, torch.nn.Parameter)]
     contents = [(t, t.detach().clone()) for t in (*of_module, *written)]
-    attributes = [(module, dict(vars(module)), dict(module._buffers)) for module in found.modules]
+    copies: dict[int, tuple[Any, Any]] = {}
+    for holder in (*found.modules, *found.objects):
+        _copy_containers(vars(holder), copies)
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -137,13 +139,21 @@ def left_as_found(found: Survey, written: Sequence[Tensor], device: torch.device
         finally:
             random.setstate(python)
             np.random.set_state(numpy)
-            for module, values, buffers in attributes:
-                vars(module).clear()
-                vars(module).update(values)
-                module._buffers.clear()
-                module._buffers.update(buffers)
+            for container, entries in copies.values():
+                container.clear()
+                (container.update if isinstance(container, dict | set) else container.extend)(entries)
             for t, content in contents:
                 t.data.copy_(content)  # not a change that autograd would refuse to go back over
+
+
+def _copy_containers(value: Any, copies: dict[int, tuple[Any, Any]]) -> None:
+    """Adds each container in a value, and a copy of it, to those that are there by their identity."""
+    if id(value) in copies or not isinstance(value, list | dict | set | deque | tuple):
+        return
+    if not isinstance(value, tuple):
+        copies[id(value)] = value, dict(value) if isinstance(value, dict) else list(value)
+    for entry in value.values() if isinstance(value, dict) else value:
+        _copy_containers(entry, copies)
 
 
 def random_state() -> object:

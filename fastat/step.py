@@ -87,7 +87,7 @@ def _replay(run: Run, tensors: dict[str, Tensor]) -> None:
     averages = [] if run.average is None else [*run.average.parameters(), *run.average.buffers()]
     delta = [] if run.delta is None else [run.delta]
     written = [*run.model.parameters(), *momenta, *averages, *delta, run.losses, run.hits]
-    graphs.run(body, tensors, model=run.network, settings=("step", run.config), graph=True, written=written)
+    graphs.run(body, tensors, model=run.network, settings=lambda: ("step", run.config), graph=True, written=written)
 
 
 def _step(run: Run, tensors: graphs.Tensors, graph: graphs.Graph) -> None:

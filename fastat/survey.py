@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import weakref
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +23,17 @@ class Survey:
 
     Attributes:
         modules: itself, its submodules, and modules it keeps in lists and the like without registering them.
-        tensors: parameters, buffers and other tensors among their attributes.
+        objects: what they hold beside modules, tensors and torch's own objects, and was looked into: its attributes.
+        tensors: parameters, buffers and other tensors among the attributes of all these.
         state: what stays equal as long as a recorded forward pass stays right, beside the modes and what the tensors
-            hold: types and attributes, with the places of tensors in memory. Not looked into: containers of more than
-            1000 other things, attributes of objects within attributes of objects, closures.
+            hold: types and attributes, with the places of tensors in memory. An object or a container is looked into
+            down to four within each other, and an object that a bound method belongs to as well. Not seen: what is in
+            containers of more than 1000 things other than tensors and modules, in arrays of numpy, closures and
+            ``__slots__``, attributes of classes, and the globals of Python's modules.
     """
 
     modules: list[nn.Module]
+    objects: list[Any]
     tensors: list[Tensor]
     state: tuple[Any, ...]
 
@@ -41,7 +45,8 @@ class Survey:
 
 _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device})
 _CONTAINERS = frozenset({tuple, list, set, dict, OrderedDict, torch.Size})
-_CODE = (types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType, type)
+_KINDS_OF_CONTAINERS = (tuple, list, set, frozenset, dict, deque)
+_CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
 _DEPTH, _LENGTH = 4, 1000
 _NOT_OF_FORWARD = frozenset({
     "training", "_non_persistent_buffers_set", "_state_dict_hooks", "_state_dict_pre_hooks",
@@ -59,30 +64,46 @@ def survey(model: nn.Module) -> Survey:
     Raises:
         CaptureError: it has tensors whose memory cannot be told, sparse ones for example.
     """
-    modules, tensors, known = [model], [], {id(model)}
+    modules, objects, tensors = [model], [], []
+    known = {id(model): _DEPTH}  # how deep one was looked into: it may be met again nearer to a module
 
     def comparable(value: Any, depth: int = _DEPTH) -> Any:
         kind = type(value)
         if kind in _PLAIN:
             return value
         if kind in _CONTAINERS:
-            keys, entries = (tuple(value), value.values()) if isinstance(value, dict) else (None, value)
-            if (len(value) > _LENGTH and not isinstance(next(iter(entries)), Tensor | nn.Module)) or depth == 0:
-                return _identity(value), len(value)
-            if _PLAIN.issuperset(map(type, entries)):
-                return keys, *entries
-            return keys, *[comparable(entry, depth - 1) for entry in entries]
+            return contents(value, depth)
         if isinstance(value, Tensor):
             tensors.append(value)
             return place(value)
         if isinstance(value, nn.Module):
             if id(value) not in known:  # has a place of its own in the list that is gone through
-                known.add(id(value))
+                known[id(value)] = _DEPTH
                 modules.append(value)
-        elif not isinstance(value, _CODE) and not kind.__module__.startswith("torch"):
-            plain = [entry for entry in getattr(value, "__dict__", {}).values() if type(entry) in _PLAIN]
-            return _identity(value), *plain
-        return _identity(value)
+            return _identity(value)
+        if kind is types.MethodType:
+            return _identity(value), comparable(value.__self__, depth)
+        if isinstance(value, _KINDS_OF_CONTAINERS):
+            return contents(value, depth)
+        if not hasattr(value, "__dict__") or _is_code(value) or depth <= known.get(id(value), 0):
+            return _identity(value)
+        if id(value) not in known:
+            objects.append(value)
+        known[id(value)] = depth
+        return _identity(value), *contents(vars(value), depth)
+
+    def contents(value: Any, depth: int) -> tuple[Any, ...]:
+        keys, entries = (tuple(value), value.values()) if isinstance(value, dict) else (None, value)
+        if len(value) > _LENGTH and not isinstance(next(iter(entries)), Tensor | nn.Module):
+            return *_identity(value), len(value)
+        if _PLAIN.issuperset(map(type, entries)):
+            return keys, *entries
+        if depth == 0:
+            return id(value), *map(id, entries)  # not held: the module may be among them
+        if depth <= known.get(id(value), 0):
+            return (id(value),)
+        known[id(value)] = depth
+        return keys, *[comparable(entry, depth - 1) for entry in entries]
 
     states = []
     for module in modules:  # grows meanwhile
@@ -93,7 +114,7 @@ def survey(model: nn.Module) -> Survey:
         ]
         states.append((type(module), *values))
     hooks = tuple(tuple(getattr(_modules, name, ())) for name in _GLOBAL_HOOKS)
-    return Survey(modules, tensors, (hooks, *states))
+    return Survey(modules, objects, tensors, (hooks, *states))
 
 
 def place(t: Tensor) -> tuple[Any, ...]:
@@ -110,12 +131,20 @@ def place(t: Tensor) -> tuple[Any, ...]:
         ) from error
 
 
+def _is_code(value: Any) -> bool:
+    """Whether it is code, or an object of torch itself, such as an optimizer."""
+    return isinstance(value, _CODE) or type(value).__module__.partition(".")[0] == "torch"
+
+
 def _identity(value: Any) -> tuple[int, Any]:
-    """Equal for the same object only; an address alone may be used again."""
+    """Equal for the same object only; an address alone may be used again.
+
+    What allows no weak reference is held, but for objects with attributes, which may hold the module.
+    """
     try:
         return id(value), weakref.ref(value)
     except TypeError:
-        return id(value), value
+        return id(value), type(value) if hasattr(value, "__dict__") else value
 
 
 def first_difference(model: nn.Module, before: Survey, after: Survey) -> str:

@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from recorded_cases import batch, network
 from torch import nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastat
@@ -71,3 +75,89 @@ def test_no_gradient_of_a_parameter_is_computed(autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         fastat.pgd(model, torch.rand(4, 3, 2, 2), torch.arange(4), 0.1, steps=2)
     assert Linear.asked == 0
+
+
+@pytest.fixture
+def compiler():
+    """Nothing that was compiled before counts."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("backend", [None, "eager", "aot_eager"])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_no_gradient_reaches_a_parameter(compiler, backend, autocast):
+    model = network(norm=False)
+    fired = []
+    for name, p in model.named_parameters():
+        p.register_hook(lambda grad, name=name: fired.append(name))
+    attacked = model if backend is None else torch.compile(model, backend=backend)
+    x, y = batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        for arguments in ({}, {"keep": "best"}, {"loss": "kl"}, {"early_stop": True}):
+            fastat.pgd(attacked, x, y, 0.1, steps=2, **arguments)
+        assert not fired
+        attacked(x).sum().backward()
+    assert sorted(fired) == sorted(name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_compiled_code_computes_the_gradient_of_the_input_alone(compiler, autocast):
+    gradients = []
+
+    def backward(graph, inputs):
+        made = next(node for node in graph.graph.nodes if node.op == "output").args[0]
+        gradients.append(sum(value is not None for value in made))
+        return make_boxed_func(graph.forward)
+
+    def forward(graph, inputs):
+        return make_boxed_func(graph.forward)
+
+    model = network(norm=False)
+    compiled = torch.compile(model, backend=aot_autograd(fw_compiler=forward, bw_compiler=backward))
+    x, y = batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        fastat.pgd(compiled, x, y, 0.1, steps=2)
+        compiled(x).sum().backward()
+    assert gradients == [1, len(list(model.parameters()))]
+
+
+def test_attacks_on_a_compiled_model_share_one_more_variant(compiler):
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    inner = network(norm=False)
+    model = torch.compile(inner, backend=backend)
+    x, y = batch()
+    for variants, work in [(1, "train"), (2, "attack"), (2, "attack"), (2, "train"), (2, "attack"), (2, "train")]:
+        if work == "attack":
+            fastat.pgd(model, x, y, 0.1, steps=3)
+        else:
+            inner.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            assert all(p.grad.abs().sum() > 0 for p in inner.parameters())
+        assert len(compiled) == variants
+
+
+def bytes_kept(work):
+    """What autograd keeps for backward passes meanwhile, in bytes of memory."""
+    kept = []
+    with saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        work()
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_a_step_keeps_no_more_than_a_forward_pass_with_frozen_parameters(train):
+    model = network().train(train)
+    x, y = batch(64)
+    training = bytes_kept(lambda: model(x).sum())
+    model.requires_grad_(False)
+    frozen = bytes_kept(lambda: model(x.clone().requires_grad_()).sum())
+    model.requires_grad_(True)
+    assert 0 < bytes_kept(lambda: fastat.pgd(model, x, y, 0.1, steps=1, seed=0)) <= frozen < training

@@ -1,6 +1,9 @@
 """Which changes of a module its recordings notice."""
 
+import collections
+import gc
 import types
+import weakref
 
 import pytest
 import torch
@@ -10,6 +13,7 @@ from torch import nn
 
 import fastat
 from fastat.graphs import CaptureError
+from fastat.survey import survey
 
 pytestmark = pytest.mark.usefixtures("recorder")
 
@@ -104,6 +108,120 @@ def test_changes_in_plain_attributes_are_seen(change):
     change(model)
     after = both(model, x, y, 0.1, steps=2)
     assert torch.equal(*after) and not torch.equal(before[0], after[0])
+
+
+def settings(**changes):
+    """An object as models keep it, with something of every kind."""
+    held = {
+        "scales": [1.0], "table": {"a": 1.0}, "tensor": torch.ones(()), "act": torch.relu, "inner": None,
+        "counts": collections.defaultdict(int, n=1), "steps": collections.deque([1.0]),
+    }  # fmt: skip
+    return types.SimpleNamespace(**(held | changes))
+
+
+class Configured(nn.Module):
+    """Reads all that an object holds, and an object within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.cfg = network(), settings(inner=settings())
+        self.method = Scales(1.0).scale
+
+    def forward(self, x):
+        z = self.inner(x)
+        for cfg in (self.cfg, self.cfg.inner):
+            z = z + cfg.act(z) * cfg.tensor * cfg.scales[0] * cfg.table["a"] * cfg.counts["n"] * cfg.steps[0]
+        return self.method(z)
+
+
+class Scales:
+    def __init__(self, factor):
+        self.factor = [factor]
+
+    def scale(self, z):
+        return z * self.factor[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda cfg: setattr(cfg, "scales", [-3.0]),
+        lambda cfg: cfg.scales.__setitem__(0, -3.0),
+        lambda cfg: setattr(cfg, "table", {"a": -3.0}),
+        lambda cfg: cfg.table.update(a=-3.0),
+        lambda cfg: setattr(cfg, "tensor", torch.tensor(-3.0)),
+        lambda cfg: setattr(cfg, "act", torch.tanh),
+        lambda cfg: cfg.counts.update(n=-3),
+        lambda cfg: cfg.steps.__setitem__(0, -3.0),
+        lambda cfg: vars(cfg).update(vars(settings(scales=[-3.0], inner=cfg.inner))),
+    ],
+    ids=["list", "in a list", "dict", "in a dict", "tensor", "function", "defaultdict", "deque", "all"],
+)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_changes_in_objects_are_seen(change, depth):
+    model = Configured()
+    x, y = batch()
+    before = both(model, x, y, 0.1, steps=2)
+    change(model.cfg if depth == 0 else model.cfg.inner)
+    after = both(model, x, y, 0.1, steps=2)
+    assert torch.equal(*after) and not torch.equal(before[0], after[0])
+    assert torch.equal(*both(model, x, y, 0.1, steps=2)) and StandIn.made == 2
+
+
+def test_tensors_that_objects_hold_are_read_at_every_replay():
+    model = Configured()
+    x, y = batch()
+    for factor in (1.0, -3.0):
+        model.cfg.inner.tensor.fill_(factor)
+        assert torch.equal(*both(model, x, y, 0.1, steps=2))
+    assert StandIn.made == 1
+
+
+def test_an_object_that_a_bound_method_belongs_to_is_looked_into():
+    model = Configured()
+    x, y = batch()
+    for factor in (1.0, -3.0):
+        model.method.__self__.factor[0] = factor
+        assert torch.equal(*both(model, x, y, 0.1, steps=2))
+    assert StandIn.made == 2
+
+
+def test_only_objects_of_torch_itself_are_not_looked_into():
+    model = network()
+    for name in ("torchvision.ops", "torch_geometric", "torch.optim"):
+        kind = type("Kind", (), {"__module__": name})
+        model.held = kind()
+        before = survey(model).state
+        assert survey(model).state == before
+        model.held.scale = 2.0
+        assert (survey(model).state == before) == (name == "torch.optim")
+
+
+def test_objects_that_hold_each_other_are_looked_into_once():
+    model = network()
+    one, other = settings(), settings()
+    one.inner, other.inner = [other], {"one": one, "model": model, "itself": other}
+    model.one, model.others = one, [other] * 50
+    found = survey(model)
+    assert sorted(map(id, found.objects)) == sorted([id(one), id(other)])
+    assert found.state == survey(model).state
+    model.others = [other]
+    assert len(found.tensors) == len(survey(model).tensors)
+    x, y = batch()
+    assert torch.equal(*both(model, x, y, 0.1, steps=2))
+    gone = weakref.ref(model)
+    del model, one, other, found
+    gc.collect()
+    assert gone() is None
+
+
+def test_an_object_met_again_nearer_to_the_module_is_looked_into_deeper():
+    model = network()
+    shared = settings(scales=[[[1.0]]])
+    model.far, model.near = [[[shared]]], shared
+    before = survey(model).state
+    shared.scales[0][0][0] = 2.0
+    assert survey(model).state != before
 
 
 def test_an_address_that_is_used_again_is_another_function():

@@ -1,17 +1,18 @@
 """From what a user passes to an attack to what its loop works on, with the checks that name what is wrong."""
 
 import math
-import weakref
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from types import MethodType
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdRef
 
 from fastat import graphs, ops
 from fastat.arguments import compute_dtype, integer_labels
 from fastat.engine import LossFunction, Model, Objective, capturing
-from fastat.graphs import Graph, Tensors
+from fastat.graphs import CaptureError, Graph, Tensors
 from fastat.threat import Bounds, Norm, check_bounds, check_norm, check_size
 
 Normalization = tuple[float | Sequence[float], float | Sequence[float]]
@@ -37,11 +38,29 @@ class Terms:
     lower: float
     upper: float
 
-    @property
     def settings(self) -> Hashable:
-        """Equal for the same terms; does not keep a loss function alive, which may hold the model."""
-        loss = weakref.ref(self.loss) if callable(self.loss) else self.loss
+        """Equal for the same terms; does not keep a loss function alive, which may hold the model.
+
+        A loss function is the same only if it is the same object, or the same method of the same object.
+
+        Raises:
+            CaptureError: the loss function cannot be told from one that comes after it.
+        """
+        loss = _same_function(self.loss) if callable(self.loss) else self.loss
         return self.norm, self.eps, self.step_size, loss, self.lower, self.upper
+
+
+def _same_function(loss: LossFunction) -> Hashable:
+    """Equal for one function as long as it lives, whatever its own ``==`` says."""
+    is_method = isinstance(loss, MethodType)  # then a new object at every access
+    parts = (loss.__self__, loss.__func__) if is_method else (loss,)  # type: ignore[attr-defined]
+    try:
+        return tuple(WeakIdRef(part) for part in parts)
+    except TypeError as error:
+        kind = type(parts[0]).__name__
+        raise CaptureError(
+            f"loss cannot be recognized at the next call: no weak reference to a {kind} can be made"
+        ) from error
 
 
 @dataclass
@@ -173,7 +192,9 @@ def run(
         labels.settle()
         labels.check(classes)  # a replay does not call the model, which shows them otherwise
 
-    every = (terms.settings, settings)
+    def every() -> Hashable:
+        return terms.settings(), settings
+
     return graphs.run(body, tensors, model=model, settings=every, graph=graph, before=before)[0]
 
 

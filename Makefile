@@ -84,7 +84,7 @@ sanitize: $(VENV)/.dependencies
 	  -k "not opcheck and not compile and not two_to_the_31 and not ten_million and not large_batch"
 
 gpu:
-	$(PYTHON) bench/gpu.py
+	$(PYTHON) bench/gpu.py $(ARGS)
 
 # Row 7 with more networks, batch sizes and precisions than `make gpu` has time for; what does not fit is cut.
 gpu-pgd:

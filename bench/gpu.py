@@ -3,7 +3,8 @@
     python bench/gpu.py [build] [tests] [memcheck] [bench] [racecheck]
 
 builds the extension in place for this GPU, runs tests/cuda, repeats its smallest shapes under compute-sanitizer, and
-times the benchmark rows. Without arguments, all of it. Uses the Python it runs under and nothing from a network.
+times the benchmark rows. Without arguments, all of it; for a first run on a new kind of device, ``build tests`` and
+then ``bench`` in a call of its own leave more time for each. Uses the Python it runs under and nothing from a network.
 
 Results go to the folder $OUT, else to bench/results: ``gpu.log`` (everything printed), ``gpu.json`` (how each part
 went) and what ``python -m bench`` writes. Each part has a share of the time, and what it found is written when it ends,
@@ -12,6 +13,7 @@ fails; later parts run all the same.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -30,6 +32,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TOTAL_SECONDS = 480
 WRAP_UP = 30
 """Seconds that the benchmarks may need beyond what they are told: to stop in the middle of something, to report."""
+LAST_WORDS = 15
+"""Seconds between asking a part to stop and stopping it."""
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 SMALL = "tests/cuda/test_cuda_branches.py"
 
@@ -93,7 +97,7 @@ def tests(setting: Setting, limit: float) -> tuple[str, str]:
     """tests/cuda; a run that skips everything has not passed."""
     if not setting.archs:
         return "failed", "no CUDA device found: tests/cuda would skip everything"
-    status, text = run(setting, [*PYTEST, "-rfE", "tests/cuda"], limit)
+    status, text = run(setting, [*PYTEST, "-rfE", "--tb=short", "--maxfail=20", "--durations=10", "tests/cuda"], limit)
     summary = last_line(text)
     return ("passed" if status == 0 and " passed" in summary else "failed"), summary or why(status, text, limit)
 
@@ -137,7 +141,7 @@ def bench(setting: Setting, limit: float) -> tuple[str, str]:
 
 PARTS: dict[str, tuple[Callable[[Setting, float], tuple[str, str]], float]] = {
     "build": (build, 150),
-    "tests": (tests, 120),
+    "tests": (tests, 240),
     "memcheck": (sanitizer("memcheck"), 90),
     "bench": (bench, 300),
     "racecheck": (sanitizer("racecheck"), 90),
@@ -156,12 +160,16 @@ def run(
     )  # fmt: skip
     expired = []
 
-    def stop() -> None:
+    def stop(number: signal.Signals) -> None:
         expired.append(True)
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
-    timer = Timer(max(1.0, limit), stop)
-    timer.start()
+    timers = [  # pytest tells what failed so far when it is interrupted
+        Timer(max(limit / 2, limit - LAST_WORDS), stop, [signal.SIGINT]), Timer(limit, stop, [signal.SIGKILL])
+    ]  # fmt: skip
+    for timer in timers:
+        timer.start()
     lines = []
     try:
         assert process.stdout is not None
@@ -170,7 +178,8 @@ def run(
             setting.say(line.rstrip(), quiet)
         status = process.wait()
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

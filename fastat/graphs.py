@@ -161,18 +161,18 @@ class _Recordings:
         _check_modules(now)
         if device not in self.recorders:
             self.recorders[device] = RECORDERS[device.type](device)
-        with _memory_needed(), left_as_found(now, written, device):
-            drawn = random_state()
-            try:
+        try:
+            with _memory_needed(), left_as_found(now, written, device):
+                drawn = random_state()
                 recording = self.recorders[device].record(body, tensors)
-            except (CaptureError, torch.OutOfMemoryError):
-                self._clear()  # a recorder that failed is not used again, and all others share its memory
-                self.state = now.state
-                raise
-            if random_state() != drawn:
-                raise CaptureError("the model draws random numbers on the CPU: every replay would repeat them")
-            if changed := first_difference(model, now, survey(model)):
-                raise CaptureError(f"a forward pass changes {changed}, which a replay would not")
+                if random_state() != drawn:
+                    raise CaptureError("the model draws random numbers on the CPU: every replay would repeat them")
+                if changed := first_difference(model, now, survey(model)):
+                    raise CaptureError(f"a forward pass changes {changed}, which a replay would not")
+        except CaptureError:
+            self._clear()  # a recorder with a recording that is not kept is not used again: all others share its memory
+            self.state = now.state
+            raise
         return recording
 
     def _note(self, key: Hashable, reason: str) -> None:

@@ -8,7 +8,7 @@ import threading
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -87,8 +87,6 @@ class CudaRecorder:
 
     def _record(self, body: Body, inputs: dict[str, Tensor]) -> Recording:
         here = torch.cuda.current_stream()
-        generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        drawn = generator.clone_state()
         graph = torch.cuda.CUDAGraph()
         try:
             with (  # weights that are cast while recording are cast at every replay
@@ -98,10 +96,7 @@ class CudaRecorder:
                 results, note = body(inputs)
         except Exception as error:
             torch.cuda.set_stream(here)
-            try:
-                torch.rand(1, device=self.device)
-            except RuntimeError:  # it still believes that it is being recorded
-                generator.graphsafe_set_state(drawn)
+            self._end_what_failed()
             cause = error.__context__ if isinstance(error.__context__, Exception) else error
             raise CaptureError(f"recording failed: {first_line(cause)}") from error
 
@@ -111,6 +106,18 @@ class CudaRecorder:
             graph.replay()
 
         return Recording(launch, inputs, results, note)
+
+    def _end_what_failed(self) -> None:
+        """Ends a failed recording where torch does not: until 2.12 the allocator, until 2.13 the random number
+        generator believe that it goes on."""
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(self.device.index, self.pool)
+            torch._C._cuda_releasePool(self.device.index, self.pool)
+        try:
+            torch.rand(1, device=self.device)
+        except RuntimeError:  # the end of a recording that succeeds tells the generator, which older ones share
+            with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream()):
+                torch.zeros(1, device=self.device)
 
     @contextmanager
     def turn(self) -> Iterator[None]:

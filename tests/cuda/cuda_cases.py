@@ -185,6 +185,7 @@ def assert_contrast(products, labels, first, last, inside):
 def captured(work):
     """A CUDA graph of the work, and what it returned while it was recorded."""
     side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         work()
     torch.cuda.current_stream().wait_stream(side)

@@ -15,11 +15,12 @@ from fastat.objectives import (
     holistic_weights,
 )
 from fastat.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
-from fastat.speed import fastest
+from fastat.speed import Fastest, fastest
 from fastat.survey import CaptureError
 
 __all__ = [
     "CaptureError",
+    "Fastest",
     "Normalized",
     "attack_loss",
     "benign_loss",

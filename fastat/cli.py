@@ -53,7 +53,7 @@ class Train:
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
     graph: bool = True
-    """On a GPU, replay the steps from a CUDA graph where that can be; the results are the same."""
+    """On a GPU, replay steps and attacks from CUDA graphs where that can be; the training is the same."""
     checkpoint_every: float = 300.0
     """Seconds between two checkpoints within an epoch."""
     tensorboard: bool = False
@@ -79,6 +79,8 @@ class Evaluate:
     """Folder with the datasets; by default the environment variable FASTAT_DATA."""
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
+    graph: bool = True
+    """On a GPU, replay the attacks from CUDA graphs where that can be; the results are the same up to rounding."""
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def _train(command: Train) -> None:
                 tensorboard=command.tensorboard,
             )
     if first and network is not None:
-        _judge(network, folder, command.data_root, config.eval_size)
+        _judge(network, folder, command.data_root, config.eval_size, command.graph)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         _show(json.loads(results.read_text()), folder)
@@ -298,10 +300,10 @@ def _evaluate(command: Evaluate) -> None:
             f"have: judge it there, with fastat.evaluation.evaluate"
         )
     size = network.config.eval_size if command.eval_size is None else command.eval_size
-    _judge(network, folder, command.data_root, size)
+    _judge(network, folder, command.data_root, size, command.graph)
 
 
-def _judge(network: Network, folder: Path, data_root: Path | None, size: int | None) -> None:
+def _judge(network: Network, folder: Path, data_root: Path | None, size: int | None, graph: bool) -> None:
     """Evaluates, draws, writes results.json, prints the table."""
     config = network.config
     device = next(network.model.parameters()).device
@@ -314,7 +316,7 @@ def _judge(network: Network, folder: Path, data_root: Path | None, size: int | N
         size = _LARGE_EVAL_SIZE
     test = whole.subset(size, config.seed).load().to(device)
     print(f"evaluating on {len(test)} test images, and drawing", flush=True)
-    _show(judge(network, test, folder), folder)
+    _show(judge(network, test, folder, graph="auto" if graph else False), folder)
 
 
 def _show(results: Mapping[str, Any], folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastat.attacks import fgsm, pgd
+from fastat.graphs import Graph, check_graph
 from fastat.keyed import derive_seed
 from fastat.threat import Bounds, Norm
 
@@ -69,6 +70,7 @@ def evaluate(
     bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     sample_ids: Tensor | None = None,
+    graph: Graph = "auto",
 ) -> Evaluation:
     """Accuracy on clean images and under each attack, in eval mode; the model is left as found.
 
@@ -88,12 +90,15 @@ def evaluate(
         bounds: smallest and largest pixel; None for no box.
         seed: seed of the random starts.
         sample_ids: int64 [N], what each image's random start is keyed by; 0..N-1 by default.
+        graph: whether the attacks are recorded, as for :func:`fastat.pgd`. The model keeps the recordings, and their
+            memory, for the next evaluation; :func:`fastat.graphs.forget` frees them.
 
     Raises:
-        ValueError: an unknown attack, no images, or lengths that disagree.
+        ValueError: an unknown attack, no images, lengths that disagree, or a graph that is none of the three.
+        CaptureError: with ``graph=True``, if an attack cannot be recorded.
     """
-    tried = {name: _attack(name, eps, norm, bounds, seed) for name in attacks}
-    ids = _check_batch(x, y, batch_size, sample_ids)
+    tried = {name: _attack(name, eps, norm, bounds, seed, graph) for name in attacks}
+    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
     correct = {name: torch.zeros(len(x), dtype=torch.bool, device=x.device) for name in ("clean", *tried)}
     with eval_mode(model):
         for part in torch.arange(len(x), device=x.device).split(batch_size):
@@ -116,6 +121,7 @@ def robust_accuracy_curve(
     bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     sample_ids: Tensor | None = None,
+    graph: Graph = "auto",
 ) -> list[float]:
     """Robust accuracy for each radius in eps_list, in its order; for eps = 0 the clean accuracy.
 
@@ -123,16 +129,16 @@ def robust_accuracy_curve(
     curve never rises, and the last radii are cheap. The other arguments are those of :func:`evaluate`.
 
     Raises:
-        ValueError: an unknown attack, no images, or lengths that disagree.
+        ValueError, CaptureError: as :func:`evaluate`.
     """
-    ids = _check_batch(x, y, batch_size, sample_ids)
+    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
     hits = dict.fromkeys(sorted(eps_list), 0)
     with eval_mode(model):
         for part in torch.arange(len(x), device=x.device).split(batch_size):
             robust = part[predict(model, x[part]) == y[part]]
             for eps in hits:
                 if eps > 0:
-                    run = _attack(attack, eps, norm, bounds, seed)
+                    run = _attack(attack, eps, norm, bounds, seed, graph)
                     robust = robust[_survivors(model, run, x, y, ids, robust)]
                 hits[eps] += len(robust)
     return [hits[eps] / len(x) for eps in eps_list]
@@ -150,6 +156,7 @@ def adversarial_losses(
     bounds: Bounds = (0.0, 1.0),
     seed: int = 0,
     sample_ids: Tensor | None = None,
+    graph: Graph = "auto",
 ) -> Tensor:
     """The cross-entropy of each image under attack, float32 [N], in eval mode; the model is left as found.
 
@@ -157,17 +164,17 @@ def adversarial_losses(
     maximum over the ball that it has seen. The arguments are those of :func:`evaluate`.
 
     Raises:
-        ValueError: an unknown attack, no images, or lengths that disagree.
+        ValueError, CaptureError: as :func:`evaluate`.
     """
-    ids = _check_batch(x, y, batch_size, sample_ids)
+    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
     steps, restarts = _steps_and_restarts(attack)
 
     def once(x: Tensor, y: Tensor, ids: Tensor, restart: int) -> Tensor:
         if steps == 0:
-            return fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph="auto")
+            return fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph=graph)
         return pgd(
             model, x, y, eps, steps=steps, norm=norm, bounds=bounds, keep="best", seed=derive_seed(seed, restart),
-            sample_ids=ids, graph="auto",
+            sample_ids=ids, graph=graph,
         )  # fmt: skip
 
     losses = []
@@ -214,16 +221,16 @@ def predict(model: nn.Module, x: Tensor) -> Tensor:
     return model(x).argmax(1)
 
 
-def _attack(name: str, eps: float, norm: Norm, bounds: Bounds, seed: int) -> Attack:
+def _attack(name: str, eps: float, norm: Norm, bounds: Bounds, seed: int, graph: Graph) -> Attack:
     """The attack of that name as a function of (model, x, y, sample ids)."""
     steps, restarts = _steps_and_restarts(name)
     if steps == 0:
-        return lambda model, x, y, ids: fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph="auto")
+        return lambda model, x, y, ids: fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph=graph)
 
     def attack(model: nn.Module, x: Tensor, y: Tensor, ids: Tensor) -> Tensor:
         return pgd(
             model, x, y, eps, steps=steps, norm=norm, restarts=restarts, bounds=bounds, early_stop=True, seed=seed,
-            sample_ids=ids, graph="auto",
+            sample_ids=ids, graph=graph,
         )  # fmt: skip
 
     return attack
@@ -247,8 +254,9 @@ def _survivors(model: nn.Module, attack: Attack, x: Tensor, y: Tensor, ids: Tens
     return predict(model, x_adv) == y[chosen]
 
 
-def _check_batch(x: Tensor, y: Tensor, batch_size: int, sample_ids: Tensor | None) -> Tensor:
-    """The sample ids."""
+def _checked_ids(x: Tensor, y: Tensor, batch_size: int, sample_ids: Tensor | None, graph: Graph) -> Tensor:
+    """The sample ids; ValueError for arguments that do not fit."""
+    check_graph(graph)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     if len(x) == 0 or y.shape != (len(x),):

@@ -15,6 +15,7 @@ from fastat.checkpoint import write_json
 from fastat.data import Dataset
 from fastat.evaluation import eval_mode, evaluate, predict, robust_accuracy_curve
 from fastat.figures import Examples, plot_curves, plot_examples, plot_robustness
+from fastat.graphs import Graph
 from fastat.network import Network
 from fastat.protocols import describe
 
@@ -33,13 +34,14 @@ def format_eps(eps: float) -> str:
     return f"{eps:.4g}"
 
 
-def judge(network: Network, test: Dataset, folder: Path) -> dict[str, Any]:
+def judge(network: Network, test: Dataset, folder: Path, *, graph: Graph = "auto") -> dict[str, Any]:
     """Measures a network, draws its figures, and writes results.json, last: a run folder that has it is complete.
 
     Args:
         network: the trained network.
         test: the images to measure on and to show, on the network's device; of them 200 at most for the curve.
         folder: where results.json and the folder "figures" go; made if missing.
+        graph: whether the attacks are recorded, as for :func:`fastat.evaluation.evaluate`.
 
     Returns:
         The content of results.json: the accuracies with their 95% intervals, by class, against eps, and what they are
@@ -48,9 +50,9 @@ def judge(network: Network, test: Dataset, folder: Path) -> dict[str, Any]:
     config, history = network.config, network.history
     found = evaluate(
         network.model, test.pixels(), test.labels, config.eps, config.norm, bounds=config.bounds, seed=config.seed,
-        sample_ids=test.ids,
+        sample_ids=test.ids, graph=graph,
     )  # fmt: skip
-    curve = _curve(network, test.subset(_CURVE_IMAGES, config.seed))
+    curve = _curve(network, test.subset(_CURVE_IMAGES, config.seed), graph)
     rows = {}
     for name, accuracy in found.accuracy.items():
         low, high = found.interval(name)
@@ -102,14 +104,14 @@ def attack_title(name: str) -> str:
     return "none (clean)" if name == "clean" else name.upper().replace("X", "x")
 
 
-def _curve(network: Network, some: Dataset) -> dict[str, Any]:
+def _curve(network: Network, some: Dataset, graph: Graph) -> dict[str, Any]:
     """Accuracy under PGD-20 from radius 0 to twice that of the training."""
     config = network.config
     reach = 2 * config.eps if config.eps > 0 else 0.1
     radii = [reach * point / (_CURVE_POINTS - 1) for point in range(_CURVE_POINTS)]
     accuracy = robust_accuracy_curve(
         network.model, some.pixels(), some.labels, radii, config.norm, bounds=config.bounds, seed=config.seed,
-        sample_ids=some.ids,
+        sample_ids=some.ids, graph=graph,
     )  # fmt: skip
     return {"attack": "pgd-20", "images": len(some), "eps": radii, "accuracy": accuracy}
 

@@ -70,7 +70,7 @@ class Run:
         watch: the memory of the monitor of catastrophic overfitting.
         sound: the weights of the last sound probe, kept where a collapse rolls the run back.
         stopped: why the run is over before its last epoch; empty while it is not.
-        graph: whether work on a GPU may be recorded as CUDA graphs.
+        graph: whether work on a GPU, validation and probes included, may be recorded as CUDA graphs.
         recording: whether steps are replayed from such a graph: NOT_YET, RECORDED, or why they cannot be.
         seen: models behind the front.
     """

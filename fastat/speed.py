@@ -2,7 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -42,8 +43,12 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
     torch.compile. The ways take turns, the median of several rounds decides. Results differ from those of the network
     as it is by rounding, so that nothing in this library chooses for itself.
 
+    The weights stay as they lie in memory. Those that do not lie in channels last are laid out anew by every
+    convolution of every call, which can cost more than the format gains: for all of it, call
+    ``model.to(memory_format=torch.channels_last)`` first, before an optimizer is made.
+
     Args:
-        model: left as it is, in its mode; batch-norm statistics are put back.
+        model: left as it is, in its mode; buffers and torch's random numbers are put back.
         x: inputs ``[B, ...]``, of the shape, dtype and device to be run on.
         compile: also try torch.compile, which takes a minute or so.
 
@@ -58,10 +63,9 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
         ways["compiled"] = torch.compile(model)  # type: ignore[assignment]
     if x.dim() == 4:
         ways |= {_NAMES[name]: ChannelsLast(way) for name, way in ways.items()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     times: dict[str, list[float]] = {name: [] for name in ways}
     failed = {}
-    with attacking(model, x.device):
+    with attacking(model, x.device), _put_back(model, x.device):
         for name, way in ways.items():
             try:
                 for _ in range(2):
@@ -73,9 +77,6 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
         for _ in range(ROUNDS):
             for name in ways.keys() - failed.keys():
                 times[name].append(_time(ways[name], x))
-        with torch.no_grad():
-            for buffer, before in buffers:
-                buffer.copy_(before)
     seconds = {name: statistics.median(taken) for name, taken in times.items() if taken}
     best = min(seconds, key=lambda name: seconds[name])
     chosen = best if seconds["as it is"] >= WORTH * seconds[best] else "as it is"
@@ -83,7 +84,10 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
 
 
 class ChannelsLast(nn.Module):
-    """A module that is given its images ``[B, C, H, W]`` in the memory format channels last."""
+    """A module that is given its images ``[B, C, H, W]`` in the memory format channels last.
+
+    Its weights are not touched: an optimizer may hold what has to lie as they do.
+    """
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -95,6 +99,19 @@ class ChannelsLast(nn.Module):
 
 
 _NAMES = {"as it is": "channels last", "compiled": "compiled, channels last"}
+
+
+@contextmanager
+def _put_back(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Undoes what forward passes do to buffers and to torch's random numbers."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
 
 
 def _time(model: Callable[[Tensor], Tensor], x: Tensor) -> float:

@@ -76,8 +76,9 @@ def train(
             and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned, and a run
             is continued behind the same only.
         quiet: show nothing while training.
-        graph: on a GPU, record each step, or with a group the attack, as a CUDA graph where it can be. The results are
-            the same.
+        graph: on a GPU, record each step, or with a group the attack, as a CUDA graph, and the attacks of the
+            validation and the monitors; what cannot be recorded runs as it is. False records nothing. The training is
+            the same; accuracies on the validation images are, up to rounding.
         checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
         tensorboard: also write the curves to the folder "tensorboard" of the run.
         measure: called with the network after every epoch, by the first process; the numbers it returns are kept in the
@@ -92,12 +93,14 @@ def train(
         ModuleNotFoundError: tensorboard is asked for and not installed.
         ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
             of processes, the folder holds a run of another configuration (the message names the fields), of other
-            images or behind another front, front has parameters or changes, or measure_every < 1.
+            images or behind another front, front has parameters or changes, measure_every < 1, or graph is no bool.
         FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
         KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint; with a group at once, without one.
     """
     if measure_every < 1:
         raise ValueError(f"measure_every must be at least 1, got {measure_every}")
+    if not isinstance(graph, bool):
+        raise ValueError(f"graph must be True or False, got {graph!r}")
     if not checkpoint_every >= 0:
         raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
     run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front)
@@ -269,6 +272,7 @@ def _accuracy(run: Run, images: Dataset, attacks: tuple[str, ...], *, of: nn.Mod
             bounds=config.bounds,
             seed=config.seed,
             sample_ids=share.ids,
+            graph="auto" if run.graph else False,
         )
         counts += torch.tensor([found.accuracy[name] for name in ("clean", *attacks)], device=run.device) * len(share)
     sum_([counts], run.group)

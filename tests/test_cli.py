@@ -172,6 +172,18 @@ def test_train_evaluate_and_again(tmp_path, capsys, monkeypatch):
         main([*TINY, "--seed", "4", "--out", str(folder)])
 
 
+def test_no_graph_records_nothing(tmp_path, recorder):
+    folder = tmp_path / "run"
+    main([*TINY, "--no-graph", "--out", str(folder)])
+    main(["evaluate", str(folder), "--no-graph", "--eval-size", "12"])
+    assert recorder.made == 0
+    main(["evaluate", str(folder), "--eval-size", "12"])
+    judged = recorder.made
+    assert judged > 0
+    main([*TINY, "--out", str(tmp_path / "other")])
+    assert recorder.made > judged
+
+
 def test_default_folder_stands_for_the_configuration():
     one, other = default_folder(TrainConfig()), default_folder(TrainConfig(seed=1))
     assert one == default_folder(TrainConfig())

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastat import graphs
 from fastat.evaluation import adversarial_losses, evaluate, robust_accuracy_curve, wilson_interval
 
 
@@ -135,6 +136,34 @@ def test_adversarial_losses_do_not_depend_on_batches_and_grow_with_the_attack():
     )
     with pytest.raises(ValueError, match="unknown attack 'apgd'"):
         adversarial_losses(model, x, y, 0.1, attack="apgd")
+
+
+ATTACKING = [
+    lambda model, x, y, graph: (
+        evaluate(model, x, y, 0.05, attacks=("fgsm", "pgd-4"), batch_size=20, graph=graph).accuracy
+    ),
+    lambda model, x, y, graph: robust_accuracy_curve(model, x, y, [0.02, 0.05], batch_size=20, graph=graph),
+    lambda model, x, y, graph: adversarial_losses(model, x, y, 0.05, batch_size=20, graph=graph).mean(),
+]
+
+
+@pytest.mark.parametrize("attacking", ATTACKING)
+def test_attacks_are_recorded_unless_refused(recorder, attacking):
+    model, x = small_network(), torch.rand(40, 1, 8, 8)
+    y = model.eval()(x).argmax(1)
+    plain = attacking(model, x, y, False)
+    assert recorder.made == 0 and model not in graphs._all_recordings
+    assert attacking(model, x, y, "auto") == pytest.approx(plain)
+    assert recorder.made > 0 and model in graphs._all_recordings
+    with pytest.raises(ValueError, match="graph must be True, False or 'auto', got 'yes'"):
+        attacking(model, x, y, "yes")
+
+
+@pytest.mark.parametrize("attacking", ATTACKING)
+def test_what_cannot_be_recorded_is_an_error_where_it_must_be(attacking):
+    model, x = small_network().eval(), torch.rand(40, 1, 8, 8)
+    with pytest.raises(graphs.CaptureError, match="CUDA tensors are needed"):
+        attacking(model, x, model(x).argmax(1), True)
 
 
 def test_wilson_interval():

@@ -56,6 +56,31 @@ def test_the_network_is_left_as_found():
     assert model[0].weight.requires_grad and not model[2].weight.requires_grad and model[0].weight.grad is None
 
 
+def test_an_error_or_dropout_leaves_no_trace():
+    class Breaks(nn.Module):
+        def forward(self, x):
+            raise RuntimeError("broken")
+
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten()).train()
+    before = torch.get_rng_state()
+    found = fastat.fastest(model, torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0)), compile=False)
+    assert isinstance(found, fastat.Fastest)
+    with pytest.raises(RuntimeError, match="broken"):
+        fastat.fastest(model.append(Breaks()), torch.zeros(4, 3, 4, 4), compile=False)
+    assert model[0].num_batches_tracked == 0 and model[0].running_mean.eq(0).all()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_weights_stay_as_they_lie_and_are_the_networks(layout):
+    model = small_cnn(10, 3, 4).to(memory_format=layout)
+    places = [(p.data_ptr(), p.stride()) for p in model.parameters()]
+    found = fastat.fastest(model, torch.rand(5, 3, 8, 8), compile=False)
+    assert [(p.data_ptr(), p.stride()) for p in found.model.parameters()] == places
+    for one, other in zip(ChannelsLast(model).parameters(), model.parameters(), strict=True):
+        assert one is other
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"must be an nn\.Module, got function"):
         fastat.fastest(lambda x: x, torch.rand(2, 3))

@@ -331,6 +331,26 @@ def test_batches_of_any_size_share_few_recordings():
     assert StandIn.made <= 2 * 7  # 8, 12, 16, 24, 32, 48, 64; the last steps apart
 
 
+@pytest.mark.parametrize(("n", "most"), [(129, 144), (137, 144), (128, 128), (65, 72), (33, 48)])
+def test_a_padded_batch_is_little_longer(n, most):
+    rows = set()
+
+    class Counted(nn.Sequential):
+        def forward(self, x):
+            rows.add(len(x))
+            return super().forward(x)
+
+    x, y = batch(n)
+    model = Counted(*network())
+    y[: n // 2] = model(x).argmax(1)[: n // 2]
+    rows.clear()
+    for restarts in (1, 3):
+        found = fastat.pgd(model, x, y, 0.02, steps=6, restarts=restarts, seed=3, early_stop=True, graph=True)
+        assert max(rows) == most
+        plain = fastat.pgd(model, x, y, 0.02, steps=6, restarts=restarts, seed=3, early_stop=True)
+        torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
+
+
 def test_only_so_many_are_kept():
     model = network()
     for n in [*range(1, graphs.MOST_RECORDINGS + 2), 1]:

@@ -64,6 +64,20 @@ def test_every_setting_trains_the_same(tmp_path, recorder, changes):
     assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
 
 
+@pytest.mark.parametrize("graph", [True, False])
+def test_steps_validation_and_probes_are_recorded_unless_refused(tmp_path, recorder, monkeypatch, graph):
+    monkeypatch.setattr(training.monitors, "PROBE_EVERY", 1)
+    train(small(), tmp_path, device="cpu", graph=graph, quiet=True)
+    assert recorder.made > 1 if graph else recorder.made == 0
+
+
+@pytest.mark.parametrize("graph", ["auto", 1, None])
+def test_graph_is_true_or_false(tmp_path, graph):
+    with pytest.raises(ValueError, match=f"graph must be True or False, got {graph!r}"):
+        train(small(), tmp_path / "run", device="cpu", graph=graph, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_step_is_recorded_once(tmp_path, recorder):
     config = small(val_size=0, train_size=256)
     run = open_run(config, tmp_path, None, torch.device("cpu"))

@@ -82,9 +82,13 @@ def pgd(
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
             ``bounds`` stay in pixel units and the result is normalized like ``x``.
         graph: on CUDA, record the attack as a graph and replay it: True, or "auto" for what can be recorded and comes
-            twice (:mod:`fastat.graphs`). The first call of a kind costs several. The result is the same, with
-            ``early_stop`` up to rounding; a function as ``loss`` must depend on its arguments alone.
-        validate: look for values out of range inside the tensors (on CUDA, one read-back per call).
+            twice (:mod:`fastat.graphs`). The result is the same, with ``early_stop`` up to rounding. The first call of
+            a kind costs several; any other thread that waits for the GPU meanwhile gets an error. A recording
+            keeps copies of its inputs and results and the memory of one attack; a model has 32 at most, which
+            ``fastat.graphs.forget(model)`` frees. The model's own weights, attributes, modes and hooks are watched,
+            but no globals and no attributes of its class. A function as ``loss`` must depend on its arguments alone,
+            and be the same object at every call.
+        validate: look for values out of range inside the tensors (on CUDA one read-back per call, with ``start`` two).
 
     Returns:
         ``x_adv``: like ``x``, inside the ball and the box.
@@ -176,8 +180,9 @@ class _Attack:
         problem = problem_of(self.model, self.terms, tensors, self.labels)
         if problem.objective.reference is not None:
             tensors["reference"] = problem.objective.reference
+        most = _most_rows(len(tensors["x"]))
         if self.restarts == 1:
-            return problem.leave(self._run_until_won(tensors, 0))
+            return problem.leave(self._run_until_won(tensors, 0, most))
         result, score = _nothing_yet(problem.x)
         for restart in range(self.restarts):
             still = (score < torch.inf).nonzero()[:, 0]
@@ -185,14 +190,14 @@ class _Attack:
                 break
             part = take(tensors, still)
             best = result[still], score[still]
-            _keep_better(
-                problem_of(self.model, self.terms, part, self.labels), *best, self._run_until_won(part, restart)
-            )
+            x_adv = self._run_until_won(part, restart, most)
+            _keep_better(problem_of(self.model, self.terms, part, self.labels), *best, x_adv)
             result[still], score[still] = best
         return problem.leave(result)
 
-    def _run_until_won(self, tensors: dict[str, Tensor], restart: int) -> Tensor:
-        """One run: the first iterate of each sample that is won, of others the last or the best."""
+    def _run_until_won(self, tensors: dict[str, Tensor], restart: int, most: int) -> Tensor:
+        """One run: the first iterate of each sample that is won, of others the last or the best. A batch that is
+        padded for recordings has ``most`` rows at most."""
         problem = problem_of(self.model, self.terms, tensors, self.labels)
         x_adv = _first_iterate(problem, tensors, restart)
         result, index = x_adv.clone(), torch.arange(len(x_adv), device=x_adv.device)
@@ -200,7 +205,7 @@ class _Attack:
         kept, score = _nothing_yet(x_adv)
         recording = self.graph is not False and graphs.possible(self.model, tensors)
         if recording:
-            work, x_adv, kept, score = _rows(_padded(index), work, x_adv, kept, score)
+            work, x_adv, kept, score = _rows(_padded(index, most), work, x_adv, kept, score)
         done = 0
         while done < self.steps:
             count = min(_STEPS_PER_LOOK if recording else 1, self.steps - done)
@@ -213,7 +218,7 @@ class _Attack:
             stay = (~won).nonzero()[:, 0]
             if len(stay) == 0:
                 return result
-            rows = _padded(stay) if recording else stay
+            rows = _padded(stay, most) if recording else stay
             if len(rows) < len(x_adv):
                 index = index[stay]
                 work, x_adv, kept, score = _rows(rows, work, x_adv, kept, score)
@@ -282,12 +287,26 @@ def _rows(
     return take(work, rows), x_adv[rows], kept[rows], score[rows]
 
 
-def _padded(rows: Tensor) -> Tensor:
-    """The rows, and the first of them again up to one of few lengths: 8, 12, 16, 24, 32, 48, 64, 96, ..."""
+def _padded(rows: Tensor, most: int) -> Tensor:
+    """The rows, and the first of them again up to one of few lengths, ``most`` at most."""
+    return torch.cat([rows, rows[:1].expand(min(_few_lengths(len(rows)), most) - len(rows))])
+
+
+def _few_lengths(n: int) -> int:
+    """The next of 8, 12, 16, 24, 32, 48, 64, 96, ...: what is left of a batch meets few recordings."""
     length = 8
-    while length < len(rows):
+    while length < n:
         length = length // 2 * 3 if length & (length - 1) == 0 else length // 3 * 4
-    return torch.cat([rows, rows[:1].expand(length - len(rows))])
+    return length
+
+
+def _most_rows(n: int) -> int:
+    """For the whole batch, from 64 on, the next multiple of an eighth of the power of two below: 72, 80, ..., 128, 144,
+    ... It is where most of the work is: at most an eighth of it is wasted."""
+    if n < 64:
+        return _few_lengths(n)
+    step = 1 << (n.bit_length() - 4)
+    return -(-n // step) * step
 
 
 def _where(chosen: Tensor, this: Tensor, that: Tensor) -> Tensor:

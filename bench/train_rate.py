@@ -71,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "plain": plain_rates(config, options.out, device, options.steps),
     }
+    results = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
+    file = (options.out if options.quick else results) / f"train-rate-{file_name(machine)}.json"
+    write_json(file, found)  # again after the training, and after the judging: each takes its time
     torch.backends.cudnn.benchmark = True  # for ours as for theirs
     network = train(config, options.out / "ours", device=device, checkpoint_every=60)
     rows = network.history
@@ -85,9 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, plain in found["plain"].items():
         plain["ours_is_faster_by"] = rate / plain["images_per_second"]
         print(f"ours: {rate:,.0f} images/s, {plain['ours_is_faster_by']:.2f} times the plain loop's, {name}")
-    results = Path(os.environ.get("OUT", Path(__file__).parent / "results"))
-    file = (options.out if options.quick else results) / f"train-rate-{file_name(machine)}.json"
-    write_json(file, found)  # before the judging, which takes its time too
+    write_json(file, found)
     test = data.load(config.data).test.subset(_TEST_IMAGES, 0).load().to(device)
     judged = judge(network, test, options.out / "ours")
     found |= {"test_images": judged["test_images"], "accuracy": judged["accuracy"]}

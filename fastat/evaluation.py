@@ -205,12 +205,18 @@ def wilson_interval(accuracy: float, n: int, z: float = 1.959964) -> tuple[float
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Puts every module in eval mode, and back in the mode it had."""
+    """Puts every module in eval mode, and back in the mode it had.
+
+    Meanwhile cuDNN does not measure its algorithms: batches that samples leave have a new size each time.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    measures = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
     model.eval()
     try:
         yield
     finally:
+        torch.backends.cudnn.benchmark = measures
         for module, training in modes:
             module.training = training
 

@@ -174,3 +174,17 @@ def test_wilson_interval():
     assert wilson_interval(1.0, 20)[1] == 1.0
     with pytest.raises(ValueError, match="got 0 and"):
         wilson_interval(0.5, 0)
+
+
+def test_cudnn_measures_nothing_for_batches_of_changing_size(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.benchmark)
+            return x.flatten(1)[:, :4]
+
+    evaluate(Model(), torch.rand(4, 1, 2, 2), torch.arange(4), 0.1, attacks=("fgsm",))
+    assert seen and not any(seen)
+    assert torch.backends.cudnn.benchmark

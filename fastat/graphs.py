@@ -13,12 +13,12 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from fastat.engine import capturing
+from fastat.engine import capturing, unwrapped
 from fastat.recorder import Body, CudaRecorder, Made, Recorder, Recording, Tensors, left_as_found, random_state
 from fastat.survey import CaptureError, Survey, first_difference, place, survey
 
@@ -89,9 +89,10 @@ def possible(model: Callable[..., Any], tensors: Tensors) -> bool:
 
 
 def forget(model: nn.Module) -> None:
-    """Drops the recordings of a module, and their memory."""
+    """Drops the recordings of a module or of the one inside its wrapper, and their memory."""
     with _all_lock:
-        _all_recordings.pop(model, None)
+        for kept_by in (model, unwrapped(model)):
+            _all_recordings.pop(cast(nn.Module, kept_by), None)
 
 
 class _Recordings:

@@ -175,6 +175,9 @@ def test_a_ddp_model_shares_the_recording_of_its_inner_module(tmp_path):
                 for p in model.parameters():
                     p -= 0.5 * p.grad
         assert StandIn.made == 1
+        graphs.forget(wrapped)
+        assert torch.equal(*both(model, x, y, 0.1, steps=2))
+        assert StandIn.made == 2
     finally:
         dist.destroy_process_group()
 

@@ -147,8 +147,9 @@ def left_as_found(found: Survey, written: Sequence[Tensor], device: torch.device
             random.setstate(python)
             np.random.set_state(numpy)
             for container, entries in copies.values():
-                container.clear()
-                (container.update if isinstance(container, dict | set) else container.extend)(entries)
+                if not _same_entries(container, entries):
+                    container.clear()
+                    (container.update if isinstance(container, dict | set) else container.extend)(entries)
             for t, content in contents:
                 t.data.copy_(content)  # not a change that autograd would refuse to go back over
 
@@ -161,6 +162,16 @@ def _copy_containers(value: Any, copies: dict[int, tuple[Any, Any]]) -> None:
         copies[id(value)] = value, dict(value) if isinstance(value, dict) else list(value)
     for entry in value.values() if isinstance(value, dict) else value:
         _copy_containers(entry, copies)
+
+
+def _same_entries(container: Any, entries: Any) -> bool:
+    """Whether a container holds the very objects of a copy, in its order."""
+    if len(container) != len(entries):
+        return False
+    pairs = [(container, entries)]
+    if isinstance(container, dict):
+        pairs.append((container.values(), entries.values()))
+    return all(one is other for these, those in pairs for one, other in zip(these, those, strict=True))
 
 
 def random_state() -> object:

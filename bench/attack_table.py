@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from bench import attackers
 from bench.attackers import ALONE, OURS, TEXTBOOK, Contender
 from bench.layout import Case, markdown, noise_of, ratio_of, time_of
+from bench.timing import LEAST_ROUNDS
 
 SURELY_WEAKER = 1e-3
 """Below this chance, what fools fewer images than the textbook loop is no equal of it."""
@@ -79,7 +80,7 @@ def in_short(cases: Sequence[Case]) -> str:
     for case in cases:
         ours = _fastest(case)
         rival = best(case, lambda c: c.attacker not in (OURS, ALONE))
-        if rival is None:
+        if rival is None or case["contenders"][rival]["rounds"] < LEAST_ROUNDS:  # cut short: it says nothing
             continue
         noise = max(abs(math.log(end)) for end in (case["noise"][0], case["noise"][2]))
         ahead = math.log(_ratio(case, rival) / _ratio(case, ours))

@@ -44,15 +44,18 @@ def couples_samples(model: Model) -> bool:
 def attacking(model: Model, device: torch.device) -> Iterator[None]:
     """Gradients on, also inside no_grad and inference_mode, and no gradient of a parameter computed until the end.
 
-    Compiled code computes the gradients of all parameters that require one, whoever asks: they are frozen. Under
-    autocast other modules keep theirs, and are still not asked for them: only weights that require a gradient are cast
-    once for all steps rather than in each. Their layers then keep their inputs for the backward pass, as in training;
-    with frozen parameters they need not. What was cast before or within is forgotten: it may be old, or without
-    gradient.
+    Compiled code computes the gradients of all parameters that require one, whoever asks, and so may functions written
+    in Python: they are frozen. Two kinds of weights stay as they are, because freezing them costs time, and torch's own
+    functions do not compute what nobody asks for. The matrices of linear layers and attention: torch multiplies a batch
+    of sequences by a frozen one sample by sample, on a CPU several times slower. Under autocast all: only weights that
+    require a gradient are cast once for all steps rather than in each. What was cast before or within is forgotten: it
+    may be old, or without gradient.
     """
     casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    frozen = [] if casts and not _is_compiled(model) else [p for p in parameters if p.requires_grad]
+    compiled = _is_compiled(model)
+    kept = set() if compiled else set(parameters) if casts else _matrices(model)
+    frozen = [p for p in parameters if p.requires_grad and p not in kept]
     with torch.inference_mode(False), torch.enable_grad(), fresh_casts():
         try:
             for p in frozen:
@@ -71,6 +74,13 @@ def fresh_casts() -> Iterator[None]:
         yield
     finally:
         torch.clear_autocast_cache()
+
+
+def _matrices(model: Model) -> set[nn.Parameter]:
+    """The weights of linear layers and attention."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    layers = (module for module in modules if isinstance(module, nn.Linear | nn.MultiheadAttention))
+    return {p for layer in layers for p in layer.parameters(recurse=False) if p.dim() == 2}
 
 
 def _is_compiled(model: Model) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.aot_autograd import make_boxed_func
 from torch.autograd.graph import saved_tensors_hooks
+from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastat
@@ -75,6 +76,23 @@ def test_no_gradient_of_a_parameter_is_computed(autocast):
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
         fastat.pgd(model, torch.rand(4, 3, 2, 2), torch.arange(4), 0.1, steps=2)
     assert Linear.asked == 0
+
+
+def test_a_batch_of_sequences_is_multiplied_by_a_matrix_at_once():
+    class Sequences(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention, self.linear = nn.MultiheadAttention(12, 3, batch_first=True), nn.Linear(12, 5)
+
+        def forward(self, x):
+            x = x.flatten(2).transpose(1, 2)
+            return self.linear(self.attention(x, x, x, need_weights=False)[0]).mean(1)
+
+    x, y, model = torch.rand(4, 12, 3, 3), torch.arange(4), Sequences().eval()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        fastat.pgd(model, x, y, 0.1, steps=2)
+    assert not any(event.key == "aten::bmm" for event in profiler.key_averages())
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
 
 
 @pytest.fixture
@@ -153,11 +171,8 @@ def bytes_kept(work):
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_a_step_keeps_no_more_than_a_forward_pass_with_frozen_parameters(train):
+def test_a_step_keeps_no_more_than_a_forward_pass(train):
     model = network().train(train)
     x, y = batch(64)
-    training = bytes_kept(lambda: model(x).sum())
-    model.requires_grad_(False)
-    frozen = bytes_kept(lambda: model(x.clone().requires_grad_()).sum())
-    model.requires_grad_(True)
-    assert 0 < bytes_kept(lambda: fastat.pgd(model, x, y, 0.1, steps=1, seed=0)) <= frozen < training
+    forward = bytes_kept(lambda: model(x.clone().requires_grad_()).sum())
+    assert 0 < bytes_kept(lambda: fastat.pgd(model, x, y, 0.1, steps=1, seed=0)) <= forward

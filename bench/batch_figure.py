@@ -75,7 +75,9 @@ def _draw(path: Path, title: str, cases: Sequence[Case]) -> None:
             right.plot(batches, over_floor, **style)
     for axes in (left, right):
         _batch_axis(axes, [case["settings"]["batch"] for case in cases])
-    plain_log_ticks(left)
+    low, high = left.get_ylim()
+    if high > 3 * low:
+        plain_log_ticks(left)
     label_axes(left, "batch size", "time per image (ms)")
     label_axes(right, "batch size", "time / time of the model alone")
     handles, labels = left.get_legend_handles_labels()

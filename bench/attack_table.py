@@ -142,4 +142,5 @@ def _weaker(cases: Sequence[Case]) -> list[str]:
     found = [f"{name} ({case['case']})" for case in cases for name in case["contenders"] if not counts(case, name)]
     if not found:
         return []
-    return [f"Weaker than the textbook loop beyond chance, and not counted: {'; '.join(found)}."]
+    why = "by a sign test, or with less than 90% both of the images that it fools and of its rise of the loss"
+    return [f"Not counted, as weaker than the textbook loop ({why}): {'; '.join(found)}."]

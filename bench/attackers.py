@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 import fastat
 from bench import eager, peers
+from fastat.engine import attacking
 
 Attack = peers.Attack
 OURS, TEXTBOOK, ALONE = "ours", "eager", "model alone"
@@ -142,14 +143,11 @@ def alone(model: nn.Module, steps: int) -> Attack:
 
 
 def frozen(model: nn.Module, run: Attack) -> Attack:
-    """The attack while no parameter asks for a gradient."""
+    """The attack while those parameters do not ask for a gradient that ours freezes too."""
 
     def careful(x: Tensor, y: Tensor) -> Tensor:
-        model.requires_grad_(False)
-        try:
+        with attacking(model, x.device):
             return run(x, y)
-        finally:
-            model.requires_grad_(True)
 
     return careful
 

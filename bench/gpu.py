@@ -97,7 +97,9 @@ def tests(setting: Setting, limit: float) -> tuple[str, str]:
     """tests/cuda; a run that skips everything has not passed."""
     if not setting.archs:
         return "failed", "no CUDA device found: tests/cuda would skip everything"
-    status, text = run(setting, [*PYTEST, "-rfE", "--tb=short", "--maxfail=20", "--durations=10", "tests/cuda"], limit)
+    status, text = run(
+        setting, [*PYTEST, "-rfE", "--tb=short", "--maxfail=20", "--durations=10", "tests/cuda"], limit, ask=True
+    )
     summary = last_line(text)
     return ("passed" if status == 0 and " passed" in summary else "failed"), summary or why(status, text, limit)
 
@@ -150,9 +152,15 @@ PARTS: dict[str, tuple[Callable[[Setting, float], tuple[str, str]], float]] = {
 
 
 def run(
-    setting: Setting, command: list[str], limit: float, environment: dict[str, str] | None = None, quiet: bool = False
+    setting: Setting,
+    command: list[str],
+    limit: float,
+    environment: dict[str, str] | None = None,
+    quiet: bool = False,
+    ask: bool = False,
 ) -> tuple[int | None, str]:
-    """Runs a command in the repository, its output logged and, unless quiet, shown; status None if out of time."""
+    """Runs a command in the repository, its output logged and, unless quiet, shown; status None if out of time. With
+    ``ask`` it is interrupted before it is killed: pytest then tells what failed so far."""
     setting.say("$ " + " ".join(part if len(part) < 80 else "..." for part in command[1:]))
     process = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | (environment or {}), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -165,9 +173,9 @@ def run(
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    timers = [  # pytest tells what failed so far when it is interrupted
-        Timer(max(limit / 2, limit - LAST_WORDS), stop, [signal.SIGINT]), Timer(limit, stop, [signal.SIGKILL])
-    ]  # fmt: skip
+    timers = [Timer(limit, stop, [signal.SIGKILL])]
+    if ask:
+        timers.append(Timer(max(limit / 2, limit - LAST_WORDS), stop, [signal.SIGINT]))
     for timer in timers:
         timer.start()
     lines = []

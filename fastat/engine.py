@@ -47,7 +47,8 @@ def attacking(model: Model, device: torch.device) -> Iterator[None]:
     Compiled code computes the gradients of all parameters that require one, whoever asks, and so may functions written
     in Python: they are frozen. Two kinds of weights stay as they are, because freezing them costs time, and torch's own
     functions do not compute what nobody asks for. The matrices of linear layers and attention: torch multiplies a batch
-    of sequences by a frozen one sample by sample, on a CPU several times slower. Under autocast all: only weights that
+    of sequences by a frozen one sample by sample, on a CPU several times slower; their layers keep their inputs for the
+    backward pass, as in training. Under autocast all: only weights that
     require a gradient are cast once for all steps rather than in each. What was cast before or within is forgotten: it
     may be old, or without gradient.
     """

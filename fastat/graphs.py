@@ -171,8 +171,9 @@ class _Recordings:
                 if changed := first_difference(model, now, survey(model)):
                     raise CaptureError(f"a forward pass changes {changed}, which a replay would not")
         except CaptureError:
-            self._clear()  # a recorder with a recording that is not kept is not used again: all others share its memory
-            self.state = now.state
+            # A recorder with a recording that is not kept is not used again, and all others share its memory.
+            self.entries.clear()
+            self.recorders.clear()
             raise
         return recording
 

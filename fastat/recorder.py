@@ -135,6 +135,9 @@ def left_as_found(found: Survey, written: Sequence[Tensor], device: torch.device
     """Undoes what work does to a module's buffers and attributes, the lists, dicts, sets and objects among them
     included, to ``written``, and to random number generators."""
     of_module = [t for t in found.tensors if not isinstance(t, torch.nn.Parameter)]
+    for t in of_module:
+        if t.is_inference() or any(n > 1 and stride == 0 for n, stride in zip(t.shape, t.stride(), strict=True)):
+            raise CaptureError(f"a tensor of the model, shape {list(t.shape)}, is expanded or made in inference mode")
     contents = [(t, t.detach().clone()) for t in (*of_module, *written)]
     copies: dict[int, tuple[Any, Any]] = {}
     for holder in (*found.modules, *found.objects):

@@ -65,7 +65,7 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
         ways |= {_NAMES[name]: ChannelsLast(way) for name, way in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     failed = {}
-    with attacking(model, x.device), _put_back(model, x.device):
+    with _put_back(model, x.device):
         for name, way in ways.items():
             try:
                 for _ in range(2):
@@ -115,13 +115,14 @@ def _put_back(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 
 def _time(model: Callable[[Tensor], Tensor], x: Tensor) -> float:
-    leaf = x.detach().clone().requires_grad_()
-    _wait(x)
-    start = time.perf_counter()
-    logits = model(leaf)
-    torch.autograd.grad(logits, leaf, torch.ones_like(logits))
-    _wait(x)
-    return time.perf_counter() - start
+    with attacking(model, x.device):
+        leaf = x.detach().clone().requires_grad_()
+        _wait(x)
+        start = time.perf_counter()
+        logits = model(leaf)
+        torch.autograd.grad(logits, leaf, torch.ones_like(logits))
+        _wait(x)
+        return time.perf_counter() - start
 
 
 def _wait(x: Tensor) -> None:

@@ -93,7 +93,11 @@ def survey(model: nn.Module) -> Survey:
         return _identity(value), *contents(vars(value), depth)
 
     def contents(value: Any, depth: int) -> tuple[Any, ...]:
-        keys, entries = (tuple(value), value.values()) if isinstance(value, dict) else (None, value)
+        keys: Any = None
+        entries = value
+        if isinstance(value, dict):
+            keys = tuple(key if type(key) in _PLAIN else _identity(key) for key in value)
+            entries = value.values()
         if len(value) > _LENGTH and not isinstance(next(iter(entries)), Tensor | nn.Module):
             return *_identity(value), len(value)
         if _PLAIN.issuperset(map(type, entries)):

@@ -124,7 +124,7 @@ def test_a_weaker_attack_does_not_count_however_fast():
     assert row["fastest of ours"] == "8 ms (c)"
     assert "everyone else: 1 faster, 0 slower, 0 within the noise." in text
     assert "Against the textbook loop as it is: 2.50x to 2.50x as fast." in text
-    assert "not counted: torchattacks (net 128); foolbox (net 128)" in text
+    assert "rise of the loss): torchattacks (net 128); foolbox (net 128)." in text
     assert "torchattacks" in report.details(canned())
 
 

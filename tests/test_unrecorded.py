@@ -221,3 +221,40 @@ def test_a_failure_does_not_stand_in_the_way_of_what_comes_next(monkeypatch):
         with pytest.raises(CaptureError, match="not with targets"):
             fastat.pgd(model, x, y, 0.1, steps=2, targets=(y + 1) % 5, graph=True)
         fastat.pgd(model, x, y, 0.1, steps=2, targets=(y + 1) % 5, graph="auto")
+
+
+@pytest.mark.parametrize("make", [lambda: torch.rand(1, 3, 1, 1).expand(1, 3, 8, 8), "inference"])
+def test_a_tensor_that_cannot_be_put_back_is_an_obstacle(make):
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+            if make == "inference":
+                with torch.inference_mode():
+                    self.mask = torch.rand(1, 3, 8, 8)
+            else:
+                self.mask = make()
+
+        def forward(self, x):
+            return self.inner(x * self.mask.clone())
+
+    model, (x, y) = Masked().eval(), batch()
+    with pytest.raises(CaptureError, match="expanded or made in inference mode"):
+        fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph=True)
+    found = [fastat.pgd(model, x, y, 0.1, steps=2, seed=0, graph=graph) for graph in ("auto", "auto", False)]
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[2])
+
+
+def test_what_cannot_be_recorded_is_tried_once_whatever_else_fails(monkeypatch):
+    model, (x, y) = network(), batch()
+    tried = []
+
+    def refuse(self, body, tensors):
+        tried.append(len(tensors["x"]))
+        raise CaptureError("no")
+
+    monkeypatch.setattr(StandIn, "record", refuse)
+    for _ in range(5):
+        for n in (3, 5):
+            fastat.pgd(model, x[:n], y[:n], 0.1, steps=1, seed=0, graph="auto")
+    assert sorted(tried) == [3, 5]

@@ -15,7 +15,6 @@ import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from bench.cost_counts import kernels, on_paper, shares
 from bench.cost_report import figures, markdown_of
 from bench.networks import NETWORKS, Network, random_network
 from bench.report import write
-from bench.runner import KEEP_MEMORY, ROOT, commit, file_name
+from bench.runner import KEEP_MEMORY, ROOT, commit, date, file_name
 from fastat import ops
 
 STEPS = 10
@@ -88,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out = options.out or Path(os.environ.get("OUT") or ROOT / "bench" / "results")
     environment = timing.environment(device)
     found: dict[str, Any] = {"environment": environment, "commit": commit(), "ceilings": timing.ceilings(device)}
-    found |= {"date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "parts": [], "sweeps": []}
+    found |= {"date": date(), "parts": [], "sweeps": []}
     stem = f"cost-model-{file_name(environment)}"
 
     def keep() -> None:

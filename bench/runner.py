@@ -49,8 +49,7 @@ def run_suites(device: str | None, out: Path, suites: Sequence[str], limit: floa
         print("bench: no CUDA device found", file=sys.stderr)
         return None
     environment = timing.environment(torch.device(device)) | {"peers": peers.versions(), "variables": variables()}
-    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    run: dict[str, Any] = {"environment": environment, "commit": commit(), "date": date}
+    run: dict[str, Any] = {"environment": environment, "commit": commit(), "date": date()}
     run |= {"ceilings": {}, "cases": [], "cut": [], "failed": {}}
     name = file_name(environment)
     if tuple(suites) != SUITES:  # some of them do not overwrite what all of them wrote
@@ -146,6 +145,11 @@ def variables() -> dict[str, str]:
     """The environment variables that the suites run under and that the times depend on."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT")
     return {name: os.environ[name] for name in names if name in os.environ} | KEEP_MEMORY
+
+
+def date() -> str:
+    """Now, as results say when they were measured."""
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def commit() -> str:

@@ -18,7 +18,6 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.eager import linf_step, random_start
-from bench.runner import commit, file_name
+from bench.runner import commit, date, file_name
 from bench.timing import environment
 from fastat import data, info
 from fastat.checkpoint import write_json
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "device": machine["device"],
         "environment": info.describe(),
         "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "date": date(),
         "plain": plain_rates(config, options.out, device, options.steps),
     }
     results = Path(os.environ.get("OUT", Path(__file__).parent / "results"))

@@ -1,6 +1,6 @@
 """What every attack loop needs of a model: frozen parameters, the loss, and its gradient to the input alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,9 +53,9 @@ def attacking(model: Model, device: torch.device) -> Iterator[None]:
     may be old, or without gradient.
     """
     casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    compiled = _is_compiled(model)
-    kept = set() if compiled else set(parameters) if casts else _matrices(model)
+    kept = set() if _any_compiled(modules) else set(parameters) if casts else _matrices(modules)
     frozen = [p for p in parameters if p.requires_grad and p not in kept]
     with torch.inference_mode(False), torch.enable_grad(), fresh_casts():
         try:
@@ -77,15 +77,13 @@ def fresh_casts() -> Iterator[None]:
         torch.clear_autocast_cache()
 
 
-def _matrices(model: Model) -> set[nn.Parameter]:
+def _matrices(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
     """The weights of linear layers and attention."""
-    modules = model.modules() if isinstance(model, nn.Module) else []
     layers = (module for module in modules if isinstance(module, nn.Linear | nn.MultiheadAttention))
     return {p for layer in layers for p in layer.parameters(recurse=False) if p.dim() == 2}
 
 
-def _is_compiled(model: Model) -> bool:
-    modules = model.modules() if isinstance(model, nn.Module) else []
+def _any_compiled(modules: Iterable[nn.Module]) -> bool:
     return any(uncompiled(m) is not m or m._compiled_call_impl is not None for m in modules)
 
 

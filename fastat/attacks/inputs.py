@@ -52,8 +52,8 @@ class Terms:
 
 def _same_function(loss: LossFunction) -> Hashable:
     """Equal for one function as long as it lives, whatever its own ``==`` says."""
-    is_method = isinstance(loss, MethodType)  # then a new object at every access
-    parts = (loss.__self__, loss.__func__) if is_method else (loss,)  # type: ignore[attr-defined]
+    # A bound method is a new object at every access.
+    parts = (loss.__self__, loss.__func__) if isinstance(loss, MethodType) else (loss,)
     try:
         return tuple(WeakIdRef(part) for part in parts)
     except TypeError as error:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
-import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastat.data.dataset import Split, make_dataset
+from fastat.data.cifar_pickle import read_batch
+from fastat.data.dataset import Dataset, Split, make_dataset
 from fastat.data.folder import load_folder
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -33,8 +31,8 @@ def load_cifar10(root: Path) -> Split:
     """
     batches, images = root / "cifar-10-batches-py", root / "cifar10-jpeg"
     if batches.is_dir():
-        halves = (_read_batches("CIFAR-10", batches, names, b"labels") for names in (_TRAIN_FILES, _TEST_FILES))
-        return Split(*(make_dataset("CIFAR-10", images, labels, _CLASSES) for images, labels in halves))
+        halves = (_TRAIN_FILES, _TEST_FILES)
+        return Split(*(_read_half("CIFAR-10", batches, names, b"labels", _CLASSES) for names in halves))
     if images.is_dir():
         return load_folder(images, "CIFAR-10 (JPEG)")
     raise FileNotFoundError(
@@ -52,43 +50,46 @@ def load_cifar100(root: Path) -> Split:
     folder = root / "cifar-100-python"
     if not folder.is_dir():
         raise FileNotFoundError(f"CIFAR-100: unpack cifar-100-python.tar.gz to {folder}")
-    classes = tuple(name.decode() for name in _unpickle("CIFAR-100", folder, "meta")[b"fine_label_names"])
-    halves = (_read_batches("CIFAR-100", folder, (name,), b"fine_labels") for name in ("train", "test"))
-    return Split(*(make_dataset("CIFAR-100", images, labels, classes) for images, labels in halves))
+    classes = _class_names(folder)
+    return Split(*(_read_half("CIFAR-100", folder, (half,), b"fine_labels", classes) for half in ("train", "test")))
 
 
-def _read_batches(title: str, folder: Path, names: tuple[str, ...], kind: bytes) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of the files together."""
-    images, labels = [], []
-    for name in names:
-        batch = _unpickle(title, folder, name)
-        try:
-            images.append(np.asarray(batch[b"data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
-            labels.extend(batch[kind])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / name} is not a batch of {title}: {error!r}") from error
-    return torch.from_numpy(np.concatenate(images)), torch.tensor(labels)
+def _read_half(title: str, folder: Path, names: tuple[str, ...], kind: bytes, classes: tuple[str, ...]) -> Dataset:
+    """The images of the files together, with the labels of that kind."""
+    parts = [_read_batch(title, folder, name, kind, len(classes)) for name in names]
+    images, labels = (torch.from_numpy(np.concatenate(arrays)) for arrays in zip(*parts, strict=True))
+    return make_dataset(title, images, labels, classes)
 
 
-def _unpickle(title: str, folder: Path, name: str) -> Any:
-    file = folder / name
-    if not file.exists():
-        raise FileNotFoundError(f"{title}: {file} is missing; unpack {_ARCHIVES[title]} again")
-    with file.open("rb") as stream:
-        try:
-            return _ArrayUnpickler(stream, encoding="bytes").load()
-        except (EOFError, pickle.UnpicklingError) as error:
-            raise ValueError(f"{file} is not a whole pickle: {error}") from error
+def _read_batch(title: str, folder: Path, name: str, kind: bytes, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 [N, 3, 32, 32] and labels int64 [N] of a file."""
+    batch = _unpickle(title, folder, name)
+    try:
+        images, labels = batch[b"data"], batch[kind]
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+            raise TypeError("images must be an array of uint8")
+        if isinstance(labels, list) and all(type(label) is int for label in labels):
+            labels = np.array(labels)
+        if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
+            raise TypeError("labels must be integers")
+        images = images.reshape(-1, 3, 32, 32)
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"{len(images)} images and labels {list(labels.shape)}")
+        if len(labels) > 0 and not 0 <= labels.min() <= labels.max() < classes:
+            raise ValueError(f"labels must be in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{folder / name} is not a batch of {title}: {error!r}") from error
+    return images, labels.astype(np.int64)
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads arrays and plain values only: a pickle could otherwise run any code."""
+def _class_names(folder: Path) -> tuple[str, ...]:
+    names = _unpickle("CIFAR-100", folder, "meta").get(b"fine_label_names")
+    if not isinstance(names, list) or len(names) != 100 or not all(isinstance(name, bytes) for name in names):
+        raise ValueError(f"{folder / 'meta'} is not that of CIFAR-100: its fine_label_names must be 100 names")
+    return tuple(name.decode(errors="replace") for name in names)
 
-    def find_class(self, module: str, name: str) -> Any:
-        if name == "_reconstruct" and module.startswith("numpy"):
-            return np.ndarray.__reduce__(np.empty(0))[0]
-        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
-            return getattr(np, name)
-        if (module, name) == ("_codecs", "encode"):
-            return codecs.encode
-        raise ValueError(f"a CIFAR batch should hold only arrays, found {module}.{name}")
+
+def _unpickle(title: str, folder: Path, name: str) -> dict[Any, Any]:
+    if not (folder / name).exists():
+        raise FileNotFoundError(f"{title}: {folder / name} is missing; unpack {_ARCHIVES[title]} again")
+    return read_batch(folder / name, title)

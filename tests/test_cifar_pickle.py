@@ -1,0 +1,193 @@
+"""CIFAR's pickled batches: what was ever written is read, and a hostile file does nothing but raise."""
+
+import os
+import pickle
+import random
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fastat import data
+from fastat.data.cifar_pickle import read_batch
+
+N = 4
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, 3072), dtype=np.uint8)
+LABELS = [0, 9, 3, 5]
+
+
+def length(content: bytes) -> bytes:
+    return struct.pack("<I", len(content))
+
+
+def python2_batch(
+    content: bytes = IMAGES.tobytes(),
+    dtype: bytes = b"u1",
+    shape: bytes = b"K\x04M\x00\x0c\x86",
+    labels: bytes = b"".join(b"K" + bytes([label]) for label in LABELS),
+) -> bytes:
+    """A batch as Python 2 and the numpy of its time wrote the genuine ones: protocol 2, strings of bytes."""
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85q\x03U\x01bq\x04\x87q\x05Rq\x06"
+        b"(K\x01" + shape + b"q\x07cnumpy\ndtype\nq\x08U" + bytes([len(dtype)]) + dtype + b"q\tK\x00K\x01\x87q\nRq\x0b"
+        b"(K\x03U\x01|q\x0cNNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tq\rb\x89T" + length(content) + content
+        + b"q\x0etq\x0fb"
+    )  # fmt: skip
+    names = b"]q\x11(" + b"".join(b"U\x05a.png" for _ in LABELS) + b"e"
+    return b"\x80\x02}q\x12(U\x04data" + array + b"U\x06labels]q\x10(" + labels + b"eU\tfilenames" + names + b"u."
+
+
+def load(folder: Path, content: bytes) -> data.Split:
+    """CIFAR-10 of five batches that are sound and one with this content."""
+    batches = folder / "cifar-10-batches-py"
+    batches.mkdir(exist_ok=True)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        (batches / name).write_bytes(python2_batch())
+    (batches / "data_batch_2").write_bytes(content)
+    return data.load("cifar10", folder)
+
+
+def assert_read(split: data.Split) -> None:
+    assert split.train.images[N : 2 * N].flatten(1).equal(torch.from_numpy(IMAGES))
+    assert split.train.labels[N : 2 * N].tolist() == LABELS
+
+
+def test_a_genuine_batch_is_read(tmp_path):
+    assert_read(load(tmp_path, python2_batch()))
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("images", [IMAGES, np.asfortranarray(IMAGES)], ids=["rows", "columns"])
+@pytest.mark.parametrize(
+    "labels", [LABELS, np.array(LABELS), np.array(LABELS, dtype=">i2")], ids=["list", "<i8", ">i2"]
+)
+def test_what_todays_numpy_writes_is_read(tmp_path, protocol, images, labels):
+    names = [f"{number}.png".encode() for number in range(500)]  # a call each, in the old protocols
+    batch = {b"data": images, b"labels": labels, b"filenames": names, b"batch_label": b"two", b"none": None, b"e": 0.5}
+    assert_read(load(tmp_path, pickle.dumps(batch, protocol=protocol)))
+    assert load(tmp_path, pickle.dumps(batch, protocol=protocol)).train.labels.dtype == torch.int64
+
+
+class Call:
+    """Pickles as a call of the function, then as a state given to what it made."""
+
+    def __init__(self, function, arguments, *state):
+        self.made = (function, arguments, *state)
+
+    def __reduce__(self):
+        return self.made
+
+
+def batch_with(images, labels=LABELS) -> bytes:
+    return pickle.dumps({b"data": images, b"labels": labels}, protocol=2)
+
+
+def nested(times: int) -> bytes:
+    """The innermost part of a tuple in a tuple in a tuple, as a key of a mapping."""
+    return b"\x80\x02})" + times * b"\x85" + b"K\x00s."
+
+
+def numpys(module: str, name: str, arguments: bytes) -> bytes:
+    return b"\x80\x02c" + f"{module}\n{name}\n".encode() + arguments + b"R."
+
+
+def text(content: bytes) -> bytes:
+    """A text as an instruction."""
+    return b"X" + length(content) + content
+
+
+RECONSTRUCT = ("numpy.core.multiarray", "_reconstruct")
+
+HOSTILE = {
+    "objects over bytes": (batch_with(Call(np.ndarray, ((2,), np.dtype("O"), b"A" * 16))), "found an array of 'O8'"),
+    "numbers over bytes": (batch_with(Call(np.ndarray, ((2,), np.dtype("u1"), b"AA"))), "array made by a call"),
+    "objects": (batch_with(np.array([None, "a"])), "found an array of 'O8'"),
+    "objects with pointers": (python2_batch(b"A" * 8, b"O8", b"K\x01\x85"), "found an array of 'O8'"),
+    "records": (batch_with(np.zeros(3, dtype="u1, u1")), "found an array of 'V2'"),
+    "strings": (batch_with(np.array(["ab"])), "found an array of 'U2'"),
+    "too few bytes": (python2_batch(b"abc"), "found an array of a shape without its bytes"),
+    "too many bytes": (python2_batch(IMAGES.tobytes() + b"a"), "found 12289 bytes for an array"),
+    "a shape beyond memory": (python2_batch(shape=2 * b"J\xff\xff\xff\x7f" + b"\x86"), "shape without its bytes"),
+    "a negative shape": (python2_batch(shape=b"J\xff\xff\xff\xffJ\x00\xd0\xff\xff\x86"), "shape without its bytes"),
+    "a shape of texts": (python2_batch(shape=b"U\x01aU\x01b\x86"), "shape without its bytes"),
+    "no shape": (python2_batch(shape=b"K\x04"), "found an array without a shape"),
+    "many dimensions": (python2_batch(b"a", shape=b"(" + 99 * b"K\x01" + b"t"), "found an array without a shape"),
+    "a long type": (python2_batch(dtype=b"u1" * 50), "found a type that has no name"),
+    "a kind of its own": (numpys(*RECONSTRUCT, b"NK\x00\x85U\x01b\x87"), "a kind of its own"),
+    "another function of numpy": (numpys("numpy", "load", b"U\x01a\x85"), r"found numpy\.load"),
+    "numpy's pickle": (numpys("numpy.core.multiarray", "scalar", b")"), r"found numpy\.core\.multiarray\.scalar"),
+    "a name that tricks terminals": (b"\x80\x04\x8c\x01\x1b\x8c\x01\n\x93.", r"found \\x1b\.\\n$"),
+    "code": (pickle.dumps(Call(os.system, ("true",)), 2), r"found posix\.system"),
+    "code by an old instruction": (b"(S'true'\nios\nsystem\n.", "found the instruction INST"),
+    "an instance": (b"\x80\x02cnumpy\nndarray\n)\x81.", "found the instruction NEWOBJ"),
+    "a registered extension": (b"\x80\x02\x82\x01.", "found the instruction EXT1"),
+    "a persistent id": (b"Pabc\n.", "found the instruction PERSID"),
+    "a memo beyond memory": (b"\x80\x02Nr\xff\xff\xff\x7f.", "found a memo at 2147483647 in 9 bytes"),
+    "a key that overflows the stack": (nested(3_000_000), "found more than 100 tuples"),
+    "a text in a codec": (numpys("_codecs", "encode", text(b"a") + text(b"bz2") + b"\x86"), "found a text in 'bz2'"),
+    "one text many times": (
+        b"\x80\x02](c_codecs\nencode\nq\x01" + text(1000 * b"a") + text(b"latin1") + b"\x86q\x02R"
+        + 100 * b"h\x01h\x02R" + b"e.", "more of it than there is in the file",
+    ),
+    "labels in a list that holds itself": (python2_batch(labels=4 * b"h\x10"), "labels must be integers"),
+    "images that are a list": (batch_with(IMAGES.tolist()), "images must be an array of uint8"),
+    "images of another type": (batch_with(IMAGES.astype(np.int64)), "images must be an array of uint8"),
+    "labels that are texts": (batch_with(IMAGES, ["0", "1", "2", "3"]), "labels must be integers"),
+    "labels that are lists": (batch_with(IMAGES, [[0], [1], [2], [3]]), "labels must be integers"),
+    "labels that are true": (batch_with(IMAGES, [True, False, True, False]), "labels must be integers"),
+    "labels that are real": (batch_with(IMAGES, [0.5, 1.5, 2.5, 3.5]), "labels must be integers"),
+    "labels beyond int64": (batch_with(IMAGES, [0, 1, 2, 2**70]), "labels must be integers"),
+    "too few labels": (batch_with(IMAGES, [0, 1]), r"4 images and labels \[2\]"),
+    "a class that is none": (batch_with(IMAGES, [0, 1, 2, 10]), r"labels must be in 0\.\.9, got 0\.\.10"),
+    "a negative class": (batch_with(IMAGES, [0, 1, 2, -1]), r"labels must be in 0\.\.9, got -1\.\.2"),
+    "an unfinished array": (numpys(*RECONSTRUCT, b"N"), "is not a whole pickle"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_batch_is_refused_in_a_line_that_names_it(tmp_path, name):
+    content, message = HOSTILE[name]
+    with pytest.raises(ValueError, match=message) as found:
+        load(tmp_path, content)
+    text = str(found.value)
+    assert str(tmp_path / "cifar-10-batches-py" / "data_batch_2") in text
+    assert len(text.splitlines()) == 1 and len(text) < 1000
+
+
+def test_damage_anywhere_is_one_clear_error_or_none(tmp_path):
+    """Bytes changed, cut out and doubled at random: what is still a batch loads, everything else is a ValueError."""
+    draw, whole, refused = random.Random(0), python2_batch(), []
+    framing = [at for at in range(len(whole)) if not 300 < at < len(whole) - 120]  # what is not pixels
+    file = tmp_path / "batch"
+    for _ in range(3000):
+        content = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.choice(framing)
+            change = draw.choice(("set", "cut", "double", "end"))
+            if change == "set":
+                content[at : at + 1] = bytes([draw.randrange(256)])
+            elif change == "end":
+                del content[at:]
+            else:
+                part = content[at : at + draw.randint(1, 8)]
+                content[at : at + len(part)] = part + part if change == "double" else b""
+        file.write_bytes(content)
+        try:
+            read_batch(file, "CIFAR-10")
+        except ValueError as error:
+            refused.append(str(error))
+    assert 2000 < len(refused) < 3000
+    assert all(text.startswith(f"{file} ") and len(text.splitlines()) == 1 for text in refused)
+
+
+@pytest.mark.parametrize(
+    "names", [None, b"abc", [b"a"] * 99, [b"a"] * 99 + ["b"], {}], ids=["none", "bytes", "99", "a text", "a mapping"]
+)
+def test_names_of_cifar100_that_are_none(tmp_path, names):
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=2))
+    with pytest.raises(ValueError, match=r"meta is not that of CIFAR-100: its fine_label_names must be 100 names"):
+        data.load("cifar100", tmp_path)

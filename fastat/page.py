@@ -8,19 +8,37 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fastat import html, models, page_figures
-from fastat.checkpoint import write_bytes
+from fastat.checkpoint import check_json, write_bytes
 from fastat.config import TrainConfig, config_from
-from fastat.network import CONFIG, ENVIRONMENT, METRICS
+from fastat.network import CONFIG, ENVIRONMENT, METRICS, Which
 from fastat.protocols import describe
-from fastat.report import attack_title, format_eps
+from fastat.report import NORM_TITLES, attack_title, format_eps
 
-_ROW = ("epoch", "lr", "train", "val", "seconds", "findings", "stopped")
-_RESULTS = (
-    "dataset", "norm", "eps", "test_images", "epoch", "which", "accuracy", "curve", "classes", "by_class",
-)  # fmt: skip
+_ROW = {
+    "epoch": int,
+    "lr": float,
+    "train": {"loss": float},
+    "val": {...: float},
+    "seconds": float,
+    "findings": [{"monitor": str, "step": int, "text": str}],
+    "stopped": str,
+}
+_RESULTS = {
+    "dataset": str,
+    "norm": {*NORM_TITLES},
+    "eps": float,
+    "test_images": int,
+    "epoch": int,
+    "which": {*get_args(Which)},
+    "accuracy": {...: {"accuracy": float, "low": float, "high": float}},
+    "curve": {"attack": str, "eps": [float], "accuracy": [float]},
+    "classes": [str],
+    "by_class": {"accuracy": {...: [(float,)]}},
+}
+"""What the page shows of a line of metrics.jsonl, and of results.json."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +117,8 @@ def _runs_table(runs: Sequence[_Shown]) -> str:
         seconds = [row["seconds"] for row in run.history]
         cells = [
             f"<td>{escape(title)}, {escape(models.title(config.model))}</td>",
-            f"<td>{escape(describe(config))}<small>{_trained(run)}</small></td>",
-            f"<td>{config.norm} {escape(format_eps(config.eps))}</td>",
+            f"<td>{escape(describe(config))}<small>{escape(_trained(run))}</small></td>",
+            f"<td>{escape(config.norm)} {escape(format_eps(config.eps))}</td>",
             *(_accuracy(run, name) for name in attacks),
             f'<td class="number">{sum(seconds) / len(seconds):.2f} s</td>' if seconds else "<td></td>",
             f"<td>{escape(run.state)}</td>",
@@ -196,7 +214,7 @@ def _read(folder: Path, name: str) -> _Shown:
     try:
         return _Shown(
             name,
-            config_from(_object(folder / CONFIG, (folder / CONFIG).read_text(), [])),
+            config_from(_object(folder / CONFIG, (folder / CONFIG).read_text(), {})),
             [_object(metrics, line, _ROW) for line in lines],
             _object(results, results.read_text(), _RESULTS) if results.exists() else None,
             _environment_of(folder / ENVIRONMENT),
@@ -207,17 +225,16 @@ def _read(folder: Path, name: str) -> _Shown:
 
 
 def _environment_of(file: Path) -> dict[str, str]:
-    return _object(file, file.read_text(), []) if file.exists() else {}
+    return _object(file, file.read_text(), {...: str}) if file.exists() else {}
 
 
-def _object(file: Path, text: str, keys: Sequence[str]) -> dict[str, Any]:
-    """The JSON object in the text of the file, or in a line of it, with the keys that the page shows."""
+def _object(file: Path, text: str, kind: Mapping[Any, Any]) -> dict[str, Any]:
+    """The JSON object in the text of the file, or in a line of it, with what the page shows."""
     try:
         value = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{file.name}: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"{file.name}: holds no JSON object")
-    if missing := [key for key in keys if key not in value]:
-        raise ValueError(f"{file.name}: lacks {', '.join(missing)}; another version of fastat may have written it")
+    check_json(value, kind, f"{file.name}:")
     return value

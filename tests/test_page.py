@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_training import TINY
 
-from fastat import data
+from fastat import data, page
 from fastat.cli import main
 from fastat.page import write_page
 from fastat.report import judge
@@ -125,6 +125,100 @@ def test_hostile_names(runs, tmp_path):
     assert "a & b, small CNN" in shown
     assert "stopped early: no <better>" in shown
     assert "alert(1)" in shown
+
+
+PAYLOAD = "<script>alert('$x$')</script>&\""
+
+
+def planted(value, place=()):
+    """The same JSON value with a payload in every text, told apart by where it was, and what was put in."""
+    if isinstance(value, str):
+        text = f"{PAYLOAD}{' '.join(map(str, place))}"
+        return text, {text}
+    if not isinstance(value, dict | list):
+        return value, set()
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    found = {key: planted(item, (*place, key)) for key, item in items}
+    texts = set().union(*(put for _, put in found.values()))
+    return ({key: item for key, (item, _) in found.items()} if isinstance(value, dict) else [
+        item for item, _ in found.values()
+    ]), texts  # fmt: skip
+
+
+def numbers(value, place=()):
+    """Where the numbers of a JSON value are."""
+    if isinstance(value, dict | list):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(item, (*place, key))
+    elif isinstance(value, int | float):
+        yield place
+
+
+def put(value, place, new):
+    """A copy of the JSON value with another one at the place."""
+    copied = json.loads(json.dumps(value))
+    within = copied
+    for key in place[:-1]:
+        within = within[key]
+    within[place[-1]] = new
+    return copied
+
+
+def test_no_text_of_a_file_becomes_markup(runs, tmp_path):
+    """A payload in every text that a page reads, names of attacks included: shown as it is, or refused."""
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "plain", folder)
+    results = json.loads((folder / "results.json").read_text())
+    planted_results, _ = planted({name: results[name] for name in ("dataset", "curve", "classes")})
+    robust = f"{PAYLOAD}robust"
+    results |= planted_results
+    for counts in (results["accuracy"], results["by_class"]["accuracy"]):
+        counts[robust] = counts.pop("pgd-50x10")
+    (folder / "results.json").write_text(json.dumps(results))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows[0]["findings"] = [{"monitor": f"{PAYLOAD}monitor", "step": 3, "text": f"{PAYLOAD}text"}]
+    rows[-1]["stopped"] = f"{PAYLOAD}stopped"
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    environment, more = planted(json.loads((folder / "environment.json").read_text()))
+    (folder / "environment.json").write_text(json.dumps(environment | {f"{PAYLOAD}name": "value"}))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"data": f"folder:{PAYLOAD}data", "model": f"timm:{PAYLOAD}model"}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    text = write_page([folder], tmp_path / "page.html").read_text()
+    assert "<script" not in text.lower()
+    shown = " ".join(Page(text).text)
+    more |= {
+        f"{PAYLOAD}{word}" for word in ("monitor", "text", "stopped", "name", "data", "model", "robust", "dataset")
+    }
+    assert [wanted.lower() for wanted in more if wanted.lower() not in shown.lower()] == []
+
+
+@pytest.mark.parametrize("name", ["results.json", "metrics.jsonl", "config.json"])
+def test_a_number_that_is_a_text_is_refused_or_not_shown(runs, tmp_path, monkeypatch, name):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "plain", folder)
+    whole = json.loads((folder / name).read_text() if name != "metrics.jsonl" else metrics_line(folder))
+    unread, refused = whole, []
+    with monkeypatch.context() as patched:
+        patched.setattr(page, "_page", lambda runs: "")
+        for place in numbers(whole):
+            (folder / name).write_text(json.dumps(put(whole, place, PAYLOAD)) + "\n")
+            try:
+                write_page([folder], tmp_path / "page.html")
+            except ValueError as error:
+                refused.append((place[0], str(error)))
+            else:
+                unread = put(unread, place, PAYLOAD)
+    assert all(re.search(f"cannot be read: .*{field}", text) for field, text in refused)
+    (folder / name).write_text(json.dumps(unread) + "\n")
+    assert "<script" not in write_page([folder], tmp_path / "page.html").read_text().lower()
+    for field in {"results.json": ("test_images", "epoch", "eps"), "metrics.jsonl": ("epoch", "lr")}.get(name, whole):
+        assert unread[field] == whole[field]  # was refused
+
+
+def metrics_line(folder) -> str:
+    return (folder / "metrics.jsonl").read_text().splitlines()[0]
 
 
 def test_folders_of_one_name_are_told_apart(runs, tmp_path):

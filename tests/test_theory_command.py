@@ -109,3 +109,32 @@ def test_what_a_page_shows_is_escaped_and_checked(tmp_path: Path) -> None:
         write_theory_page([tmp_path], tmp_path / "page.html")
     with pytest.raises(ValueError, match="at least one"):
         write_theory_page([], tmp_path / "page.html")
+
+
+def test_no_text_of_results_becomes_markup_or_names_a_file_elsewhere(tmp_path: Path) -> None:
+    payload = '<script>alert(1)</script>"'
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "a.png").write_bytes(b"figure")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    results = {
+        "experiment": f"{payload}experiment",
+        "title": f"{payload}title",
+        "settings": {f"{payload}name": [f"{payload}value"]},
+        "findings": [{name: f"{payload}{name}" for name in ("claim", "verdict", "evidence")}],
+        "figures": [{"file": "a.png", "caption": f"{payload}caption"}],
+        "environment": {f"{payload}name": f"{payload}value"},
+    }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    page = write_theory_page([tmp_path], tmp_path / "page.html").read_text()
+    assert "<script" not in page and page.count("&lt;script&gt;") == 14
+    for name in ("../secret.png", str(tmp_path / "secret.png")):
+        results["figures"] = [{"file": name, "caption": ""}]
+        (tmp_path / "results.json").write_text(json.dumps(results))
+        with pytest.raises(FileNotFoundError, match=r"figures.secret\.png"):
+            write_theory_page([tmp_path], tmp_path / "page.html")
+    for field in ("experiment", "title", "settings", "findings", "figures", "environment"):
+        (tmp_path / "results.json").write_text(json.dumps(results | {field: 3}))
+        with pytest.raises(
+            ValueError, match=rf"results\.json is not that of an experiment: results\.json: {field} must"
+        ):
+            write_theory_page([tmp_path], tmp_path / "page.html")

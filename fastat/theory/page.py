@@ -9,10 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from fastat import html
-from fastat.checkpoint import write_bytes
+from fastat.checkpoint import check_json, write_bytes
 from fastat.theory.result import FIGURES, RESULTS
 
-_KEYS = ("experiment", "title", "settings", "findings", "figures", "environment")
+_RESULTS = {
+    "experiment": str,
+    "title": str,
+    "settings": {...: object},
+    "findings": [{"claim": str, "verdict": str, "evidence": str}],
+    "figures": [{"file": str, "caption": str}],
+    "environment": {...: object},
+}
+"""What the page shows of results.json."""
 
 
 def write_theory_page(folders: Sequence[str | Path], path: str | Path) -> Path:
@@ -51,8 +59,10 @@ def _read(file: Path) -> dict[str, Any]:
         results: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(results, dict) or (missing := [key for key in _KEYS if key not in results]):
-        raise ValueError(f"{file} is not that of an experiment: it lacks {', '.join(missing or _KEYS)}")
+    try:
+        check_json(results, _RESULTS, f"{file.name}:")
+    except ValueError as error:
+        raise ValueError(f"{file} is not that of an experiment: {error}") from error
     return results
 
 
@@ -61,13 +71,13 @@ def _contents(shown: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
     for _, results in shown:
         verdicts = [finding["verdict"] for finding in results["findings"]]
         counts = ", ".join(f"{verdicts.count(one)} {one}" for one in dict.fromkeys(verdicts))
-        link = f'<a href="#{results["experiment"]}">{escape(results["title"])}</a>'
+        link = f'<a href="#{escape(results["experiment"])}">{escape(results["title"])}</a>'
         rows.append(f"<tr><td>{link}</td><td>{escape(counts)}</td></tr>")
     return html.table(["experiment", "claims"], rows)
 
 
 def _experiment(place: Path, results: Mapping[str, Any]) -> Iterator[str]:
-    yield f'<h2 id="{results["experiment"]}">{escape(results["title"])}</h2>'
+    yield f'<h2 id="{escape(results["experiment"])}">{escape(results["title"])}</h2>'
     rows = [
         f'<tr><td>{escape(found["claim"])}</td><td class="verdict">{escape(found["verdict"])}</td>'
         f"<td>{escape(found['evidence'])}</td></tr>"
@@ -75,7 +85,7 @@ def _experiment(place: Path, results: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield html.table(["claim", "here", "numbers"], rows)
     for picture in results["figures"]:
-        content = (place / FIGURES / picture["file"]).read_bytes()
+        content = (place / FIGURES / Path(picture["file"]).name).read_bytes()  # no file of another folder
         yield html.wide(html.png(content, picture["caption"]), escape(picture["caption"]))
     yield f"<details><summary>Settings</summary>{_mapping(results['settings'])}</details>"
 

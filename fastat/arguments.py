@@ -44,6 +44,11 @@ def compute_dtype(t: Tensor) -> torch.dtype:
     return torch.float64 if t.dtype == torch.float64 else torch.float32
 
 
+def widened(t: Tensor) -> Tensor:
+    """The same numbers in the type that the ops compute in."""
+    return t.to(compute_dtype(t))
+
+
 def per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tensor | None]:
     """A radius or step size as the ops take it: a number, or one per sample in the compute type."""
     check_size(value, name, x.shape[0])
@@ -88,8 +93,7 @@ def logits_pair(logits: Tensor, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, 
     check_logits(logits)
     check_like(logits_adv, logits, "logits_adv")
     labels = class_labels(y, logits, "y")
-    compute = compute_dtype(logits)
-    return logits.to(compute), logits_adv.to(compute), labels
+    return widened(logits), widened(logits_adv), labels
 
 
 def check_number(value: object, name: str, above: bool = False) -> float:

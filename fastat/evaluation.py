@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastat.arguments import widened
 from fastat.attacks import fgsm, pgd
 from fastat.graphs import Graph, check_graph
 from fastat.keyed import derive_seed
@@ -184,7 +185,7 @@ def adversarial_losses(
             for restart in range(restarts):
                 x_adv = once(x[part], y[part], ids[part], restart)
                 with torch.no_grad():
-                    found.append(F.cross_entropy(model(x_adv).float(), y[part], reduction="none"))
+                    found.append(F.cross_entropy(widened(model(x_adv)), y[part], reduction="none"))
             losses.append(torch.stack(found).amax(0))
     return torch.cat(losses)
 

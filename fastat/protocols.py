@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastat.arguments import widened
 from fastat.attacks import fgsm, pgd
 from fastat.distributed import Group
 from fastat.engine import Model, uncompiled
@@ -184,14 +185,14 @@ def _trades_attack(
 
 
 def _objective(config: TrainConfig, model: Model, batch: AttackedBatch) -> tuple[Tensor, Tensor]:
-    clean = None if config.loss == "cross-entropy" else model(batch.x).float()
+    clean = None if config.loss == "cross-entropy" else widened(model(batch.x))
     if config.objective == "benign":
         output, features = with_features(model)(batch.x_adv)
-        logits = output.float()
+        logits = widened(output)
         constants = (config.gamma, config.beta, config.tau, config.positives)
         losses = None if _fuses(config) else _sample_losses(config, clean, logits, batch.y)
-        return benign_loss(logits, features.float(), batch.y, *constants, losses=losses, group=batch.group), logits
-    logits = model(batch.x_adv).float()
+        return benign_loss(logits, widened(features), batch.y, *constants, losses=losses, group=batch.group), logits
+    logits = widened(model(batch.x_adv))
     if config.objective == "holistic":
         return _holistic(config, clean, logits, batch), logits
     return _sample_losses(config, clean, logits, batch.y).mean(), logits

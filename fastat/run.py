@@ -233,7 +233,9 @@ def start_epoch(run: Run) -> None:
     run.step = 0
     run.seconds = 0.0
     if len(run.losses) != run.steps_per_epoch:  # a recorded step writes to where they are
-        run.losses, run.hits = (torch.zeros(run.steps_per_epoch, device=run.device) for _ in range(2))
+        run.losses, run.hits = (
+            torch.zeros(run.steps_per_epoch, dtype=torch.float32, device=run.device) for _ in range(2)
+        )
     run.losses.zero_()
     run.hits.zero_()
     run.findings = []

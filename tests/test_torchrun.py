@@ -1,4 +1,7 @@
-"""Training in several processes: the global batch, the same random numbers, one writer."""
+"""Training in several processes: the global batch, the same random numbers, one writer.
+
+In float64, where the processes and one alone agree to many digits if they do the same work.
+"""
 
 import json
 import os
@@ -8,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from double import double
 
 from fastat.checkpoint import load_checkpoint
 from fastat.config import ConfigError, default_config
@@ -20,11 +24,15 @@ FLAGS = [
 ]  # fmt: skip
 
 
-def torchrun(folder: Path, *flags: str, processes: int = 2) -> str:
+FASTAT = ("-m", "fastat")
+IN_DOUBLE = (str(Path(__file__).parent / "double.py"),)
+
+
+def torchrun(folder: Path, *flags: str, processes: int = 2, program: tuple[str, ...] = IN_DOUBLE) -> str:
     """Runs the command line under torchrun and returns what it printed."""
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), "-m",
-        "fastat", "train", *flags, *FLAGS, "--out", str(folder), "--device", "cpu",
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *program,
+        "train", *flags, *FLAGS, "--out", str(folder), "--device", "cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
@@ -37,20 +45,22 @@ def alone(folder: Path, protocol: str, **changes) -> None:
         "digits", protocol, model="mlp", width=32, epochs=1, train_size=96, batch_size=24, attack_steps=3, val_size=15,
         eval_size=20, norm="l2", eps=0.5, **changes,
     )  # fmt: skip
-    train(config, folder, device="cpu")
+    with double():
+        train(config, folder, device="cpu")
 
 
 def assert_close(one: Path, other: Path) -> None:
     first, second = (load_checkpoint(folder / "checkpoint.pt") for folder in (one, other))
     for name, weight in first["model"].items():
-        torch.testing.assert_close(weight, second["model"][name], rtol=1e-3, atol=3e-5)
-    torch.testing.assert_close(first["losses"], second["losses"], rtol=1e-4, atol=1e-5)
+        assert weight.dtype == torch.float64 or name in ("mean", "std")
+        torch.testing.assert_close(weight, second["model"][name], rtol=0, atol=1e-10)
+    torch.testing.assert_close(first["losses"], second["losses"], rtol=1e-6, atol=0)  # kept in float32
     rows = [json.loads((folder / "metrics.jsonl").read_text()) for folder in (one, other)]
     assert rows[0]["val"] == rows[1]["val"]
     assert rows[0]["train"]["adversarial"] == rows[1]["train"]["adversarial"]
     assert (first["delta"] is None) == (second["delta"] is None)
     if first["delta"] is not None:
-        torch.testing.assert_close(first["delta"], second["delta"], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(first["delta"], second["delta"], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -76,6 +86,12 @@ def test_three_processes_and_a_batch_that_they_cannot_share(tmp_path):
     torchrun(tmp_path / "three", "pgd-at", processes=3)
     alone(tmp_path / "one", "pgd-at")
     assert_close(tmp_path / "one", tmp_path / "three")
+
+
+def test_the_command_itself_runs_under_torchrun(tmp_path):
+    shown = torchrun(tmp_path, "pgd-at", program=FASTAT)
+    assert shown.count("epoch 1/1") == 1
+    assert json.loads((tmp_path / "environment.json").read_text())["processes"] == "2"
 
 
 class TwoProcesses:

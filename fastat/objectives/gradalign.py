@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastat import ops
+from fastat.arguments import widened
 from fastat.threat import check_size
 
 
@@ -52,5 +53,5 @@ def gradient_misalignment(
 
 def _input_gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, differentiable: bool) -> Tensor:
     leaf = x.requires_grad_()
-    loss = F.cross_entropy(model(leaf).float(), y, reduction="sum")  # of which each sample's gradient is its own
+    loss = F.cross_entropy(widened(model(leaf)), y, reduction="sum")  # of which each sample's gradient is its own
     return torch.autograd.grad(loss, leaf, create_graph=differentiable)[0]

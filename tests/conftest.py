@@ -1,10 +1,12 @@
 """What all tests share: the real data, if it is there, and small helpers as fixtures."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from double import double
 from stand_in import StandIn
 
 from fastat import graphs
@@ -22,6 +24,13 @@ def data_root() -> Path:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def in_double() -> Iterator[None]:
+    """Networks and images are in float64."""
+    with double():
+        yield
 
 
 @pytest.fixture

@@ -1,18 +1,21 @@
 """Training in float64, where two ways of computing one thing agree to many digits.
 
 In float32 they need not: a sign, or the direction of a divergence close to its minimum, can hang on the last bit of a
-gradient, and an attack makes it a whole step. As a script this is fastat's command line in float64.
+gradient, and an attack makes it a whole step. As a script this runs fastat's command lines in float64, under torchrun
+too: a JSON list of them, with the arguments of each.
 """
 
+import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from unittest import mock
 
 import torch
 
 from fastat.cli import main
 from fastat.data import Dataset
+from fastat.distributed import torchrun_group
 
 
 @contextmanager
@@ -28,5 +31,10 @@ def double() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    with double():
-        main(sys.argv[1:])
+    with (
+        double(),
+        torchrun_group(torch.device("cpu")) as group,  # of all of them: a second group would meet in the first's place
+        mock.patch("fastat.cli.torchrun_group", return_value=nullcontext(group)),
+    ):
+        for arguments in json.loads(sys.argv[1]):
+            main(arguments)

@@ -13,8 +13,8 @@ from fastat.config import TrainConfig, default_config
 from fastat.protocols import PROTOCOLS
 
 TINY = [
-    "train", "--data", "digits", "--epochs", "1", "--attack-steps", "1", "--train-size", "128",
-    "--eval-size", "20", "--val-size", "10",
+    "train", "--data", "digits", "--model", "mlp", "--width", "16", "--epochs", "1", "--attack-steps", "1",
+    "--train-size", "128", "--eval-size", "20", "--val-size", "10",
 ]  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Objectives over a batch that two processes share: the loss and the gradients of one process that has all of it."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -53,28 +55,39 @@ LOSSES = {
 }
 
 
-def worker(rank, folder, sizes):
-    """Every loss on this process's part of the batch, and the gradients after DistributedDataParallel's averaging."""
+def worker(rank, folder):
+    """Every loss on this process's part of each batch, and the gradients after DistributedDataParallel's averaging."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    x, y = data(sum(sizes))
-    part = slice(0, sizes[0]) if rank == 0 else slice(sizes[0], None)
-    found = {}
-    for name, loss_of in LOSSES.items():
-        model = DistributedDataParallel(network())
-        loss = loss_of(model, x[part], y[part], dist.group.WORLD)
-        loss.backward()
-        found[name] = (loss.detach(), [p.grad for p in model.parameters()])
-    torch.save(found, f"{folder}/{rank}.pt")
+    for sizes in SIZES:
+        x, y = data(sum(sizes))
+        part = slice(0, sizes[0]) if rank == 0 else slice(sizes[0], None)
+        found = {}
+        for name, loss_of in LOSSES.items():
+            model = DistributedDataParallel(network())
+            loss = loss_of(model, x[part], y[part], dist.group.WORLD)
+            loss.backward()
+            found[name] = (loss.detach(), [p.grad for p in model.parameters()])
+        torch.save(found, f"{folder}/{sizes[0]}-{rank}.pt")
+    with pytest.raises(ValueError, match="no process of the group has a sample"):
+        gathered(torch.zeros(0), dist.group.WORLD)
+    Path(folder, f"nothing-{rank}").touch()
     dist.destroy_process_group()
 
 
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """The folder of what two processes found."""
+    folder = tmp_path_factory.mktemp("two")
+    mp.spawn(worker, (str(folder),), nprocs=2)
+    return folder
+
+
 @pytest.mark.parametrize("sizes", SIZES)
-def test_two_processes_are_as_one(tmp_path, sizes):
-    mp.spawn(worker, (str(tmp_path), sizes), nprocs=2)
+def test_two_processes_are_as_one(by_two, sizes):
     x, y = data(sum(sizes))
     for rank in (0, 1):
-        found = torch.load(tmp_path / f"{rank}.pt")
+        found = torch.load(by_two / f"{sizes[0]}-{rank}.pt")
         for name, loss_of in LOSSES.items():
             model = network()
             loss = loss_of(model, x, y, None)
@@ -87,12 +100,5 @@ def test_two_processes_are_as_one(tmp_path, sizes):
                 torch.testing.assert_close(grad, p.grad, rtol=1e-9, atol=1e-13, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def empty_worker(rank, folder):
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
-    with pytest.raises(ValueError, match="no process of the group has a sample"):
-        gathered(torch.zeros(0), dist.group.WORLD)
-    dist.destroy_process_group()
-
-
-def test_nothing_to_gather_is_an_error(tmp_path):
-    mp.spawn(empty_worker, (str(tmp_path),), nprocs=2)
+def test_nothing_to_gather_is_an_error(by_two):
+    assert all((by_two / f"nothing-{rank}").exists() for rank in (0, 1))

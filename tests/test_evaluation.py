@@ -59,7 +59,7 @@ def small_network() -> nn.Module:
 
 
 def test_batch_size_and_order_do_not_matter():
-    model, x = small_network(), torch.rand(40, 1, 8, 8)
+    model, x = small_network().double(), torch.rand(40, 1, 8, 8, dtype=torch.float64)
     y = model.eval()(x).argmax(1)
     whole = evaluate(model, x, y, 0.05)
     parts = evaluate(model, x, y, 0.05, batch_size=7)
@@ -121,8 +121,9 @@ def test_adversarial_losses_by_hand(attack):
 
 
 def test_adversarial_losses_do_not_depend_on_batches_and_grow_with_the_attack():
-    model, x, y = small_network().train(), torch.rand(40, 1, 8, 8), torch.arange(40) % 3
+    model, x, y = small_network().double().train(), torch.rand(40, 1, 8, 8, dtype=torch.float64), torch.arange(40) % 3
     whole = adversarial_losses(model, x, y, 0.1)
+    assert whole.dtype == torch.float64
     assert model.training
     order = torch.randperm(40)
     parts = adversarial_losses(model, x[order], y[order], 0.1, batch_size=7, sample_ids=order)

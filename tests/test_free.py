@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from double import double
 from killing import assert_resumes
 from test_protocols import config_of
 
@@ -17,12 +16,6 @@ from fastat.schedules import learning_rate
 from fastat.training import train
 
 FREE = config_of("free", replays=2)
-
-
-@pytest.fixture
-def in_double():
-    with double():
-        yield
 
 
 def test_steps_are_those_of_the_algorithm(tmp_path, in_double):

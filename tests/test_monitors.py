@@ -292,6 +292,7 @@ def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
     assert network.stopped == monitors.CATASTROPHIC
 
 
+@pytest.mark.slow
 def test_a_real_collapse_is_reported(tmp_path):
     """FGSM training at a radius where it overfits on digits: FGSM's accuracy rises, PGD's does not."""
     network = train(default_config("digits", "fgsm-at", eps=0.3), tmp_path)

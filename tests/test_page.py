@@ -8,13 +8,15 @@ from html.parser import HTMLParser
 
 import pytest
 import torch
-from test_training import TINY
 
 from fastat import data, page
 from fastat.cli import main
+from fastat.config import TrainConfig
 from fastat.page import write_page
 from fastat.report import judge
 from fastat.training import train
+
+TINY = TrainConfig(model="mlp", width=16, epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16)
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -122,7 +124,7 @@ def test_hostile_names(runs, tmp_path):
     page = Page(write_page([folder, runs / "l2"], tmp_path / "page.html").read_text())
     shown = " ".join(page.text)
     assert "Step 3, robust overfitting: 1 < 2 & so on" in shown
-    assert "a & b, small CNN" in shown
+    assert "a & b, MLP" in shown
     assert "stopped early: no <better>" in shown
     assert "alert(1)" in shown
 

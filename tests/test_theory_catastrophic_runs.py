@@ -183,6 +183,7 @@ def final_over_best(folder: Path, beta: float, seed: int) -> float:
     return robust[-1] / max(robust)
 
 
+@pytest.mark.slow
 def test_fgsm_collapses_on_injected_digits(tmp_path):
     """In one of three seeds: on other processors rounding leads training elsewhere, and four of five seeds collapse."""
     assert any(final_over_best(tmp_path, 0.1, seed) <= 0.5 for seed in range(3))

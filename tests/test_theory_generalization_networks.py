@@ -101,6 +101,7 @@ def test_in_sample_loss_is_that_of_the_labels_trained_on(tiny):
     assert outcome.in_sample[-1] > outcome.mean[-1]
 
 
+@pytest.mark.slow
 def test_pgd_training_overfits_wrong_labels_and_hr_less(tmp_path):
     plain, guarded = [], []
     for seed in (0, 1):

@@ -24,15 +24,18 @@ FLAGS = [
 ]  # fmt: skip
 
 
-FASTAT = ("-m", "fastat")
-IN_DOUBLE = (str(Path(__file__).parent / "double.py"),)
+DOUBLE = str(Path(__file__).parent / "double.py")
 
 
-def torchrun(folder: Path, *flags: str, processes: int = 2, program: tuple[str, ...] = IN_DOUBLE) -> str:
-    """Runs the command line under torchrun and returns what it printed."""
+def arguments(folder: Path, protocol: str, **changes) -> list[str]:
+    flags = [text for name, value in changes.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    return ["train", protocol, *flags, *FLAGS, "--out", str(folder), "--device", "cpu"]
+
+
+def torchrun(*program: str, processes: int = 2) -> str:
+    """Runs a program under torchrun and returns what it printed."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes), *program,
-        "train", *flags, *FLAGS, "--out", str(folder), "--device", "cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
@@ -63,33 +66,40 @@ def assert_close(one: Path, other: Path) -> None:
         torch.testing.assert_close(first["delta"], second["delta"], rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize(
-    ("protocol", "changes"),
-    [
-        ("pgd-at", {}),
-        ("hr", {"alpha": 0.1}),
-        ("bat", {"loss": "trades", "attack": "pgd-kl"}),
-        ("free", {"replays": 3}),
-        ("mart", {"awp": 0.01, "average": "ema"}),
-    ],
-)
-def test_two_processes_train_like_one(tmp_path, protocol, changes):
-    flags = [text for name, value in changes.items() for text in (f"--{name.replace('_', '-')}", str(value))]
-    shown = torchrun(tmp_path / "two", protocol, *flags)
-    alone(tmp_path / "one", protocol, **changes)
-    assert_close(tmp_path / "one", tmp_path / "two")
-    assert shown.count("epoch 1/1") == 1  # one of them reports, judges and writes
-    assert (tmp_path / "two" / "results.json").exists()
+RUNS = {
+    "pgd-at": {},
+    "hr": {"alpha": 0.1},
+    "bat": {"loss": "trades", "attack": "pgd-kl"},
+    "free": {"replays": 3},
+    "mart": {"awp": 0.01, "average": "ema"},
+}
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    """The folder of all these runs, trained by two processes one after the other, and what they printed."""
+    root = tmp_path_factory.mktemp("two")
+    lines = [arguments(root / protocol, protocol, **changes) for protocol, changes in RUNS.items()]
+    return root, torchrun(DOUBLE, json.dumps(lines))
+
+
+@pytest.mark.parametrize("protocol", RUNS)
+def test_two_processes_train_like_one(tmp_path, by_two, protocol):
+    root, shown = by_two
+    alone(tmp_path, protocol, **RUNS[protocol])
+    assert_close(tmp_path, root / protocol)
+    assert shown.count("epoch 1/1") == len(RUNS)  # one of them reports, judges and writes
+    assert (root / protocol / "results.json").exists()
 
 
 def test_three_processes_and_a_batch_that_they_cannot_share(tmp_path):
-    torchrun(tmp_path / "three", "pgd-at", processes=3)
+    torchrun(DOUBLE, json.dumps([arguments(tmp_path / "three", "pgd-at")]), processes=3)
     alone(tmp_path / "one", "pgd-at")
     assert_close(tmp_path / "one", tmp_path / "three")
 
 
 def test_the_command_itself_runs_under_torchrun(tmp_path):
-    shown = torchrun(tmp_path, "pgd-at", program=FASTAT)
+    shown = torchrun("-m", "fastat", *arguments(tmp_path, "pgd-at"))
     assert shown.count("epoch 1/1") == 1
     assert json.loads((tmp_path / "environment.json").read_text())["processes"] == "2"
 

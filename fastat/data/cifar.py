@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def _read_batch(title: str, folder: Path, name: str, kind: bytes, classes: int) 
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
             raise TypeError("images must be an array of uint8")
         if isinstance(labels, list) and all(type(label) is int for label in labels):
-            labels = np.array(labels)
+            labels = np.array(labels, dtype=np.int64)
         if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
             raise TypeError("labels must be integers")
         images = images.reshape(-1, 3, 32, 32)
@@ -84,9 +85,13 @@ def _read_batch(title: str, folder: Path, name: str, kind: bytes, classes: int) 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
     names = _unpickle("CIFAR-100", folder, "meta").get(b"fine_label_names")
-    if not isinstance(names, list) or len(names) != 100 or not all(isinstance(name, bytes) for name in names):
+    if not isinstance(names, list) or len(names) != 100 or not all(map(_is_name, names)):
         raise ValueError(f"{folder / 'meta'} is not that of CIFAR-100: its fine_label_names must be 100 names")
-    return tuple(name.decode(errors="replace") for name in names)
+    return tuple(name.decode() for name in names)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, bytes) and re.fullmatch(rb"[\w .-]{1,100}", name) is not None
 
 
 def _unpickle(title: str, folder: Path, name: str) -> dict[Any, Any]:

@@ -1,8 +1,8 @@
 """Reading the pickled batches of CIFAR-10 and CIFAR-100 without trusting them.
 
-A pickle is a program. This one may only build plain values and arrays of numbers: its instructions are checked before
-any runs, every name in it stands for something inert of ours, and an array is made only where its bytes are all there.
-So a file runs no code, follows no pointer, and takes memory in proportion to its own size.
+A pickle is a program. Here it may only build plain values and arrays of numbers: it has the instructions for that and
+no others, every name in it stands for something inert of ours, keys are strings, and an array is made only where its
+bytes are all there. So a file runs no code, follows no pointer, and takes time and memory in proportion to its size.
 """
 
 from __future__ import annotations
@@ -10,24 +10,11 @@ from __future__ import annotations
 import io
 import math
 import pickle
-import pickletools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-_OPCODES = {
-    "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "PUT", "BINPUT",
-    "LONG_BINPUT", "MEMOIZE", "GET", "BINGET", "LONG_BINGET", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1",
-    "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT", "STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE",
-    "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "EMPTY_TUPLE", "TUPLE",
-    "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_DICT", "DICT", "SETITEM",
-    "SETITEMS",
-}  # fmt: skip
-"""The instructions that make plain values, and those by which numpy's arrays are saved."""
-_TUPLES = {"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"}
-_PUTS = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}
-_MOST_TUPLES = 100
 
 
 def read_batch(file: Path, title: str) -> dict[Any, Any]:
@@ -37,9 +24,10 @@ def read_batch(file: Path, title: str) -> dict[Any, Any]:
         ValueError: the file is no pickle of plain values and arrays, or holds no mapping; the message names the file.
         OSError: the file cannot be opened.
     """
+    if not file.is_file():
+        raise ValueError(f"{file} is not a file")
     content = file.read_bytes()
     try:
-        _check_instructions(content)
         batch = _BatchUnpickler(content).load()
     except _Refused as error:
         raise ValueError(f"{file} should hold only arrays, {error}") from error
@@ -54,39 +42,45 @@ class _Refused(Exception):
     """The pickle asks for something that no batch needs."""
 
 
-def _check_instructions(content: bytes) -> None:
-    """Refuses what no batch needs, and two things that the instructions of one could be used for.
+_OPCODES = (
+    "PROTO FRAME STOP MARK POP POP_MARK GLOBAL STACK_GLOBAL REDUCE BUILD PUT BINPUT LONG_BINPUT MEMOIZE GET BINGET "
+    "LONG_BINGET NONE NEWTRUE NEWFALSE INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING "
+    "SHORT_BINSTRING UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_TUPLE "
+    "TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS"
+)
+"""The instructions that make plain values, and those by which numpy's arrays are saved."""
 
-    The memo makes room for all places before the one that is asked for. And the hash of tuples in tuples in tuples
-    overflows C's stack: a genuine batch has four beside those that are the arguments of a call, which checks them.
+
+class _Instructions(dict[int, Callable[..., None]]):
+    """What to do for the code of each instruction."""
+
+    def __missing__(self, code: int) -> Any:
+        raise _Refused(f"found the instruction {bytes([code])!r}")
+
+
+class _BatchUnpickler(pickle._Unpickler):
+    """Python's unpickler in Python: the one in C makes room for a memo of any size and loses its place between frames.
+
+    It answers the names in a batch by stand-ins, since numpy's own would take pointers and sizes from the file, and
+    refuses keys that are no strings: the hash of a nested tuple, or of many integers, takes as long as a file likes.
     """
-    tuples, last = 0, ""
-    for opcode, argument, _ in pickletools.genops(content):
-        name = opcode.name
-        if name not in _OPCODES:
-            raise _Refused(f"found the instruction {name}")
-        if name in _PUTS:
-            if argument is not None and argument > len(content):
-                raise _Refused(f"found a memo at {argument} in {len(content)} bytes")
-            continue
-        tuples += last in _TUPLES and name != "REDUCE"
-        if tuples > _MOST_TUPLES:
-            raise _Refused(f"found more than {_MOST_TUPLES} tuples")
-        last = name
 
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Answers the names in a batch by stand-ins: numpy's own would take pointers and sizes from the file."""
+    dispatch = _Instructions(
+        {code: pickle._Unpickler.dispatch[code] for name in _OPCODES.split() for code in getattr(pickle, name)}
+    )
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")
-        self._left = len(content)
         self._stand_ins = {
             ("numpy.core.multiarray", "_reconstruct"): _Array,  # before numpy 2
             ("numpy._core.multiarray", "_reconstruct"): _Array,
-            ("numpy", "ndarray"): _ndarray,
+            ("numpy", "ndarray"): _NDARRAY,
             ("numpy", "dtype"): _Dtype,
-            ("_codecs", "encode"): self._encode,
+            ("_codecs", "encode"): _Encode(len(content)),
+            ("__builtin__", "bytes"): _NO_BYTES,
         }
 
     def find_class(self, module: str, name: str) -> Any:
@@ -95,17 +89,63 @@ class _BatchUnpickler(pickle.Unpickler):
             raise _Refused(f"found {module}.{name}".encode("unicode_escape").decode()[:100])
         return found
 
-    def _encode(self, text: str, encoding: str) -> bytes:
-        """What Python 3 saves bytes by, in the protocols that have none."""
-        self._left -= len(text)  # a text that the file has once could be encoded many times
-        if encoding != "latin1" or self._left < 0:
-            raise _Refused(f"found a text in {encoding!r}, or more of it than there is in the file")
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._put(items)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._put([key, value])
+
+    def load_setitems(self) -> None:
+        self._put(self.pop_mark())
+
+    def _put(self, items: list[Any]) -> None:
+        if type(self.stack[-1]) is not dict or not all(isinstance(key, bytes | str) for key in items[::2]):
+            raise _Refused("found a mapping of keys that are no strings")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    dispatch |= {pickle.DICT[0]: load_dict, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
+
+
+class _Name:
+    """What stands for a function or a type that a batch names: a file may not change it."""
+
+    def __setstate__(self, state: object) -> None:
+        raise _Refused("found a state for what has none")
+
+
+class _Encode(_Name):
+    """What Python 3 saves bytes by, in the protocols that have none."""
+
+    def __init__(self, most: int) -> None:
+        self.left = most
+
+    def __call__(self, text: object, encoding: object) -> bytes:
+        if not isinstance(text, str) or encoding != "latin1":
+            raise _Refused("found bytes in another form than Python's")
+        self.left -= len(text)  # a text that the file has once could be encoded many times
+        if self.left < 0:
+            raise _Refused("found more bytes than there are in the file")
         return text.encode("latin1")
 
 
-def _ndarray(*_: object, **__: object) -> None:
-    """Stands where a batch names the kind of its arrays; called, it would be an array over any bytes."""
-    raise _Refused("found an array made by a call of its own")
+class _NoBytes(_Name):
+    """The same for no bytes at all."""
+
+    def __call__(self) -> bytes:
+        return b""
+
+
+class _Ndarray(_Name):
+    """The type of an array. A call of the real one makes an array over any bytes."""
+
+    def __call__(self, *_: object) -> None:
+        raise _Refused("found an array made by a call of its own")
+
+
+_NDARRAY, _NO_BYTES = _Ndarray(), _NoBytes()
 
 
 class _Array:
@@ -114,7 +154,7 @@ class _Array:
     content: np.ndarray | None = None
 
     def __init__(self, kind: object, shape: object, code: object) -> None:
-        if kind is not _ndarray or shape != (0,) or code not in (b"b", "b"):
+        if kind is not _NDARRAY or shape != (0,) or code not in (b"b", "b"):
             raise _Refused("found an array of a kind of its own")
 
     def __setstate__(self, state: Any) -> None:
@@ -124,8 +164,8 @@ class _Array:
             raise _Refused("found an array of another version, or without bytes of its own")
         if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
             raise _Refused("found an array without a shape")
-        if not all(type(size) is int and 0 <= size <= len(content) for size in shape):
-            raise _Refused("found an array of a shape without its bytes")
+        if not all(type(size) is int and 0 <= size < 2**31 for size in shape):
+            raise _Refused("found an array without a shape")
         kind = np.dtype(dtype.order + dtype.name)
         if math.prod(shape) * kind.itemsize != len(content):
             raise _Refused(f"found {len(content)} bytes for an array {shape} of {kind}")

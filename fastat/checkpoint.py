@@ -36,40 +36,6 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
 
 
-def check_json(value: Any, kind: Any, place: str) -> None:
-    """Raises ValueError, which names the place in the file, unless a JSON value is of the kind.
-
-    Args:
-        value: what was read.
-        kind: str, int, float (any number) or object (anything); a set of texts, of which it must be one; ``[kind]`` for
-            a list; ``{"name": kind}`` for an object with at least these fields, ``{...: kind}`` for one with fields of
-            any names; ``(kind,)`` allows null too.
-        place: of the value, "results.json:" for the whole of a file.
-    """
-    if isinstance(kind, tuple):
-        if value is not None:
-            check_json(value, kind[0], place)
-    elif isinstance(kind, list) and isinstance(value, list):
-        for number, item in enumerate(value):
-            check_json(item, kind[0], f"{place} {number}")
-    elif isinstance(kind, dict) and isinstance(value, dict):
-        fields = dict.fromkeys(value, kind[...]) if ... in kind else kind
-        if missing := [name for name in fields if name not in value]:
-            raise ValueError(f"{place} lacks {', '.join(missing)}; another version of fastat may have written it")
-        for name, inner in fields.items():
-            check_json(value[name], inner, f"{place} {name}")
-    elif isinstance(kind, list | dict):
-        raise ValueError(f"{place} must be {'a list' if isinstance(kind, list) else 'an object'}, got {value!r:.60}")
-    elif isinstance(kind, set):
-        if value not in sorted(kind):
-            raise ValueError(f"{place} must be one of {', '.join(sorted(kind))}, got {value!r:.60}")
-    elif not isinstance(value, (int, float) if kind is float else kind) or (kind in _KINDS and isinstance(value, bool)):
-        raise ValueError(f"{place} must be {_KINDS[kind]}, got {value!r:.60}")
-
-
-_KINDS = {str: "a text", int: "a whole number", float: "a number"}
-
-
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Saves a dict of tensors and plain values."""
     buffer = io.BytesIO()

@@ -159,7 +159,7 @@ def adversarial_losses(
     sample_ids: Tensor | None = None,
     graph: Graph = "auto",
 ) -> Tensor:
-    """The cross-entropy of each image under attack, [N] in float32 (float64 for float64 logits), in eval mode; the model is left as found.
+    """The cross-entropy of each image under attack, in eval mode; the model is left as found.
 
     PGD keeps the largest loss of all its iterates and restarts, the random starts included: the best lower bound of the
     maximum over the ball that it has seen. The arguments are those of :func:`evaluate`.

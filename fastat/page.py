@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -11,8 +10,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastat import html, models, page_figures
-from fastat.checkpoint import check_json, write_bytes
+from fastat.checkpoint import write_bytes
 from fastat.config import TrainConfig, config_from
+from fastat.foreign_json import check_json, parse_json, read_inside
 from fastat.network import CONFIG, ENVIRONMENT, METRICS, Which
 from fastat.protocols import describe
 from fastat.report import NORM_TITLES, attack_title, format_eps
@@ -207,34 +207,32 @@ def _names(folders: Sequence[Path]) -> list[str]:
 def _read(folder: Path, name: str) -> _Shown:
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}")
-    examples = folder / "figures" / "adversarial_examples.png"
-    metrics = folder / METRICS
-    lines = metrics.read_text().splitlines() if metrics.exists() else []
-    results = folder / "results.json"
     try:
+        metrics = _content(folder, METRICS) or b""
+        results, environment = _content(folder, "results.json"), _content(folder, ENVIRONMENT)
         return _Shown(
             name,
-            config_from(_object(folder / CONFIG, (folder / CONFIG).read_text(), {})),
-            [_object(metrics, line, _ROW) for line in lines],
-            _object(results, results.read_text(), _RESULTS) if results.exists() else None,
-            _environment_of(folder / ENVIRONMENT),
-            examples.read_bytes() if examples.exists() else None,
+            config_from(_object(CONFIG, read_inside(folder, CONFIG), {})),
+            [_object(METRICS, line, _ROW) for line in metrics.splitlines()],
+            None if results is None else _object("results.json", results, _RESULTS),
+            {} if environment is None else _object(ENVIRONMENT, environment, {...: str}),
+            _content(folder, "figures/adversarial_examples.png"),
         )
     except ValueError as error:
         raise ValueError(f"a file in {folder} cannot be read: {error}") from error
 
 
-def _environment_of(file: Path) -> dict[str, str]:
-    return _object(file, file.read_text(), {...: str}) if file.exists() else {}
+def _content(folder: Path, name: str) -> bytes | None:
+    return read_inside(folder, name) if (folder / name).exists() else None
 
 
-def _object(file: Path, text: str, kind: Mapping[Any, Any]) -> dict[str, Any]:
+def _object(name: str, text: bytes, kind: Mapping[Any, Any]) -> dict[str, Any]:
     """The JSON object in the text of the file, or in a line of it, with what the page shows."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError as error:
-        raise ValueError(f"{file.name}: {error}") from error
+        raise ValueError(f"{name}: {error}") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{file.name}: holds no JSON object")
-    check_json(value, kind, f"{file.name}:")
+        raise ValueError(f"{name}: holds no JSON object")
+    check_json(value, kind, f"{name}:")
     return value

@@ -260,6 +260,7 @@ def test_errors(runs, tmp_path):
     (tmp_path / "broken" / "results.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken cannot be read: results\.json: "):
         write_page([tmp_path / "broken"], tmp_path / "page.html")
+    results = json.loads((runs / "plain" / "results.json").read_text())
     for file, content, message in (
         ("results.json", "3", "holds no JSON object"),
         ("results.json", '{"dataset": "digits"}', "lacks norm, eps, .*; another version of fastat may have written it"),
@@ -267,6 +268,9 @@ def test_errors(runs, tmp_path):
         ("metrics.jsonl", "{\n", "Expecting property name"),
         ("config.json", "[1]", "holds no JSON object"),
         ("environment.json", "", "Expecting value"),
+        ("environment.json", "[" * 100_000, "nested too deeply"),
+        ("environment.json", json.dumps({"a\nb\x1b" + "c" * 999: 1}), r"a\\nb\\x1bc+ must be a text, got 1$"),
+        ("results.json", json.dumps(results | {"eps": 10**400}), "eps must be a number, got 1000"),
     ):
         other = tmp_path / f"{file} {len(content)}"
         shutil.copytree(runs / "plain", other)
@@ -276,6 +280,16 @@ def test_errors(runs, tmp_path):
     with pytest.raises(SystemExit, match=r"error: .*config\.json"):
         main(["report", str(tmp_path)])
     assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("file", ["results.json", "environment.json", "figures/adversarial_examples.png"])
+def test_files_elsewhere_are_not_shown(runs, tmp_path, file):
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "plain", folder)
+    shutil.move(folder / file, tmp_path / "elsewhere")
+    (folder / file).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"cannot be read: '{file}' is no file within"):
+        write_page([folder], tmp_path / "page.html")
 
 
 def test_results_by_class_are_counts(runs):

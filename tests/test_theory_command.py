@@ -115,7 +115,6 @@ def test_no_text_of_results_becomes_markup_or_names_a_file_elsewhere(tmp_path: P
     payload = '<script>alert(1)</script>"'
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.png").write_bytes(b"figure")
-    (tmp_path / "secret.png").write_bytes(b"secret")
     results = {
         "experiment": f"{payload}experiment",
         "title": f"{payload}title",
@@ -127,10 +126,12 @@ def test_no_text_of_results_becomes_markup_or_names_a_file_elsewhere(tmp_path: P
     (tmp_path / "results.json").write_text(json.dumps(results))
     page = write_theory_page([tmp_path], tmp_path / "page.html").read_text()
     assert "<script" not in page and page.count("&lt;script&gt;") == 14
-    for name in ("../secret.png", str(tmp_path / "secret.png")):
+    (tmp_path / "figures" / "link.png").symlink_to(tmp_path.parent / "secret.png")
+    (tmp_path.parent / "secret.png").write_bytes(b"secret")
+    for name in ("../../secret.png", str(tmp_path.parent / "secret.png"), "link.png", "..", "", "no.png", "a\0.png"):
         results["figures"] = [{"file": name, "caption": ""}]
         (tmp_path / "results.json").write_text(json.dumps(results))
-        with pytest.raises(FileNotFoundError, match=r"figures.secret\.png"):
+        with pytest.raises((FileNotFoundError, ValueError), match=r"has no|is no file within"):
             write_theory_page([tmp_path], tmp_path / "page.html")
     for field in ("experiment", "title", "settings", "findings", "figures", "environment"):
         (tmp_path / "results.json").write_text(json.dumps(results | {field: 3}))

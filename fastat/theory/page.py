@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from fastat import html
-from fastat.checkpoint import check_json, write_bytes
+from fastat.checkpoint import write_bytes
+from fastat.foreign_json import check_json, parse_json, read_inside
 from fastat.theory.result import FIGURES, RESULTS
 
 _RESULTS = {
@@ -56,7 +56,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise FileNotFoundError(f"{file.parent} holds no results of an experiment: it has no {file.name}")
     try:
-        results: dict[str, Any] = json.loads(file.read_text())
+        results: dict[str, Any] = parse_json(read_inside(file.parent, file.name))
     except ValueError as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
     try:
@@ -85,7 +85,7 @@ def _experiment(place: Path, results: Mapping[str, Any]) -> Iterator[str]:
     ]
     yield html.table(["claim", "here", "numbers"], rows)
     for picture in results["figures"]:
-        content = (place / FIGURES / Path(picture["file"]).name).read_bytes()  # no file of another folder
+        content = read_inside(place, f"{FIGURES}/{picture['file']}")
         yield html.wide(html.png(content, picture["caption"]), escape(picture["caption"]))
     yield f"<details><summary>Settings</summary>{_mapping(results['settings'])}</details>"
 

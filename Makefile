@@ -17,7 +17,7 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test test-slow lint bench bench-table bench-compare cost-model compare study theory cuda-all kernels sanitize gpu
+.PHONY: demo test lint bench bench-table bench-compare cost-model compare study theory cuda-all kernels sanitize gpu
 .PHONY: gpu-pgd gpu-cost-model gpu-train clean
 .DELETE_ON_ERROR:
 
@@ -26,10 +26,6 @@ demo: $(VENV)/.extension
 
 test: $(VENV)/.extension $(VENV)/.peers
 	$(PY) -m pytest $(ARGS)
-
-# The trainings that show an effect: catastrophic overfitting, overfitting to wrong labels; three minutes.
-test-slow: $(VENV)/.extension
-	$(PY) -m pytest -m slow $(ARGS)
 
 lint: $(VENV)/.extension $(VENV)/.lint
 	$(VENV)/bin/ruff check .

@@ -45,7 +45,7 @@ def compute_dtype(t: Tensor) -> torch.dtype:
 
 
 def widened(t: Tensor) -> Tensor:
-    """The same numbers in the type that the ops compute in."""
+    """The same numbers as float64 if they are that, else as float32: what the ops compute in."""
     return t.to(compute_dtype(t))
 
 

@@ -47,7 +47,7 @@ def size_of(group: Group | None) -> int:
 
 
 def sum_(tensors: Sequence[Tensor], group: Group | None) -> None:
-    """Replaces every tensor by its sum over the processes, in place, all in one exchange; they have one dtype."""
+    """Replaces every tensor by its sum over the processes, in place, all in one exchange, in their widest dtype."""
     if group is None or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])

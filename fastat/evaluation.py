@@ -164,6 +164,9 @@ def adversarial_losses(
     PGD keeps the largest loss of all its iterates and restarts, the random starts included: the best lower bound of the
     maximum over the ball that it has seen. The arguments are those of :func:`evaluate`.
 
+    Returns:
+        [N], float32 (float64 for float64 logits).
+
     Raises:
         ValueError, CaptureError: as :func:`evaluate`.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,29 @@ def read_inside(folder: Path, name: str) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is elsewhere, or no regular file.
+        ValueError: it is outside of the folder, or no regular file.
     """
     file = folder / name
     if not file.exists():
         raise FileNotFoundError(f"{folder} has no {name!r:.60}")
-    if not file.is_file() or not file.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{name!r:.60} is no file within {folder}")
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{name!r:.60} is a link to a file outside of {folder}, which is not read: copy it there")
+    if not file.is_file():
+        raise ValueError(f"{name!r:.60} in {folder} is not a regular file")
     return file.read_bytes()
 
 
-def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text; ValueError for everything else, one that is nested too deeply included."""
+def read_object(text: bytes, kind: Mapping[Any, Any], name: str) -> dict[str, Any]:
+    """The JSON object in a text, of the kind that :func:`check_json` takes; ValueError, which names it, for others."""
     try:
-        return json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise ValueError(f"{name}: {reason}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}: holds no JSON object")
+    check_json(value, kind, f"{name}:")
+    return value
 
 
 def check_json(value: Any, kind: Any, place: str) -> None:
@@ -51,16 +59,14 @@ def check_json(value: Any, kind: Any, place: str) -> None:
         if missing := [name for name in fields if name not in value]:
             raise ValueError(f"{place} lacks {', '.join(missing)}; another version of fastat may have written it")
         for name, inner in fields.items():
-            check_json(value[name], inner, f"{place} {_short(name)}")
+            check_json(value[name], inner, f"{place} {_short(name)[1:-1]}")
     elif isinstance(kind, list | dict):
-        raise ValueError(
-            f"{place} must be {'a list' if isinstance(kind, list) else 'an object'}, got {_short(repr(value))}"
-        )
+        raise ValueError(f"{place} must be {'a list' if isinstance(kind, list) else 'an object'}, got {_short(value)}")
     elif isinstance(kind, set):
-        if value not in sorted(kind):
-            raise ValueError(f"{place} must be one of {', '.join(sorted(kind))}, got {_short(repr(value))}")
+        if not isinstance(value, str) or value not in kind:
+            raise ValueError(f"{place} must be one of {', '.join(sorted(kind))}, got {_short(value)}")
     elif kind is not object and not _is_plain(value, kind):
-        raise ValueError(f"{place} must be {_KINDS[kind]}, got {_short(repr(value))}")
+        raise ValueError(f"{place} must be {_KINDS[kind]}, got {_short(value)}")
 
 
 def _is_plain(value: Any, kind: type) -> bool:
@@ -69,9 +75,9 @@ def _is_plain(value: Any, kind: type) -> bool:
     return not isinstance(value, int) or abs(value) <= 2**53
 
 
-def _short(text: str) -> str:
-    """On one line that no terminal takes for a command."""
-    return ascii(text)[1:-1][:60]
+def _short(value: Any) -> str:
+    """On one line, without control characters."""
+    return ascii(value)[:60]
 
 
 _KINDS = {str: "a text", int: "a whole number", float: "a number"}

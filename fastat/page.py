@@ -12,7 +12,7 @@ from typing import Any, get_args
 from fastat import html, models, page_figures
 from fastat.checkpoint import write_bytes
 from fastat.config import TrainConfig, config_from
-from fastat.foreign_json import check_json, parse_json, read_inside
+from fastat.foreign_json import read_inside, read_object
 from fastat.network import CONFIG, ENVIRONMENT, METRICS, Which
 from fastat.protocols import describe
 from fastat.report import NORM_TITLES, attack_title, format_eps
@@ -212,10 +212,10 @@ def _read(folder: Path, name: str) -> _Shown:
         results, environment = _content(folder, "results.json"), _content(folder, ENVIRONMENT)
         return _Shown(
             name,
-            config_from(_object(CONFIG, read_inside(folder, CONFIG), {})),
-            [_object(METRICS, line, _ROW) for line in metrics.splitlines()],
-            None if results is None else _object("results.json", results, _RESULTS),
-            {} if environment is None else _object(ENVIRONMENT, environment, {...: str}),
+            config_from(read_object(read_inside(folder, CONFIG), {}, CONFIG)),
+            [read_object(line, _ROW, METRICS) for line in metrics.splitlines()],
+            None if results is None else read_object(results, _RESULTS, "results.json"),
+            {} if environment is None else read_object(environment, {...: str}, ENVIRONMENT),
             _content(folder, "figures/adversarial_examples.png"),
         )
     except ValueError as error:
@@ -224,15 +224,3 @@ def _read(folder: Path, name: str) -> _Shown:
 
 def _content(folder: Path, name: str) -> bytes | None:
     return read_inside(folder, name) if (folder / name).exists() else None
-
-
-def _object(name: str, text: bytes, kind: Mapping[Any, Any]) -> dict[str, Any]:
-    """The JSON object in the text of the file, or in a line of it, with what the page shows."""
-    try:
-        value = parse_json(text)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"{name}: holds no JSON object")
-    check_json(value, kind, f"{name}:")
-    return value

@@ -82,7 +82,8 @@ class AttackedBatch:
 
 
 Objective = Callable[[Model, AttackedBatch], tuple[Tensor, Tensor]]
-"""``(model, batch) -> (loss, 0-d float32 with gradient; logits [B, C] of the attacked images)``."""
+"""``(model, batch) -> (loss, 0-d with gradient; logits [B, C] of the attacked images)``, in float32, or in float64 for
+a model that is."""
 
 _TRADES_NOISE = 1e-3  # the authors start from normal noise of this size; here it is uniform
 

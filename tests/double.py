@@ -1,8 +1,8 @@
 """Training in float64, where two ways of computing one thing agree to many digits.
 
-In float32 they need not: a sign, or the direction of a divergence close to its minimum, can hang on the last bit of a
-gradient, and an attack makes it a whole step. As a script this runs fastat's command lines in float64, under torchrun
-too: a JSON list of them, with the arguments of each.
+In float32 they need not: rounding can decide the sign of a gradient near zero, or its direction close to a minimum, and
+the attack then takes a different step. As a script: runs the command lines of fastat in a JSON list, in float64; also
+under torchrun.
 """
 
 import json
@@ -13,14 +13,12 @@ from unittest import mock
 
 import torch
 
-from fastat.cli import main
-from fastat.data import Dataset
-from fastat.distributed import torchrun_group
-
 
 @contextmanager
 def double() -> Iterator[None]:
     """Within the block networks are made with float64 weights and images are given to them in float64."""
+    from fastat.data import Dataset  # every test starts by importing this file
+
     pixels, usual = Dataset.pixels, torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -31,9 +29,12 @@ def double() -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    from fastat.cli import main
+    from fastat.distributed import torchrun_group
+
     with (
         double(),
-        torchrun_group(torch.device("cpu")) as group,  # of all of them: a second group would meet in the first's place
+        torchrun_group(torch.device("cpu")) as group,  # one for all runs: a second would reuse the first's rendezvous
         mock.patch("fastat.cli.torchrun_group", return_value=nullcontext(group)),
     ):
         for arguments in json.loads(sys.argv[1]):

@@ -122,7 +122,7 @@ def test_keep_best_returns_the_highest_loss(model, batch):
 @pytest.mark.parametrize("norm", P)
 @pytest.mark.parametrize("keep", ["last", "best"])
 def test_early_stop_is_the_full_run_scored_over_its_iterates(model, batch, norm, keep):
-    """In float64: a batch that shrinks rounds otherwise, and a sign may hang on that."""
+    """In float64: a batch that shrinks is rounded differently, which can flip a sign."""
     model.double()
     x, y = batch[0].double(), batch[1]
     eps = EPS[norm] / 2

@@ -55,6 +55,14 @@ LOSSES = {
 }
 
 
+def loss_and_gradients(loss_of, x, y):
+    """In a function of its own: torch 2.10 can hang where a DistributedDataParallel goes after its group."""
+    model = DistributedDataParallel(network())
+    loss = loss_of(model, x, y, dist.group.WORLD)
+    loss.backward()
+    return loss.detach(), [p.grad for p in model.parameters()]
+
+
 def worker(rank, folder):
     """Every loss on this process's part of each batch, and the gradients after DistributedDataParallel's averaging."""
     torch.set_num_threads(1)
@@ -62,12 +70,7 @@ def worker(rank, folder):
     for sizes in SIZES:
         x, y = data(sum(sizes))
         part = slice(0, sizes[0]) if rank == 0 else slice(sizes[0], None)
-        found = {}
-        for name, loss_of in LOSSES.items():
-            model = DistributedDataParallel(network())
-            loss = loss_of(model, x[part], y[part], dist.group.WORLD)
-            loss.backward()
-            found[name] = (loss.detach(), [p.grad for p in model.parameters()])
+        found = {name: loss_and_gradients(loss_of, x[part], y[part]) for name, loss_of in LOSSES.items()}
         torch.save(found, f"{folder}/{sizes[0]}-{rank}.pt")
     with pytest.raises(ValueError, match="no process of the group has a sample"):
         gathered(torch.zeros(0), dist.group.WORLD)

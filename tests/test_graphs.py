@@ -77,7 +77,7 @@ def test_replays_of_other_dtypes_and_layouts(dtype):
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_samples_that_are_won_leave_a_replayed_attack(keep, restarts):
-    model = network().double()  # padded batches round otherwise, and in float32 a sign may hang on that
+    model = network().double()  # padded batches are rounded differently, which can flip a sign in float32
     for seed in range(3):
         x, y = batch(33, seed=seed)
         x = x.double()

@@ -167,7 +167,7 @@ def put(value, place, new):
 
 
 def test_no_text_of_a_file_becomes_markup(runs, tmp_path):
-    """A payload in every text that a page reads, names of attacks included: shown as it is, or refused."""
+    """A payload in every text that a page shows, names of attacks included."""
     folder = tmp_path / "run"
     shutil.copytree(runs / "plain", folder)
     results = json.loads((folder / "results.json").read_text())
@@ -261,18 +261,34 @@ def test_errors(runs, tmp_path):
     with pytest.raises(ValueError, match=r"broken cannot be read: results\.json: "):
         write_page([tmp_path / "broken"], tmp_path / "page.html")
     results = json.loads((runs / "plain" / "results.json").read_text())
-    for file, content, message in (
-        ("results.json", "3", "holds no JSON object"),
-        ("results.json", '{"dataset": "digits"}', "lacks norm, eps, .*; another version of fastat may have written it"),
-        ("metrics.jsonl", '{"epoch": 1}\n', "lacks lr, train, val, "),
-        ("metrics.jsonl", "{\n", "Expecting property name"),
-        ("config.json", "[1]", "holds no JSON object"),
-        ("environment.json", "", "Expecting value"),
-        ("environment.json", "[" * 100_000, "nested too deeply"),
-        ("environment.json", json.dumps({"a\nb\x1b" + "c" * 999: 1}), r"a\\nb\\x1bc+ must be a text, got 1$"),
-        ("results.json", json.dumps(results | {"eps": 10**400}), "eps must be a number, got 1000"),
+    for number, (file, content, message) in enumerate(
+        (
+            ("results.json", "3", "holds no JSON object"),
+            (
+                "results.json",
+                '{"dataset": "digits"}',
+                "lacks norm, eps, .*; another version of fastat may have written it",
+            ),
+            ("metrics.jsonl", '{"epoch": 1}\n', "lacks lr, train, val, "),
+            ("metrics.jsonl", "{\n", "Expecting property name"),
+            ("config.json", "[1]", "holds no JSON object"),
+            ("environment.json", "", "Expecting value"),
+            ("environment.json", "[" * 100_000, "nested too deeply"),
+            ("environment.json", json.dumps({"a\nb\x1b" + "c" * 999: 1}), r"a\\nb\\x1bc+ must be a text, got 1$"),
+            (
+                "results.json",
+                json.dumps(results | {"norm": PAYLOAD}),
+                "norm must be one of l1, l2, linf, got .<script>",
+            ),
+            (
+                "results.json",
+                json.dumps(results | {"which": PAYLOAD}),
+                "which must be one of best, last, got .<script>",
+            ),
+            ("results.json", json.dumps(results | {"eps": 10**400}), "eps must be a number, got 1000"),
+        )
     ):
-        other = tmp_path / f"{file} {len(content)}"
+        other = tmp_path / f"{file} {number}"
         shutil.copytree(runs / "plain", other)
         (other / file).write_text(content)
         with pytest.raises(ValueError, match=f"cannot be read: {re.escape(file)}: {message}"):
@@ -282,13 +298,15 @@ def test_errors(runs, tmp_path):
     assert not (tmp_path / "page.html").exists()
 
 
-@pytest.mark.parametrize("file", ["results.json", "environment.json", "figures/adversarial_examples.png"])
+@pytest.mark.parametrize(
+    "file", ["config.json", "metrics.jsonl", "results.json", "environment.json", "figures/adversarial_examples.png"]
+)
 def test_files_elsewhere_are_not_shown(runs, tmp_path, file):
     folder = tmp_path / "run"
     shutil.copytree(runs / "plain", folder)
     shutil.move(folder / file, tmp_path / "elsewhere")
     (folder / file).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match=f"cannot be read: '{file}' is no file within"):
+    with pytest.raises(ValueError, match=f"cannot be read: '{file}' is a link to a file outside"):
         write_page([folder], tmp_path / "page.html")
 
 

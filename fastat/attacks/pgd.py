@@ -76,7 +76,8 @@ def pgd(
         keep: "last" returns the last iterate, "best" the one with the highest loss, the start included.
         early_stop: return, per sample, the first iterate (the start included) that is misclassified, and take the
             sample out of the batch, so that later steps get cheaper. The robust accuracy is that of the full run scored
-            over all its iterates, which can be lower than that of its last ones. Not with batch norm in train mode.
+            over all its iterates, which can be lower than that of its last ones; up to rounding, which depends on the
+            batch. Not with batch norm in train mode.
         seed: of the random start: an int, a 0-d int64 tensor, or None to draw one from torch's CPU generator.
         sample_ids: int64 ``[B]``: with the same seed, a sample starts from the same point in any batch.
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and

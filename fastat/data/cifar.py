@@ -66,20 +66,20 @@ def _read_batch(title: str, folder: Path, name: str, kind: bytes, classes: int) 
     """Images uint8 [N, 3, 32, 32] and labels int64 [N] of a file."""
     batch = _unpickle(title, folder, name)
     try:
-        images, labels = batch[b"data"], batch[kind]
+        images, labels = batch.get(b"data"), batch.get(kind)
         if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
-            raise TypeError("images must be an array of uint8")
+            raise TypeError("its data must be an array of uint8")
         if isinstance(labels, list) and all(type(label) is int for label in labels):
             labels = np.array(labels, dtype=np.int64)
         if not isinstance(labels, np.ndarray) or labels.dtype.kind not in "iu":
-            raise TypeError("labels must be integers")
+            raise TypeError(f"its {kind.decode()} must be integers")
         images = images.reshape(-1, 3, 32, 32)
         if labels.shape != images.shape[:1]:
             raise ValueError(f"{len(images)} images and labels {list(labels.shape)}")
         if len(labels) > 0 and not 0 <= labels.min() <= labels.max() < classes:
             raise ValueError(f"labels must be in 0..{classes - 1}, got {labels.min()}..{labels.max()}")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"{folder / name} is not a batch of {title}: {error!r}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{folder / name} is not a batch of {title}: {error}") from error
     return images, labels.astype(np.int64)
 
 

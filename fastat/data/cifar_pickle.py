@@ -1,7 +1,7 @@
 """Reading the pickled batches of CIFAR-10 and CIFAR-100 without trusting them.
 
 A pickle is a program. Here it may only build plain values and arrays of numbers: it has the instructions for that and
-no others, every name in it stands for something inert of ours, keys are strings, and an array is made only where its
+no others, every name in it resolves to a harmless stand-in, keys are strings, and an array is made only where its
 bytes are all there. So a file runs no code, follows no pointer, and takes time and memory in proportion to its size.
 """
 
@@ -59,10 +59,11 @@ class _Instructions(dict[int, Callable[..., None]]):
 
 
 class _BatchUnpickler(pickle._Unpickler):
-    """Python's unpickler in Python: the one in C makes room for a memo of any size and loses its place between frames.
+    """Python's unpickler written in Python, with fewer instructions.
 
-    It answers the names in a batch by stand-ins, since numpy's own would take pointers and sizes from the file, and
-    refuses keys that are no strings: the hash of a nested tuple, or of many integers, takes as long as a file likes.
+    The one in C allocates a memo as large as the file asks for, and after an argument that crosses the end of a frame
+    it continues inside that argument. Names resolve to stand-ins, since numpy's own take pointers and sizes from the
+    file. Keys are strings: hashing a tuple of tuples, or many integers of one hash, can take for ever.
     """
 
     dispatch = _Instructions(
@@ -103,7 +104,7 @@ class _BatchUnpickler(pickle._Unpickler):
 
     def _put(self, items: list[Any]) -> None:
         if type(self.stack[-1]) is not dict or not all(isinstance(key, bytes | str) for key in items[::2]):
-            raise _Refused("found a mapping of keys that are no strings")
+            raise _Refused("found a mapping whose keys are not strings")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     dispatch |= {pickle.DICT[0]: load_dict, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
@@ -124,7 +125,7 @@ class _Encode(_Name):
 
     def __call__(self, text: object, encoding: object) -> bytes:
         if not isinstance(text, str) or encoding != "latin1":
-            raise _Refused("found bytes in another form than Python's")
+            raise _Refused("found bytes that are not encoded as latin1")
         self.left -= len(text)  # a text that the file has once could be encoded many times
         if self.left < 0:
             raise _Refused("found more bytes than there are in the file")
@@ -142,7 +143,7 @@ class _Ndarray(_Name):
     """The type of an array. A call of the real one makes an array over any bytes."""
 
     def __call__(self, *_: object) -> None:
-        raise _Refused("found an array made by a call of its own")
+        raise _Refused("found a call of numpy.ndarray")
 
 
 _NDARRAY, _NO_BYTES = _Ndarray(), _NoBytes()
@@ -155,17 +156,15 @@ class _Array:
 
     def __init__(self, kind: object, shape: object, code: object) -> None:
         if kind is not _NDARRAY or shape != (0,) or code not in (b"b", "b"):
-            raise _Refused("found an array of a kind of its own")
+            raise _Refused("found an array that numpy did not write this way")
 
     def __setstate__(self, state: Any) -> None:
         """State is (version 1, shape, dtype, whether in Fortran's order, bytes)."""
         version, shape, dtype, by_columns, content = state
         if version != 1 or not isinstance(dtype, _Dtype) or not isinstance(content, bytes):
             raise _Refused("found an array of another version, or without bytes of its own")
-        if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS:
-            raise _Refused("found an array without a shape")
-        if not all(type(size) is int and 0 <= size < 2**31 for size in shape):
-            raise _Refused("found an array without a shape")
+        if not isinstance(shape, tuple) or len(shape) > _MOST_DIMENSIONS or not all(map(_is_size, shape)):
+            raise _Refused("found an array whose shape is not a few sizes")
         kind = np.dtype(dtype.order + dtype.name)
         if math.prod(shape) * kind.itemsize != len(content):
             raise _Refused(f"found {len(content)} bytes for an array {shape} of {kind}")
@@ -189,10 +188,14 @@ class _Dtype:
             raise _Refused(f"found numbers in the byte order {self.order!r}")
 
 
+def _is_size(size: object) -> bool:
+    return type(size) is int and 0 <= size < 2**31
+
+
 def _text(name: Any) -> str:
     """A short name, which Python 2 saved as bytes."""
     if not isinstance(name, bytes | str) or len(name) > 9:
-        raise _Refused("found a type that has no name")
+        raise _Refused("found a dtype whose name is no short text")
     return name.decode("latin1") if isinstance(name, bytes) else name
 
 

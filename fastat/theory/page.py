@@ -9,7 +9,7 @@ from typing import Any
 
 from fastat import html
 from fastat.checkpoint import write_bytes
-from fastat.foreign_json import check_json, parse_json, read_inside
+from fastat.foreign_json import read_inside, read_object
 from fastat.theory.result import FIGURES, RESULTS
 
 _RESULTS = {
@@ -56,14 +56,9 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.exists():
         raise FileNotFoundError(f"{file.parent} holds no results of an experiment: it has no {file.name}")
     try:
-        results: dict[str, Any] = parse_json(read_inside(file.parent, file.name))
+        return read_object(read_inside(file.parent, file.name), _RESULTS, file.name)
     except ValueError as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    try:
-        check_json(results, _RESULTS, f"{file.name}:")
-    except ValueError as error:
-        raise ValueError(f"{file} is not that of an experiment: {error}") from error
-    return results
+        raise ValueError(f"{file.parent} holds no results of an experiment: {error}") from error
 
 
 def _contents(shown: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:

@@ -100,14 +100,15 @@ def test_replays_on_a_real_network(exact_model, dtype, layout):
 @pytest.mark.parametrize("keep", ["last", "best"])
 @pytest.mark.parametrize("restarts", [1, 3])
 def test_samples_that_are_won_leave_a_replayed_attack(exact_model, keep, restarts):
-    model = network()
+    model = network().double()  # padded batches are rounded differently, which in float32 can flip a sign
     for seed in range(3):
         x, y = batch(33, seed=seed)
+        x = x.double()
         y[: 8 + seed] = model(x).argmax(1)[: 8 + seed]
         found = both(model, x, y, 0.02, steps=7, keep=keep, restarts=restarts, early_stop=True)
         wrong = [model(x_adv).argmax(1) != y for x_adv in found]
         assert torch.equal(*wrong)
-        torch.testing.assert_close(*found, rtol=0, atol=1e-5)
+        torch.testing.assert_close(*found, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("change", [{}, {"noise": 1, "step_size": 0.125}, {"noise": 2, "clip": False}], ids=str)

@@ -149,13 +149,18 @@ HOSTILE = {
     "a persistent id": (b"Pabc\n.", "found the instruction b'P'"),
     "a memo beyond memory": (b"\x80\x02Nr\xff\xff\xff\x7f.", "it holds a NoneType"),
     "a memo of thousands of digits": (b"Np" + 5000 * b"1" + b"\n.", "is not a whole pickle"),
-    "a key that overflows the stack": (as_key(b")" + 200_000 * b"\x85"), "keys are not strings"),
-    "a key whose hash never ends": (as_key(b")q\x00" + 60 * b"h\x00h\x00\x86q\x00"), "keys are not strings"),
+    "a key that overflows the stack": (as_key(b")" + 200_000 * b"\x85"), "keys are not short strings"),
+    "a key whose hash never ends": (as_key(b")q\x00" + 60 * b"h\x00h\x00\x86q\x00"), "keys are not short strings"),
     "keys of one hash": (
-        b"\x80\x02}(" + b"".join(integer(k * (2**61 - 1)) + b"N" for k in range(50_000)) + b"u.", "keys are not",
+        b"\x80\x02}(" + b"".join(integer(k * (2**61 - 1)) + b"N" for k in range(50_000)) + b"u.", "keys are not short",
     ),
-    "a mapping by an old instruction": (b"(K\x00Nd.", "keys are not strings"),
-    "items of a list": (b"\x80\x02]U\x01aNs.", "keys are not strings"),
+    "a long key": (b"\x80\x02}" + text(101 * b"a") + b"Ns.", "keys are not short strings"),
+    "places in the memo of one hash": (
+        b"N" + b"".join(b"p%d\n" % (k * (2**61 - 1)) for k in range(1, 50_000)) + b"0}.", "of more than 32 bits",
+    ),
+    "a text that ends early": (text(1000 * b"\xff") + b".", r"is not a whole pickle \(UnicodeDecodeError\)$"),
+    "a mapping by an old instruction": (b"(K\x00Nd.", "keys are not short strings"),
+    "items of a list": (b"\x80\x02]U\x01aNs.", "keys are not short strings"),
     "a program within a string": (out_of_step(as_key(b")" + 200_000 * b"\x85")[2:-1]), "is not a whole pickle"),
     "bytes in a form that never ends": (numpys(*ENCODE, text(b"a") + doubled(60) + b"\x86"), "not encoded as latin1"),
     "a state for a function": (b"\x80\x02c_codecs\nencode\n}(U\x01aK\x01ub.", "found a state for what has none"),
@@ -223,6 +228,13 @@ def test_what_is_no_file_is_refused_not_waited_for(tmp_path):
         make(tmp_path / name)
         with pytest.raises(ValueError, match=f"{name} is not a file"):
             read_batch(tmp_path / name, "CIFAR-10")
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    with (tmp_path / "batch").open("wb") as stream:
+        stream.truncate(20 << 30)  # takes no room on the disk
+    with pytest.raises(ValueError, match=r"batch is too large for a batch of CIFAR-10: more than 256 MiB"):
+        read_batch(tmp_path / "batch", "CIFAR-10")
 
 
 def test_values_that_are_empty_are_read(tmp_path):

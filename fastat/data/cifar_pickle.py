@@ -2,7 +2,8 @@
 
 A pickle is a program. Here it may only build plain values and arrays of numbers: it has the instructions for that and
 no others, every name in it resolves to a harmless stand-in, keys are strings, and an array is made only where its
-bytes are all there. So a file runs no code, follows no pointer, and takes time and memory in proportion to its size.
+bytes are all there. So a file runs no code, follows no pointer, and takes time and memory in proportion to its size (a
+hostile one up to a hundred times that).
 """
 
 from __future__ import annotations
@@ -26,13 +27,17 @@ def read_batch(file: Path, title: str) -> dict[Any, Any]:
     """
     if not file.is_file():
         raise ValueError(f"{file} is not a file")
+    if file.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{file} is too large for a batch of {title}: more than {_MOST_BYTES >> 20} MiB")
     content = file.read_bytes()
     try:
         batch = _BatchUnpickler(content).load()
     except _Refused as error:
         raise ValueError(f"{file} should hold only arrays, {error}") from error
-    except Exception as error:  # instructions out of order can make unpickling raise anything
-        raise ValueError(f"{file} is not a whole pickle: {error!r:.200}") from error
+    except (
+        Exception
+    ) as error:  # instructions out of order can make unpickling raise anything, with all of the file in it
+        raise ValueError(f"{file} is not a whole pickle ({type(error).__name__})") from None
     if not isinstance(batch, dict):
         raise ValueError(f"{file} is not a batch of {title}: it holds a {type(batch).__name__}, not a mapping")
     return {key: value.content if isinstance(value, _Array) else value for key, value in batch.items()}
@@ -63,7 +68,8 @@ class _BatchUnpickler(pickle._Unpickler):
 
     The one in C allocates a memo as large as the file asks for, and after an argument that crosses the end of a frame
     it continues inside that argument. Names resolve to stand-ins, since numpy's own take pointers and sizes from the
-    file. Keys are strings: hashing a tuple of tuples, or many integers of one hash, can take for ever.
+    file. Keys are short strings, and places in the memo small: hashing tuples of tuples, integers of one hash, and
+    comparing long strings can take for ever.
     """
 
     dispatch = _Instructions(
@@ -72,6 +78,8 @@ class _BatchUnpickler(pickle._Unpickler):
     stack: list[Any]
     append: Callable[[Any], None]
     pop_mark: Callable[[], list[Any]]
+    readline: Callable[[], bytes]
+    memo: dict[int, Any]
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), encoding="bytes")
@@ -95,6 +103,12 @@ class _BatchUnpickler(pickle._Unpickler):
         self.append({})
         self._put(items)
 
+    def load_put(self) -> None:
+        index = int(self.readline()[:-1])
+        if not 0 <= index < 2**32:
+            raise _Refused("found a memo index of more than 32 bits")
+        self.memo[index] = self.stack[-1]
+
     def load_setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
         self._put([key, value])
@@ -103,11 +117,16 @@ class _BatchUnpickler(pickle._Unpickler):
         self._put(self.pop_mark())
 
     def _put(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not dict or not all(isinstance(key, bytes | str) for key in items[::2]):
-            raise _Refused("found a mapping whose keys are not strings")
+        if type(self.stack[-1]) is not dict or not all(map(_is_key, items[::2])):
+            raise _Refused("found a mapping whose keys are not short strings")
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
-    dispatch |= {pickle.DICT[0]: load_dict, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
+    dispatch |= {
+        pickle.DICT[0]: load_dict,
+        pickle.PUT[0]: load_put,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+    }
 
 
 class _Name:
@@ -188,6 +207,10 @@ class _Dtype:
             raise _Refused(f"found numbers in the byte order {self.order!r}")
 
 
+def _is_key(key: object) -> bool:
+    return isinstance(key, bytes | str) and len(key) <= 100
+
+
 def _is_size(size: object) -> bool:
     return type(size) is int and 0 <= size < 2**31
 
@@ -201,3 +224,4 @@ def _text(name: Any) -> str:
 
 _NUMBERS = {"b1", "u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"}
 _MOST_DIMENSIONS = 8
+_MOST_BYTES = 256 << 20  # CIFAR-100's largest file has 155 million

@@ -37,7 +37,7 @@ def read_batch(file: Path, title: str) -> dict[Any, Any]:
     except (
         Exception
     ) as error:  # instructions out of order can make unpickling raise anything, with all of the file in it
-        raise ValueError(f"{file} is not a whole pickle ({type(error).__name__})") from None
+        raise ValueError(f"{file} is not a whole pickle ({type(error).__name__}): unpack its archive again") from None
     if not isinstance(batch, dict):
         raise ValueError(f"{file} is not a batch of {title}: it holds a {type(batch).__name__}, not a mapping")
     return {key: value.content if isinstance(value, _Array) else value for key, value in batch.items()}

@@ -13,9 +13,11 @@ from types import FrameType
 def interrupts_deferred(wanted: bool = True) -> Iterator[None]:
     """Holds Ctrl-C back until the block is done, then raises KeyboardInterrupt: weights are never half updated.
 
-    Python delivers signals to the main thread only; in another one, and if not wanted, this does nothing.
+    Python delivers signals to the main thread only; in another one, if not wanted, and where Ctrl-C is ignored (as
+    shells have it for jobs in the background) this does nothing.
     """
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not wanted or ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     seen = False

@@ -180,7 +180,7 @@ def wait_for(process: subprocess.Popen, folder: Path, epoch: int) -> None:
     pytest.fail(f"the run did not come to epoch {epoch}: it ended with {process.poll()}")
 
 
-def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished):
+def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished, ctrl_c):
     step, calls = training.train_step, iter(range(100))
 
     def interrupted(run, batch):
@@ -199,7 +199,22 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished):
     assert_same_run(finished, tmp_path)
 
 
-def test_interrupts_deferred():
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as a terminal's process has it: one in the background may ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_ignored_interrupt_stays_ignored(ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with interrupts_deferred():
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_interrupts_deferred(ctrl_c):
     done = []
 
     def interrupted_block() -> None:

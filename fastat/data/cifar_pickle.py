@@ -130,7 +130,7 @@ class _BatchUnpickler(pickle._Unpickler):
 
 
 class _Name:
-    """What stands for a function or a type that a batch names: a file may not change it."""
+    """The stand-in for a function or a type that a batch names: a file may not change it."""
 
     def __setstate__(self, state: object) -> None:
         raise _Refused("found a state for what has none")

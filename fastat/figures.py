@@ -120,6 +120,11 @@ def show_image(axes: Axes, image: Tensor) -> None:
     axes.set_yticks([])
 
 
+def literal(text: str) -> str:
+    """The text as matplotlib shows it letter by letter: between dollar signs it would be mathematics."""
+    return text.replace("$", r"\$")
+
+
 def label_axes(axes: Axes, x: str, y: str) -> None:
     """Names the axes and gives them the look that all figures share."""
     axes.set_xlabel(x, fontsize=12)

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fastat.figures import BLUE, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.figures import BLUE, GREEN, GREY, ORANGE, RED, label_axes, literal
 from fastat.report import eps_axis
 
 _COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")  # Okabe and Ito's, without the yellow
@@ -68,7 +68,7 @@ def robustness(results: Numbered) -> str:
             axes.axvline(unit * eps, color=GREY, linestyle="--", linewidth=1)
         _percent(axes)
         axes.set_xlim(left=0)
-        label_axes(axes, label, f"accuracy under {_plain(of_norm[0]['curve']['attack']).upper()}")
+        label_axes(axes, label, f"accuracy under {literal(of_norm[0]['curve']['attack']).upper()}")
     _legend(figure, results)
     return _svg(figure, "robustness", "Accuracy against the radius of the attack")
 
@@ -95,18 +95,13 @@ def by_class(number: int, name: str, result: Mapping[str, Any]) -> str:
     places = list(range(len(rows)))
     axes.barh(places, [clean for _, clean, _ in rows], color=_CLEAN, label="clean", height=0.72)
     axes.barh(places, [robust for *_, robust in rows], color=_ROBUST, label="under attack", height=0.4)
-    axes.set_yticks(places, [_plain(label) for label, *_ in rows])
+    axes.set_yticks(places, [literal(label) for label, *_ in rows])
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-    label_axes(axes, f"accuracy ({_plain(robust_name).upper().replace('X', 'x')})", "")
+    label_axes(axes, f"accuracy ({literal(robust_name).upper().replace('X', 'x')})", "")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=10, frameon=False)
     return _svg(figure, f"classes{number}", f"Clean and robust accuracy by class, {name}")
-
-
-def _plain(text: str) -> str:
-    """To matplotlib a text between dollar signs is mathematics."""
-    return text.replace("$", r"\$")
 
 
 def _short(label: str) -> str:
@@ -129,7 +124,7 @@ def _style(number: int, points: int) -> dict[str, Any]:
 def _legend(figure: Figure, runs: Numbered) -> None:
     handles = [Line2D([], [], **_style(number, 1)) for number, *_ in runs]
     # to matplotlib an underscore at the start means "not in the legend"
-    names = ["\u200b" + _plain(name) for _, name, _ in runs]
+    names = ["\u200b" + literal(name) for _, name, _ in runs]
     columns = min(len(names), 3)
     figure.legend(handles, names, loc="outside lower center", ncols=columns, fontsize=10, frameon=False)
 

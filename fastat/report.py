@@ -14,7 +14,7 @@ from fastat.attacks import pgd
 from fastat.checkpoint import write_json
 from fastat.data import Dataset
 from fastat.evaluation import eval_mode, evaluate, predict, robust_accuracy_curve
-from fastat.figures import Examples, plot_curves, plot_examples, plot_robustness
+from fastat.figures import Examples, literal, plot_curves, plot_examples, plot_robustness
 from fastat.graphs import Graph
 from fastat.network import Network
 from fastat.protocols import describe
@@ -120,7 +120,7 @@ def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], fo
     """Draws the figures into the folder "figures" and returns their names relative to the folder."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     config = network.config
-    title = f"{network.title}, {models.title(config.model)}".replace("$", r"\$")  # a folder's name is no formula
+    title = literal(f"{network.title}, {models.title(config.model)}")
     threat = rf"{NORM_TITLES[config.norm]} $\epsilon$ = {format_eps(config.eps)}"
     names = [f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
     trained = f"{title}, {threat}\n{describe(config)}"

@@ -34,9 +34,7 @@ def read_batch(file: Path, title: str) -> dict[Any, Any]:
         batch = _BatchUnpickler(content).load()
     except _Refused as error:
         raise ValueError(f"{file} should hold only arrays, {error}") from error
-    except (
-        Exception
-    ) as error:  # instructions out of order can make unpickling raise anything, with all of the file in it
+    except Exception as error:  # instructions out of order can raise anything, with all of the file in its message
         raise ValueError(f"{file} is not a whole pickle ({type(error).__name__}): unpack its archive again") from None
     if not isinstance(batch, dict):
         raise ValueError(f"{file} is not a batch of {title}: it holds a {type(batch).__name__}, not a mapping")

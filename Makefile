@@ -75,12 +75,12 @@ kernels: $(VENV)/.extension
 SANITIZED := build/sanitize
 sanitize: $(VENV)/.dependencies
 	mkdir -p $(SANITIZED)
-	cp -r fastat tests pyproject.toml $(SANITIZED)/ && rm -f $(SANITIZED)/fastat/*.so
+	cp -r fastat tests pyproject.toml $(SANITIZED)/ && rm -f $(SANITIZED)/fastat/kernels/*.so
 	FASTAT_SANITIZE=1 FASTAT_CUDA=0 $(PY) setup.py -q build_ext --build-lib $(SANITIZED) --build-temp $(SANITIZED)/tmp
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=. \
-	  ../../$(PY) -m pytest -q -p no:cacheprovider tests/test_steps.py tests/test_random_start.py \
-	  tests/test_attack_loss.py tests/test_holistic.py tests/test_benign.py \
+	  ../../$(PY) -m pytest -q -p no:cacheprovider tests/kernels/test_steps.py tests/kernels/test_random_start.py \
+	  tests/kernels/test_attack_loss.py tests/objectives/test_holistic.py tests/objectives/test_benign.py \
 	  -k "not opcheck and not compile and not two_to_the_31 and not ten_million and not large_batch"
 
 gpu:
@@ -99,7 +99,7 @@ gpu-train:
 	$(PYTHON) -m bench.train_rate $(ARGS)
 
 clean:
-	rm -rf build dist *.egg-info fastat/*.so $(VENV)/.extension
+	rm -rf build dist *.egg-info fastat/kernels/*.so $(VENV)/.extension
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""Builds fastat._C (always) and fastat._cuda (where nvcc and a CUDA build of torch are found).
+"""Builds fastat.kernels._C (always) and fastat.kernels._cuda (where nvcc and a CUDA build of torch are found).
 
 FASTAT_CUDA=0|1           leave the CUDA module out, or insist on it
 FASTAT_ARCHS="8.0 9.0"    CUDA architectures; "all" for every one a wheel should carry. Without it TORCH_CUDA_ARCH_LIST
@@ -93,7 +93,7 @@ def extensions() -> list[Extension]:
     headers += sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.cuh"))
     modules = [
         CppExtension(
-            "fastat._C",
+            "fastat.kernels._C",
             cpu,
             extra_compile_args={"cxx": [*cxx, *defines(FASTAT_VERSION=VERSION, FASTAT_TORCH=torch.__version__)]},
             depends=headers,
@@ -109,7 +109,7 @@ def extensions() -> list[Extension]:
         archs_define = defines(FASTAT_ARCHS=archs.replace(" ", "_"))
         modules.append(
             CUDAExtension(
-                "fastat._cuda",
+                "fastat.kernels._cuda",
                 sources,
                 extra_compile_args={"cxx": [*cxx, *archs_define], "nvcc": nvcc},
                 depends=headers,

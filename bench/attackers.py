@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import fastat
 from bench import eager, peers
-from fastat.engine import attacking
+from fastat.attacks.gradient import attacking
 
 Attack = peers.Attack
 OURS, TEXTBOOK, ALONE = "ours", "eager", "model alone"

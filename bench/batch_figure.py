@@ -13,7 +13,7 @@ from bench import attackers
 from bench.attack_table import best, has_variants
 from bench.attackers import ALONE, OURS, TEXTBOOK
 from bench.layout import Case
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 LEAST_SIZES = 3
 PURPLE, SKY = "#CC79A7", "#56B4E9"

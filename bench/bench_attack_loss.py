@@ -9,7 +9,7 @@ from bench import eager
 from bench.contest import OURS, Contest, close, compiled
 from bench.entries import clock, record
 from bench.timing import randn, seeded
-from fastat import ops, reference
+from fastat.kernels import ops, reference
 
 ROW, TITLE = 4, "attack loss"
 WHO = ("ours", "ours again", "eager", "torch.compile")

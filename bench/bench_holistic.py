@@ -20,7 +20,7 @@ from bench import cone, eager
 from bench.contest import OURS, Contest, NotHere, compiled
 from bench.entries import clock, record
 from bench.timing import randn, seeded
-from fastat import reference
+from fastat.kernels import reference
 
 ROW, TITLE = 5, "HR weights"
 NUMPY = "ours, numpy"

@@ -10,7 +10,7 @@ from bench import eager
 from bench.contest import OURS, Contest, close, compiled, inside
 from bench.entries import clock, record
 from bench.timing import rand, randn
-from fastat import ops, reference
+from fastat.kernels import ops, reference
 
 ROW, TITLE = 2, "l2 and l1 step"
 WHO = ("ours", "ours again", "eager", "torch.compile")

@@ -22,8 +22,9 @@ from bench.contest import OURS, Contest, close, compiled
 from bench.entries import clock, record
 from bench.report import TRAINING_STEP
 from bench.timing import rand, randn, seeded
-from fastat import models, reference
-from fastat.features import with_features
+from fastat import models
+from fastat.kernels import reference
+from fastat.models.features import with_features
 
 ROW, TITLE = 6, "objective"
 WHO = ("ours", "ours again", "eager", "torch.compile", "HR", "BAT")

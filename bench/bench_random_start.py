@@ -13,7 +13,7 @@ from bench import eager
 from bench.contest import OURS, Contest, close, compiled, inside
 from bench.entries import clock, record
 from bench.timing import rand
-from fastat import ops, reference
+from fastat.kernels import ops, reference
 
 ROW, TITLE = 3, "random start"
 WHO = ("ours", "ours again", "eager", "torch.compile")

@@ -1,7 +1,7 @@
 """The protocols side by side: ``make compare``, or ``python -m bench.compare [--quick] [--data NAME ...]``.
 
 Every protocol trains the same network for equally many epochs (those of Free count its replays) with the settings that
-:func:`fastat.config.default_config` gives it: nothing is tuned here. Judged are the network of the best epoch on the
+:func:`fastat.training.default_config` gives it: nothing is tuned here. Judged are the network of the best epoch on the
 validation images and that of the last epoch, on test images, by PGD-50 with 10 restarts. One thread each, so that the
 times compare; runs that are finished are kept, interrupted ones go on.
 """
@@ -23,15 +23,16 @@ from typing import Any
 
 import torch
 
-from fastat import data, info
-from fastat.checkpoint import write_bytes, write_json
-from fastat.config import TrainConfig, default_config
-from fastat.evaluation import evaluate, wilson_interval
-from fastat.network import load_network
-from fastat.protocols import PROTOCOLS, ProtocolName, describe
-from fastat.report import format_eps
-from fastat.run import check_same_config
-from fastat.training import train
+from fastat import data
+from fastat.evaluation.accuracy import evaluate, wilson_interval
+from fastat.kernels import describe_environment
+from fastat.protocols.objective import PROTOCOLS, ProtocolName, describe
+from fastat.report.results import format_eps
+from fastat.support.files import write_bytes, write_json
+from fastat.training.config import TrainConfig, default_config
+from fastat.training.loop import train
+from fastat.training.network import load_network
+from fastat.training.run import check_same_config
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 _ATTACK = "pgd-50x10"
@@ -86,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results.mkdir(parents=True, exist_ok=True)
     value = {
         "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "environment": info.describe(),
+        "environment": describe_environment(),
         "contests": found,
     }
     write_json(results / "compare.json", value)

@@ -29,7 +29,7 @@ from bench.cost_report import figures, markdown_of
 from bench.networks import NETWORKS, Network, random_network
 from bench.report import write
 from bench.runner import KEEP_MEMORY, ROOT, commit, date, file_name
-from fastat import ops
+from fastat.kernels import ops
 
 STEPS = 10
 

@@ -10,7 +10,7 @@ from matplotlib.ticker import PercentFormatter
 from bench.batch_figure import plain_log_ticks, ticks_at
 from bench.cost_counts import GROUPS
 from bench.layout import markdown, time_of
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 Found = dict[str, Any]
 _PALE = "#BBBBBB"

@@ -11,8 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.reference import attack_loss as attack_loss  # forward and autograd: already what people write
-
 SURE = 1e-5
 """The step of log c after which Newton's method stops: the next one would be below the rounding of float32."""
 

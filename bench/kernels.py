@@ -189,9 +189,9 @@ def fill(page: str, tables: dict[str, str]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Reads the library and rewrites the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__.partition("\n")[0])
-    parser.add_argument("library", nargs="?", type=Path, help="a built fastat._cuda; default: the one in place")
+    parser.add_argument("library", nargs="?", type=Path, help="a built fastat.kernels._cuda; default: the one in place")
     chosen = parser.parse_args(arguments)
-    libraries = [chosen.library] if chosen.library else sorted((ROOT / "fastat").glob("_cuda*.so"))
+    libraries = [chosen.library] if chosen.library else sorted((ROOT / "fastat/kernels").glob("_cuda*.so"))
     if len(libraries) != 1 or not libraries[0].exists():
         raise SystemExit("no CUDA module is built: FASTAT_CUDA=1 FASTAT_ARCHS=9.0 python setup.py build_ext --inplace")
     kernels = read_kernels(libraries[0], "sm_90")

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.optimize import root
 
 from bench.runner import ROOT, commit
-from fastat.checkpoint import write_json
+from fastat.support.files import write_json
 from fastat.theory.random_features import asymptotics, curve
 from fastat.theory.random_features.envelope import envelope
 from fastat.theory.random_features.spectrum import spectrum, unexplained

@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from bench.eager import linf_step, random_start
 from bench.runner import commit, date, file_name
 from bench.timing import environment
-from fastat import data, info
-from fastat.checkpoint import write_json
-from fastat.config import TrainConfig, default_config
-from fastat.network import choose_device
-from fastat.report import attack_title, judge
-from fastat.run import Run, open_run
-from fastat.training import train
+from fastat import data
+from fastat.kernels import describe_environment
+from fastat.report.results import attack_title, judge
+from fastat.support.files import write_json
+from fastat.training.config import TrainConfig, default_config
+from fastat.training.loop import train
+from fastat.training.network import choose_device
+from fastat.training.run import Run, open_run
 
 _WARM_UP = 5  # steps
 _TEST_IMAGES = 1000
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     machine = environment(device)
     found: dict[str, Any] = {
         "device": machine["device"],
-        "environment": info.describe(),
+        "environment": describe_environment(),
         "commit": commit(),
         "date": date(),
         "plain": plain_rates(config, options.out, device, options.steps),

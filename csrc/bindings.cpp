@@ -1,4 +1,4 @@
-// The module fastat._C: the schemas of every op, the CPU kernels behind them, and what is not a torch op.
+// The module fastat.kernels._C: the schemas of every op, the CPU kernels behind them, and what is not a torch op.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 

@@ -1,46 +1,106 @@
-"""fastat: fast adversarial training for PyTorch."""
+"""fastat: fast adversarial training for PyTorch. Every public name is here; its module is imported at its first use."""
 
-from fastat import ops, reference
-from fastat._extension import build_info
-from fastat.attacks import fgsm, pgd
-from fastat.features import with_features
-from fastat.models.normalized import Normalized
-from fastat.objectives import (
-    benign_loss,
-    benign_weights,
-    certificate,
-    discrimination_loss,
-    holistic_cross_entropy,
-    holistic_loss,
-    holistic_weights,
-)
-from fastat.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
-from fastat.speed import Fastest, fastest
-from fastat.survey import CaptureError
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastat import attacks, data, evaluation, graphs, models, objectives, protocols, report, theory, training
+    from fastat.attacks import Fastest, fastest, fgsm, pgd
+    from fastat.graphs import CaptureError
+    from fastat.kernels import build_info, ops, reference
+    from fastat.kernels.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
+    from fastat.models import Normalized, with_features
+    from fastat.objectives import (
+        benign_loss,
+        benign_weights,
+        certificate,
+        discrimination_loss,
+        gradient_misalignment,
+        holistic_cross_entropy,
+        holistic_loss,
+        holistic_weights,
+        mart_loss,
+        trades_loss,
+    )
+    from fastat.protocols import perturbed_weights
+
+    __version__: str
+
+_ROOMS = (
+    "attacks", "data", "evaluation", "graphs", "models", "objectives", "protocols", "report", "theory", "training",
+)  # fmt: skip
+
+_NAMES = {
+    "attacks": ("Fastest", "fastest", "fgsm", "pgd"),
+    "graphs": ("CaptureError",),
+    "kernels": ("build_info", "ops", "reference"),
+    "kernels.ops": ("attack_loss", "best_", "l1_step_", "l2_step_", "linf_step_", "project_", "random_start"),
+    "models": ("Normalized", "with_features"),
+    "objectives": (
+        "benign_loss", "benign_weights", "certificate", "discrimination_loss", "gradient_misalignment",
+        "holistic_cross_entropy", "holistic_loss", "holistic_weights", "mart_loss", "trades_loss",
+    ),
+    "protocols": ("perturbed_weights",),
+}  # fmt: skip
+"""The public names by the module that has them."""
+
+_MODULE_OF = {name: f"fastat.{module}" for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "CaptureError",
     "Fastest",
     "Normalized",
+    "__version__",
     "attack_loss",
+    "attacks",
     "benign_loss",
     "benign_weights",
     "best_",
     "build_info",
     "certificate",
+    "data",
     "discrimination_loss",
+    "evaluation",
     "fastest",
     "fgsm",
+    "gradient_misalignment",
+    "graphs",
     "holistic_cross_entropy",
     "holistic_loss",
     "holistic_weights",
     "l1_step_",
     "l2_step_",
     "linf_step_",
+    "mart_loss",
+    "models",
+    "objectives",
     "ops",
+    "perturbed_weights",
     "pgd",
     "project_",
+    "protocols",
     "random_start",
     "reference",
+    "report",
+    "theory",
+    "trades_loss",
+    "training",
     "with_features",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = str(import_module("fastat.kernels").build_info()["version"])
+    elif name in _ROOMS:
+        return import_module(f"fastat.{name}")  # which sets the attribute
+    elif name in _MODULE_OF:
+        value = getattr(import_module(_MODULE_OF[name]), name)
+    else:
+        raise AttributeError(f"module 'fastat' has no attribute {name!r}")
+    globals()[name] = value  # asked for once only
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -30,12 +30,12 @@ def double() -> Iterator[None]:
 
 if __name__ == "__main__":
     from fastat.cli import main
-    from fastat.distributed import torchrun_group
+    from fastat.support.distributed import torchrun_group
 
     with (
         double(),
         torchrun_group(torch.device("cpu")) as group,  # one for all runs: a second would reuse the first's rendezvous
-        mock.patch("fastat.cli.torchrun_group", return_value=nullcontext(group)),
+        mock.patch("fastat.cli.entry.torchrun_group", return_value=nullcontext(group)),
     ):
         for arguments in json.loads(sys.argv[1]):
             main(arguments)

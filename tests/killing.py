@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastat import checkpoint, step, training
-from fastat.checkpoint import load_checkpoint
+from fastat.support import files as checkpoint
+from fastat.support.files import load_checkpoint
+from fastat.training import loop as training
+from fastat.training import step
 
 
 class Killed(BaseException):

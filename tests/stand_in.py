@@ -10,8 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastat.engine import fresh_casts
-from fastat.recorder import Recording
+from fastat.graphs.recorder import Recording
+from fastat.models.access import fresh_casts
 
 
 class Tape(TorchDispatchMode):

@@ -17,7 +17,7 @@ from bench.study.figures import draw
 from bench.study.runs import check_measurements, jobs_of, run_all
 from bench.study.summary import as_json, read
 from bench.study.text import write_text
-from fastat.checkpoint import write_bytes
+from fastat.support.files import write_bytes
 
 ROOT = Path(__file__).parents[2]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastat.config import TrainConfig, default_config
+from fastat.training.config import TrainConfig, default_config
 
 DATASETS = ("digits", "mnist", "cifar10")
 NOISES = (0.0, 0.1)

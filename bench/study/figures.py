@@ -25,7 +25,7 @@ from bench.study.summary import (
     robust,
     test_loss,
 )
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 _SKY, _PINK = "#56B4E9", "#CC79A7"
 _TITLES = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10 (JPEG)"}

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from bench.study.cells import ACCURACY_ATTACK, ALPHAS, LOSS_ATTACK, ORDER, RS
 from fastat import data
-from fastat.config import TrainConfig
 from fastat.data import Dataset
-from fastat.evaluation import adversarial_losses, evaluate
+from fastat.evaluation.accuracy import adversarial_losses, evaluate
 from fastat.objectives import holistic_loss
-from fastat.run import training_sets
+from fastat.training.config import TrainConfig
+from fastat.training.run import training_sets
 
 _TEST_CHOICE = 0  # one choice of test images for all seeds: differences between runs are not those of their tests
 

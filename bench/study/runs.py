@@ -18,9 +18,9 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bench.study.cells import ACCURACY_ATTACK, ALPHAS, DATASETS, LOSS_ATTACK, ORDER, RS, Cell, config_of, setting_of
-from fastat.checkpoint import write_json
-from fastat.config import TrainConfig
-from fastat.run import check_same_config
+from fastat.support.files import write_json
+from fastat.training.config import TrainConfig
+from fastat.training.run import check_same_config
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def _train(job: Job, data_root: str | None) -> float:
     """In a process of its own; returns its seconds."""
     from bench.study.measure import measurement
     from fastat import data
-    from fastat.training import train
+    from fastat.training.loop import train
 
     if not hasattr(data.load, "cache_info"):  # decoding CIFAR-10 takes longer than a run
         data.load = functools.lru_cache(maxsize=1)(data.load)

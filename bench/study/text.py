@@ -25,9 +25,9 @@ from bench.study.figures import panel_title
 from bench.study.measure import in_sample
 from bench.study.prose import CERTIFICATE, CHOICES, COUNTED, KEPT, LENGTH, OVERFITTING, PROMISE
 from bench.study.summary import Outcome, Spread, by_cell, clean, epochs, final, robust, test_loss
-from fastat.checkpoint import write_bytes
 from fastat.objectives import certificate
-from fastat.report import format_eps
+from fastat.report.results import format_eps
+from fastat.support.files import write_bytes
 
 Cells = dict[Cell, list[Outcome]]
 

@@ -1,6 +1,8 @@
-"""One attack per file; each is a function ``(model, x, y, eps, ...) -> x_adv`` that leaves the model as found."""
+"""Attacks, one per file, and what they share: a user's inputs as a loop wants them, and gradients to the input."""
 
 from fastat.attacks.fgsm import fgsm
+from fastat.attacks.gradient import LossFunction
 from fastat.attacks.pgd import pgd
+from fastat.attacks.speed import Fastest, fastest
 
-__all__ = ["fgsm", "pgd"]
+__all__ = ["Fastest", "LossFunction", "fastest", "fgsm", "pgd"]

@@ -5,11 +5,13 @@ from numbers import Real
 
 from torch import Tensor
 
-from fastat import ops
-from fastat.attacks.inputs import Normalization, Problem, check_images, checked, run
-from fastat.engine import LossFunction, Model, attacking, unwrapped
-from fastat.graphs import Graph, Tensors, check_graph
-from fastat.threat import Bounds, Norm
+from fastat.attacks.gradient import LossFunction, attacking
+from fastat.attacks.problem import Normalization, Problem, check_images, checked, run
+from fastat.graphs import Graph, check_graph
+from fastat.graphs.recordings import Tensors
+from fastat.kernels import ops
+from fastat.models import Model, unwrapped
+from fastat.support.threat import Bounds, Norm
 
 
 def fgsm(

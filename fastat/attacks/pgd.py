@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastat import graphs, ops
-from fastat.attacks.inputs import (
+from fastat.attacks.gradient import LossFunction, attacking, couples_samples
+from fastat.attacks.problem import (
     Labels,
     Normalization,
     Problem,
@@ -21,9 +21,12 @@ from fastat.attacks.inputs import (
     run,
     take,
 )
-from fastat.engine import LossFunction, Model, attacking, couples_samples, unwrapped
-from fastat.graphs import Graph, Tensors, check_graph
-from fastat.threat import Bounds, Norm, check_size
+from fastat.graphs import Graph, check_graph
+from fastat.graphs import recordings as graphs
+from fastat.graphs.recordings import Tensors
+from fastat.kernels import ops
+from fastat.models import Model, unwrapped
+from fastat.support.threat import Bounds, Norm, check_size
 
 
 def pgd(
@@ -64,8 +67,8 @@ def pgd(
         eps: radius >= 0, a number or one per sample ``[B]``, in the units of the bounds.
         step_size: length of a step, a number or one per sample; None for ``2.5 * eps / steps``.
         steps: number of gradient steps, >= 0.
-        norm: "linf", "l2" or "l1" (sparse steps, see :func:`fastat.ops.l1_step_`).
-        loss: a kind of :func:`fastat.ops.attack_loss` ("kl" ascends the divergence from the prediction on ``x``, as in
+        norm: "linf", "l2" or "l1" (sparse steps, see :func:`fastat.l1_step_`).
+        loss: a kind of :func:`fastat.attack_loss` ("kl" ascends the divergence from the prediction on ``x``, as in
             TRADES), or a function ``(output, y) -> loss [B]``.
         targets: classes ``[B]`` to be predicted instead: the loss towards them is descended, and a sample is won when
             its target is predicted.
@@ -145,7 +148,7 @@ Work = Callable[[Problem, Tensors], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class _Attack:
-    """PGD on a model; the methods take the tensors that :func:`fastat.attacks.inputs.checked` makes."""
+    """PGD on a model; the methods take the tensors that :func:`fastat.attacks.problem.checked` makes."""
 
     model: Model
     terms: Terms

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from fastat.data.augment import AUGMENTATIONS, augment
 from fastat.data.cifar import load_cifar10, load_cifar100
-from fastat.data.dataset import Batch, Dataset, Split, make_dataset
+from fastat.data.dataset import Batch, Dataset, make_dataset
 from fastat.data.digits import load_digits
-from fastat.data.download import SOURCES, fetch
 from fastat.data.folder import load_folder
 from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
 from fastat.data.label_noise import flip_labels
 from fastat.data.mnist import load_fashion_mnist, load_mnist
-from fastat.data.parts import AnyDataset, channel_statistics, content_digest, dataset_digest, held_out
+from fastat.data.splits import AnyDataset, Split, channel_statistics, content_digest, dataset_digest, held_out
 from fastat.data.streamed import Streamed
 from fastat.data.svhn import load_svhn
 from fastat.data.tensors import load_tensors
@@ -66,7 +65,7 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
 
     Args:
         name: "digits" (part of scikit-learn), "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet",
-            "imagenet", "tensors:FILE.npz" (:func:`fastat.data.tensors.load_tensors`), or "folder:PATH" for images in
+            "imagenet", "tensors:FILE.npz" (:func:`fastat.data.load_tensors`), or "folder:PATH" for images in
             PATH/train/<class>/ and PATH/test/<class>/.
         root: the folder that holds the datasets; by default the environment variable FASTAT_DATA.
         download: fetch what is missing into that folder.
@@ -91,6 +90,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
     try:
         return _LOADERS[name](folder)
     except FileNotFoundError as error:
+        from fastat.data.download import SOURCES, fetch  # slow to import
+
         if name not in SOURCES:
             hint = "; --download cannot fetch it: its authors give it on request" if download else ""
             raise FileNotFoundError(f"{error}{hint}") from error

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.keyed import keyed_hash
+from fastat.support.keyed import keyed_hash
 
 AUGMENTATIONS = ("none", "crop", "crop-flip")
 

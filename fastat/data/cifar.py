@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from fastat.data.cifar_pickle import read_batch
-from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.folder import load_folder
+from fastat.data.splits import Split
 
 _CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastat.data.augment import augment as augmented
 from fastat.data.augment import cut_out
-from fastat.keyed import keyed_permutation
+from fastat.support.keyed import keyed_permutation
 
 _SUBSET = 0x5B5E7  # the purpose in the key of a random subset
-
-
-if TYPE_CHECKING:
-    from fastat.data.parts import AnyDataset
 
 
 class Batch(NamedTuple):
@@ -94,7 +90,7 @@ class Dataset:
         Args:
             positions: int64 [M].
             batch_size: the last batch may be smaller.
-            augment, cutout: see :func:`fastat.data.augment.augment` and :func:`fastat.data.augment.cut_out`.
+            augment, cutout: see :func:`fastat.data.augment` and :func:`fastat.data.augment.cut_out`.
             seed, epoch: keys of the random numbers of these, beside the images' ids.
             device: the dataset's.
         """
@@ -108,14 +104,6 @@ class Dataset:
     def pixels(self, images: Tensor | None = None) -> Tensor:
         """Stored images (all of them by default) as float32, 1.0 for ``scale``."""
         return (self.images if images is None else images).float() / self.scale
-
-
-@dataclass(frozen=True)
-class Split:
-    """The two halves of a dataset: train to learn from, test to judge by."""
-
-    train: AnyDataset
-    test: AnyDataset
 
 
 def chosen_positions(n: int, size: int | None, seed: int) -> Tensor | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits as sklearn_digits
 from torch import Tensor
 
-from fastat.data.dataset import Split, make_dataset
-from fastat.keyed import keyed_permutation
+from fastat.data.dataset import make_dataset
+from fastat.data.splits import Split
+from fastat.support.keyed import keyed_permutation
 
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 20  # fixed: the split is part of the dataset's definition
@@ -18,6 +18,8 @@ def load_digits() -> Split:
 
     The images have 17 grey levels, 0..16, stored as they are: the pixel value is level / 16.
     """
+    from sklearn.datasets import load_digits as sklearn_digits  # slow to import
+
     bunch = sklearn_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
     labels = torch.from_numpy(bunch.target).to(torch.int64)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.images import image_files, mode_and_size, read_images
+from fastat.data.splits import Split
 from fastat.data.streamed import Streamed
 
 _MOST_BYTES = 2 << 30

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.folder import class_folders, labelled_files
 from fastat.data.images import image_files, read_images
+from fastat.data.splits import Split
 from fastat.data.streamed import Streamed
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fastat.data.parts import AnyDataset
-from fastat.keyed import keyed_hash
+from fastat.data.splits import AnyDataset
+from fastat.support.keyed import keyed_hash
 
 _CHOICE, _CLASS = 0xF11B, 0xC1A55  # purposes in the keys
 

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
-from torchvision.transforms import functional as transforms
 
 from fastat.data.augment import check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
 from fastat.data.images import read_image
-from fastat.keyed import keyed_hash
+from fastat.support.keyed import keyed_hash
 
 SIDE = 224
 _SHORT_SIDE = 256
@@ -129,6 +128,8 @@ class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self._source)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        from torchvision.transforms import functional as transforms  # slow to import
+
         source = self._source
         image, number = read_image(source.files[position], "RGB"), source.ids[position]
         if self._augment == "none":

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
-from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.dataset import Dataset, make_dataset
+from fastat.data.splits import Split
 
 
 def load_svhn(root: Path) -> Split:
@@ -26,6 +25,9 @@ def load_svhn(root: Path) -> Split:
 def _half(file: Path) -> Dataset:
     if not file.exists():
         raise FileNotFoundError(f"SVHN: {file} is missing; put train_32x32.mat and test_32x32.mat of format 2 there")
+    from scipy.io import loadmat  # slow to import
+    from scipy.io.matlab import MatReadError
+
     try:
         content = loadmat(file, variable_names=["X", "y"])
         images, labels = content["X"], content["y"]

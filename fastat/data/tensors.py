@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastat.data.dataset import Dataset, Split, make_dataset
+from fastat.data.dataset import Dataset, make_dataset
+from fastat.data.splits import Split
 
 
 def load_tensors(file: Path) -> Split:

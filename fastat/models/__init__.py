@@ -1,4 +1,4 @@
-"""Networks by name, with the normalization inside: they take pixels in [0, 1]."""
+"""Networks by name, which take pixels in [0, 1] and normalize them, and access to the parts of any network."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
+from fastat.models.access import Model, fresh_casts, uncompiled, unwrapped
+from fastat.models.features import Features, with_features
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
@@ -14,9 +16,13 @@ from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide
 from fastat.models.zoo import PREFIXES, zoo_model
 
 __all__ = [
+    "WITH_WIDTH",
+    "Features",
+    "Model",
     "Normalized",
     "build",
     "check_name",
+    "fresh_casts",
     "mlp",
     "names",
     "preact_resnet18",
@@ -24,9 +30,12 @@ __all__ = [
     "preact_resnet50",
     "small_cnn",
     "title",
+    "uncompiled",
+    "unwrapped",
     "wide_resnet_28_10",
     "wide_resnet_34_10",
     "wide_resnet_34_20",
+    "with_features",
 ]
 
 WITH_WIDTH = ("small_cnn", "mlp")

@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Sequence
 
 from torch import nn
-from torchvision import models as torchvision_models
 
 PREFIXES = ("timm:", "torchvision:")
 
@@ -40,6 +39,8 @@ def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
 
 
 def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    from torchvision import models as torchvision_models  # slow to import
+
     # of the networks for classification alone: the others return something else than logits
     _check_known(f"torchvision:{name}", name, torchvision_models.list_models(module=torchvision_models))
     if in_channels != 3:

@@ -19,9 +19,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastat import objective_ops as ops
-from fastat.arguments import check_data, check_logits, check_number, class_labels, compute_dtype, integer_labels
-from fastat.distributed import Group, first_of, gather_parts, gathered, sizes_of
+from fastat.kernels import objective_ops as ops
+from fastat.kernels.arguments import check_data, check_logits, check_number, class_labels, compute_dtype, integer_labels
+from fastat.support.distributed import Group, first_of, gather_parts, gathered, sizes_of
 
 Positives = Literal["outside", "inside"]
 POSITIVES: tuple[str, ...] = get_args(Positives)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat import ops
-from fastat.arguments import widened
-from fastat.threat import check_size
+from fastat.kernels import ops
+from fastat.kernels.arguments import widened
+from fastat.support.threat import check_size
 
 
 def gradient_misalignment(

@@ -21,11 +21,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastat import _C  # type: ignore[attr-defined]
-from fastat import objective_ops as ops
-from fastat.arguments import check_data, check_logits, check_number, class_labels
-from fastat.distributed import Group, gathered
-from fastat.ops import LOSS_KINDS, attack_loss
+from fastat.kernels import _C  # type: ignore[attr-defined]
+from fastat.kernels import objective_ops as ops
+from fastat.kernels.arguments import check_data, check_logits, check_number, class_labels
+from fastat.kernels.ops import LOSS_KINDS, attack_loss
+from fastat.support.distributed import Group, gathered
 
 Order = Literal["hd", "hr"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -110,7 +110,7 @@ def holistic_cross_entropy(
         0-d, float32 (float64 for float64 logits).
 
     Raises:
-        TypeError, ValueError, RuntimeError: as for :func:`fastat.ops.attack_loss` and :func:`holistic_weights`.
+        TypeError, ValueError, RuntimeError: as for :func:`fastat.attack_loss` and :func:`holistic_weights`.
     """
     if group is not None:
         return holistic_loss(attack_loss(logits, y)[0], alpha, r, order, group=group)

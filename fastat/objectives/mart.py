@@ -7,7 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_number, logits_pair
+from fastat.kernels.arguments import check_number, logits_pair
 from fastat.objectives.reduction import Reduction, reduced
 
 

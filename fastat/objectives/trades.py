@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.arguments import check_number, logits_pair
+from fastat.kernels.arguments import check_number, logits_pair
 from fastat.objectives.reduction import Reduction, reduced
 
 

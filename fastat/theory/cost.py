@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fastat import data, models
-from fastat.config import TrainConfig
-from fastat.network import choose_device, place
+from fastat.training import TrainConfig, choose_device, place
 
 _SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
     "mnist": (60_000, (1, 28, 28), 10),

@@ -7,9 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from fastat import html
-from fastat.checkpoint import write_bytes
-from fastat.foreign_json import read_inside, read_object
+from fastat.report import html
+from fastat.support.files import write_bytes
+from fastat.support.foreign_json import read_inside, read_object
 from fastat.theory.result import FIGURES, RESULTS
 
 _RESULTS = {

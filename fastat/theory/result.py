@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from fastat import info
-from fastat.checkpoint import write_bytes, write_json
+from fastat.kernels import describe_environment
+from fastat.support.files import write_bytes, write_json
 
 RESULTS, STATEMENT, FIGURES = "results.json", "statement.md", "figures"
 
@@ -70,7 +70,7 @@ class Result(ABC):
             "title": self.title,
             "findings": [dataclasses.asdict(finding) for finding in findings],
             "figures": [dataclasses.asdict(picture) for picture in pictures],
-            "environment": info.describe(),
+            "environment": describe_environment(),
         }
         write_json(place / RESULTS, about | dataclasses.asdict(self))  # last: where it is, all is there
 

@@ -18,8 +18,8 @@ import joblib
 import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from fastat.checkpoint import write_json
-from fastat.interrupt import interrupts_deferred
+from fastat.support.files import write_json
+from fastat.training import interrupts_deferred
 
 _SECONDS_BETWEEN_LINES = 10.0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastat._extension import CUDA_MISSING
+from fastat.kernels._extension import CUDA_MISSING
 
 
 def pytest_collection_modifyitems(items):

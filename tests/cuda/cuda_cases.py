@@ -5,7 +5,7 @@ import math
 import torch
 
 import fastat
-from fastat import objective_ops, ops, reference
+from fastat.kernels import objective_ops, ops, reference
 
 DEVICE = torch.device("cuda")
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from cuda_cases import DEVICE, NORMS, captured, norms
 
 import fastat
-from fastat import fgsm, models, ops, pgd
+from fastat import fgsm, models, pgd
+from fastat.kernels import ops
 
 EPS = {"linf": 4 / 255, "l2": 0.3, "l1": 3.0}
 

@@ -26,7 +26,7 @@ from cuda_cases import (
 from loss_cases import logits_case
 
 import fastat
-from fastat import ops, reference
+from fastat.kernels import ops, reference
 
 # linf: vector loads of 16 bytes where the sizes allow, else one element at a time.
 LINF = [(1, 1), (3, 7), (2, 16), (5, 17), (2, 3, 8, 8), (3, 1037)]

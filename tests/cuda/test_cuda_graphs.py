@@ -5,7 +5,7 @@ import torch
 from cuda_cases import DELAY, DEVICE, EPS, NORMS, SIZE, captured, gpu, problem, step_of
 from loss_cases import logits_case
 
-from fastat import ops
+from fastat.kernels import ops
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

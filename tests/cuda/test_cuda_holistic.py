@@ -7,7 +7,7 @@ import torch
 from cuda_cases import DEVICE, LOSSES, ORDERS, assert_holistic, captured, gpu, holistic, losses_case
 
 import fastat
-from fastat import reference
+from fastat.kernels import reference
 
 REAL = [torch.float32, torch.float64]
 SIZES = [1, 2, 31, 32, 33, 256, 257, 4096, 4097]  # a warp up to 256, 256 threads up to 4096, 512 above

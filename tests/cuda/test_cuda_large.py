@@ -4,7 +4,7 @@ import pytest
 import torch
 from cuda_cases import DEVICE, EPS, NORMS, SIZE, norms, step_of
 
-from fastat import ops
+from fastat.kernels import ops
 
 LIMIT = 2**31
 NEEDED = 30 << 30

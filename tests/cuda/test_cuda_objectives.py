@@ -21,7 +21,7 @@ from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 import fastat
-from fastat import objective_ops, reference
+from fastat.kernels import objective_ops, reference
 
 REAL = [torch.float32, torch.float64]
 

@@ -20,7 +20,7 @@ from cuda_cases import (
 )
 from loss_cases import logits_case
 
-from fastat import ops, reference
+from fastat.kernels import ops, reference
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -10,13 +10,13 @@ from cuda_cases import DELAY, DEVICE
 from torch import nn
 
 import fastat
-from fastat import graphs
-from fastat.config import default_config
-from fastat.graphs import CaptureError
+from fastat.graphs import recordings as graphs
+from fastat.graphs.recordings import CaptureError
 from fastat.models import preact_resnet18, small_cnn
-from fastat.run import RECORDED, open_run
-from fastat.step import train_step
-from fastat.training import train
+from fastat.training.config import default_config
+from fastat.training.loop import train
+from fastat.training.run import RECORDED, open_run
+from fastat.training.step import train_step
 
 
 def network(dropout=0.0, seed=0):

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from fastat import data
-from fastat.config import TrainConfig, default_config
-from fastat.evaluation import evaluate
-from fastat.protocols import PROTOCOLS
-from fastat.run import open_run
-from fastat.step import train_step
-from fastat.training import train
+from fastat.evaluation.accuracy import evaluate
+from fastat.protocols.objective import PROTOCOLS
+from fastat.training.config import TrainConfig, default_config
+from fastat.training.loop import train
+from fastat.training.run import open_run
+from fastat.training.step import train_step
 
 SMALL = {"epochs": 2, "attack_steps": 3, "train_size": 512, "batch_size": 64, "val_size": 64, "lr": 0.05}
 CUDA = torch.device("cuda")

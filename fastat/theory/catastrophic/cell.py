@@ -12,15 +12,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from fastat import data, monitors
-from fastat.config import TrainConfig, check_config, default_config
+from fastat import data
 from fastat.data import Dataset
 from fastat.evaluation import evaluate
 from fastat.protocols import ProtocolName
 from fastat.theory.catastrophic.curvature import curvature
 from fastat.theory.catastrophic.low_pass import LowPass
 from fastat.theory.catastrophic.views import PARTS, Injection, injected_dataset, injected_split, view_accuracies, views
-from fastat.training import train
+from fastat.training import TrainConfig, check_config, default_config, monitors, train
 
 Method = Literal["fgsm", "rs-fgsm", "n-fgsm", "gradalign", "pgd"]
 METHODS: dict[Method, ProtocolName] = {
@@ -165,7 +164,7 @@ def measurement(test: Dataset, cell: Cell) -> Callable[[nn.Module], dict[str, fl
 def collapse_epoch(history: Sequence[dict[str, Any]]) -> int | None:
     """The epoch at which training collapsed for good, None where it did not.
 
-    The first one from which on :func:`fastat.monitors.collapsed` holds to the end: PGD accuracy below half of its best
+    The first one from which on the monitor's ``collapsed`` holds to the end: PGD accuracy below half of its best
     so far while that under FGSM stays well above it.
     """
     epoch, best = None, 0.0

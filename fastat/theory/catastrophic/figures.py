@@ -13,8 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fastat.evaluation import wilson_interval
-from fastat.figures import BLUE, DPI, ORANGE, RED, label_axes, show_image
-from fastat.report import format_eps
+from fastat.report import BLUE, DPI, ORANGE, RED, format_eps, label_axes, show_image
 from fastat.theory.catastrophic.carriers import carriers, inject, inject_projected
 from fastat.theory.catastrophic.cell import TITLES
 from fastat.theory.catastrophic.sweeping import Outcome

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastat.keyed import derive_seed
+from fastat.support.keyed import derive_seed
 from fastat.theory.cgro.patches import PatchData
 from fastat.theory.cgro.stages import FITTED, Stages, detect_stages
 

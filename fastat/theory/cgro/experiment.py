@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fastat import data
-from fastat.config import check_config
 from fastat.theory.cgro.networks import (
     CountCell,
     MemorizerCell,
@@ -24,6 +23,7 @@ from fastat.theory.cgro.outcome import CgroResult
 from fastat.theory.cgro.runs import DynamicsCell, dynamics_outcome, trajectory
 from fastat.theory.cost import data_size, training_cost
 from fastat.theory.sweep import sweep
+from fastat.training import check_config
 
 _SHARES = (16, 8, 4, 2, 1)  # the parameters are counted for one in so many of the points
 _ENLARGED = (1, 2, 3, 4)

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.report import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 from fastat.theory.cgro.dynamics import POWER
 from fastat.theory.cgro.runs import phase_diagram
 

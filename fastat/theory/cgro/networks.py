@@ -13,13 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from fastat import data
-from fastat.config import TrainConfig, default_config
 from fastat.data import Dataset, Split
 from fastat.evaluation import evaluate
-from fastat.keyed import derive_seed
-from fastat.network import choose_device
+from fastat.support.keyed import derive_seed
 from fastat.theory.cgro.memorizer import RobustMemorizer
-from fastat.training import train
+from fastat.training import TrainConfig, choose_device, default_config, train
 
 CORNERS = 20
 """Random corners of each ball that a memorizer is tried at."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastat.keyed import derive_seed
+from fastat.support.keyed import derive_seed
 
 _DIRECTION, _SAMPLES = 0xD1, 0x5A  # purposes in the keys of the random numbers
 

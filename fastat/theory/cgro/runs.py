@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastat.network import choose_device
 from fastat.theory.cgro.dynamics import Dynamics, train_dynamics
 from fastat.theory.cgro.patches import patch_data
 from fastat.theory.cgro.stages import CLEAN_AT_LEAST, shows_cgro
+from fastat.training import choose_device
 
 _DRAWN = 200  # steps of a trajectory that are kept, at most
 

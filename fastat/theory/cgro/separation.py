@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fastat.keyed import keyed_permutation
+from fastat.support.keyed import keyed_permutation
 
 BallNorm = Literal["linf", "l2"]
 

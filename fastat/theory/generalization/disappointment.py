@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fastat.keyed import derive_seed
+from fastat.support.keyed import derive_seed
 from fastat.theory.generalization.fitting import Worst, fit
 from fastat.theory.generalization.linear import Corruption, Problem
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.report import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 from fastat.theory.generalization.disappointment import LinearOutcome
 from fastat.theory.generalization.fitting import WORSTS, Worst
 from fastat.theory.generalization.linear_findings import (

@@ -12,12 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from fastat import data
-from fastat.config import TrainConfig, default_config
 from fastat.data import Dataset
 from fastat.evaluation import adversarial_losses, evaluate
-from fastat.objectives.holistic import holistic_loss
-from fastat.run import training_sets
-from fastat.training import train
+from fastat.objectives import holistic_loss
+from fastat.training import TrainConfig, default_config, train, training_sets
 
 ATTACK = "pgd-10"
 """What losses and accuracies are measured under."""
@@ -29,7 +27,7 @@ class NetworkCell:
 
     Attributes:
         data, model, width, eps, train_size, epochs, batch_size, attack_steps, lr, label_noise, alpha, r, seed: see
-            :class:`fastat.config.TrainConfig`; alpha = r = 0 is PGD training on the mean.
+            :class:`fastat.training.TrainConfig`; alpha = r = 0 is PGD training on the mean.
         test_size: test images, a random choice that is the same for all cells; None for all.
         measure_every: epochs between two measurements.
     """

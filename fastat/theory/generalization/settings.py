@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastat.config import check_config
 from fastat.theory.generalization.disappointment import LinearCell
 from fastat.theory.generalization.fitting import WORSTS, Worst
 from fastat.theory.generalization.linear import CORRUPTIONS, Problem
 from fastat.theory.generalization.networks import NetworkCell
+from fastat.training import check_config
 
 _LEAST_RN = 1e-3
 _NEEDED = ("n", "r_n", "linear_alphas", "linear_epses", "seeds")  # at least one of each

@@ -16,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastat.config import TrainConfig
 from fastat.data import Dataset, Split
 from fastat.evaluation import evaluate
 from fastat.theory.memorization.groups import ATTACK, group_measure, in_two
 from fastat.theory.memorization.removal import Atypical, kept_positions
 from fastat.theory.memorization.split import load_split
-from fastat.training import train
+from fastat.training import TrainConfig, train
 
 KINDS = ("clean", ATTACK)
 

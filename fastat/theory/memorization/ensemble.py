@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from fastat.data import Dataset
-from fastat.keyed import derive_seed, keyed_hash
+from fastat.support.keyed import derive_seed, keyed_hash
 
 _SUBSET, _WEIGHTS, _ORDER = 0x5AB5E7, 0x3E1647, 0x0D3  # purposes in the keys of the random numbers
 _EVALUATED_AT_ONCE = 500

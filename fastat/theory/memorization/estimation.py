@@ -15,14 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastat.checkpoint import write_bytes
 from fastat.data import Dataset, Split
-from fastat.differences import differences
-from fastat.interrupt import interrupts_deferred
-from fastat.network import choose_device
+from fastat.support.files import differences, write_bytes
 from fastat.theory.memorization.display import Display, estimation_display
 from fastat.theory.memorization.ensemble import Recipe, check_stateless, initial_network, subset, train_networks
 from fastat.theory.memorization.scores import Memorization, Outcomes, npz_bytes, read_npz, score
+from fastat.training import choose_device, interrupts_deferred
 
 _DEFAULT_RECIPE = Recipe()
 

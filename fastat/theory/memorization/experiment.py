@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from fastat.data import Split, content_digest, dataset_digest
-from fastat.network import choose_device
 from fastat.theory.cost import data_size, training_cost
 from fastat.theory.memorization.cells import Cell, train_cell
 from fastat.theory.memorization.estimation import estimate
@@ -29,6 +28,7 @@ from fastat.theory.memorization.settings import PRESETS, Settings, configs
 from fastat.theory.memorization.split import load_split
 from fastat.theory.memorization.summary import FULL, Bed, curves_of, members, trainings_of
 from fastat.theory.sweep import sweep
+from fastat.training import choose_device
 
 __all__ = ["PRESETS", "Settings", "cost", "run"]
 

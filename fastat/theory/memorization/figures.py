@@ -12,7 +12,7 @@ from matplotlib.gridspec import GridSpec
 from numpy.typing import NDArray
 
 from fastat.data import Dataset
-from fastat.figures import BLUE, DPI, GREY, RED, label_axes, show_image
+from fastat.report import BLUE, DPI, GREY, RED, label_axes, show_image
 from fastat.theory.memorization.gallery import PER_CLASS, most_and_least
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 

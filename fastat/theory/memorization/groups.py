@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fastat.config import TrainConfig
 from fastat.data import Dataset
 from fastat.evaluation import evaluate
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
+from fastat.training import TrainConfig
 
 ATTACK = "pgd-10"
 

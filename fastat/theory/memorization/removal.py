@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastat.keyed import keyed_permutation
+from fastat.support.keyed import keyed_permutation
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 
 _REMOVED = 0x2E30  # the purpose in the key of what is removed at random

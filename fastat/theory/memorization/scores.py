@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastat.checkpoint import write_bytes
-from fastat.keyed import derive_seed
+from fastat.support.files import write_bytes
+from fastat.support.keyed import derive_seed
 
 THRESHOLD = 0.15  # Xu et al. 2021: more memorized than this is atypical
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastat import data
-from fastat.config import Schedule, TrainConfig, check_config, default_config
 from fastat.protocols import PROTOCOLS, ProtocolName
 from fastat.theory.memorization.ensemble import Recipe
 from fastat.theory.memorization.summary import FULL
+from fastat.training import Schedule, TrainConfig, check_config, default_config
 
 
 @dataclass(frozen=True)

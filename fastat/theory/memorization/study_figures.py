@@ -12,8 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
-from fastat.report import format_eps
+from fastat.report import BLUE, DPI, GREEN, GREY, ORANGE, RED, format_eps, label_axes
 from fastat.theory.memorization.cells import KINDS
 from fastat.theory.memorization.comparison import mean_interval
 from fastat.theory.memorization.summary import BENIGN, FULL, Bed

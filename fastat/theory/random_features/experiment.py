@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from fastat.network import choose_device
 from fastat.theory.cost import duration
 from fastat.theory.random_features.asymptotics import Asymptotics, asymptotics, check_arguments, critical_eps
 from fastat.theory.random_features.curves import Curve, curve
@@ -21,6 +20,7 @@ from fastat.theory.random_features.figures import plot_features, plot_radius, pl
 from fastat.theory.random_features.simulation import peak_bytes, simulate
 from fastat.theory.result import Finding, Picture, Result, Verdict
 from fastat.theory.sweep import sweep
+from fastat.training import choose_device
 
 
 @dataclass(frozen=True)

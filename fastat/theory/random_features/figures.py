@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
-from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
+from fastat.report import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 _COLORS = (BLUE, ORANGE, GREEN, RED, "#CC79A7", "#56B4E9")
 _INTERVAL = 1.96  # standard errors

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastat.keyed import derive_seed
+from fastat.support.keyed import derive_seed
 from fastat.theory.random_features.asymptotics import check_arguments
 from fastat.theory.random_features.erm import robust_least_squares
 

@@ -1,0 +1,129 @@
+"""What every attack loop needs of a model: frozen parameters, the loss, and its gradient to the input alone."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fastat.kernels import ops
+from fastat.models import Model, fresh_casts, uncompiled
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""``(model output, y) -> loss [B]``."""
+
+
+def couples_samples(model: Model) -> bool:
+    """Whether a forward pass normalizes by the batch, as far as the modules of ``model`` tell (a function has none)."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules)
+
+
+@contextmanager
+def attacking(model: Model, device: torch.device) -> Iterator[None]:
+    """Gradients on, also inside no_grad and inference_mode, and no gradient of a parameter computed until the end.
+
+    Compiled code computes the gradients of all parameters that require one, whoever asks, and so may functions written
+    in Python: they are frozen. Two kinds of weights stay as they are, because freezing them costs time, and torch's own
+    functions do not compute what nobody asks for. The matrices of linear layers and attention: torch multiplies a batch
+    of sequences by a frozen one sample by sample, on a CPU several times slower; their layers keep their inputs for the
+    backward pass, as in training. Under autocast all: only weights that
+    require a gradient are cast once for all steps rather than in each. What was cast before or within is forgotten: it
+    may be old, or without gradient.
+    """
+    casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
+    kept = set() if _any_compiled(modules) else set(parameters) if casts else _matrices(modules)
+    frozen = [p for p in parameters if p.requires_grad and p not in kept]
+    with torch.inference_mode(False), torch.enable_grad(), fresh_casts():
+        try:
+            for p in frozen:
+                p.requires_grad_(False)
+            yield
+        finally:
+            for p in frozen:
+                p.requires_grad_(True)
+
+
+def _matrices(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
+    """The weights of linear layers and attention."""
+    layers = (module for module in modules if isinstance(module, nn.Linear | nn.MultiheadAttention))
+    return {p for layer in layers for p in layer.parameters(recurse=False) if p.dim() == 2}
+
+
+def _any_compiled(modules: Iterable[nn.Module]) -> bool:
+    return any(uncompiled(m) is not m or m._compiled_call_impl is not None for m in modules)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss an attack ascends on its samples, and when it has won.
+
+    With ``targets`` it is the negative loss towards the target (except for dlr_targeted, which holds both labels), and
+    the attack has won a sample when the model predicts its target; without, when it does not predict ``y``.
+    ``check_classes`` is told how many classes the model has, and may raise.
+    """
+
+    forward: Model
+    loss: ops.LossKind | LossFunction
+    y: Tensor
+    check_classes: Callable[[int], None]
+    targets: Tensor | None = None
+    reference: Tensor | None = None
+
+    def won(self, logits: Tensor) -> Tensor:
+        """bool ``[B]``."""
+        if not isinstance(logits, Tensor) or logits.dim() != 2:
+            raise ValueError("early_stop and restarts need a model that returns logits [B, C]")
+        predicted = logits.argmax(dim=1)
+        return predicted != self.y if self.targets is None else predicted == self.targets
+
+    def value(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``(logits, loss [B])`` without a gradient."""
+        with torch.no_grad():
+            logits = self._logits(x.clone())  # the model's first layer may work in place
+            return logits, self._loss(logits)[0]
+
+    def gradient(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``(logits, loss [B], gradient of each sample's loss with respect to x)``."""
+        leaf = x.detach().requires_grad_()
+        logits = self._logits(leaf)
+        loss, grad_logits = self._loss(logits)
+        ascended, seed = (logits, grad_logits) if grad_logits is not None else (loss.sum(), None)
+        grad = torch.autograd.grad(ascended, leaf, seed, allow_unused=True)[0] if ascended.requires_grad else None
+        if grad is None:
+            raise ValueError(
+                "the loss has no gradient with respect to x: does the model depend on x, without detach()?"
+            )
+        return logits, loss.detach(), grad
+
+    def _logits(self, x: Tensor) -> Tensor:
+        logits = self.forward(x)
+        if not callable(self.loss) and not (
+            isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == x.shape[0]
+        ):
+            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
+        if isinstance(logits, Tensor) and logits.dim() == 2:
+            self.check_classes(logits.shape[1])
+        return logits
+
+    def _loss(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The loss to ascend and, for the compiled losses, its gradient with respect to the logits."""
+        if callable(self.loss):
+            y, sign = (self.y, 1.0) if self.targets is None else (self.targets, -1.0)
+            loss = self.loss(logits, y)
+            if loss.shape != y.shape:
+                shapes = f"{list(y.shape)}, got {list(loss.shape)}"
+                raise ValueError(f"loss(output, y) must return one loss per sample {shapes}")
+            return sign * loss, None
+        flat = logits.detach()
+        if self.loss == "dlr_targeted":
+            return ops.attack_loss(flat, self.y, self.loss, targets=self.targets)
+        if self.targets is None:
+            return ops.attack_loss(flat, self.y, self.loss, reference=self.reference)
+        loss, grad = ops.attack_loss(flat, self.targets, self.loss)
+        return -loss, -grad

@@ -1,0 +1,84 @@
+"""The halves of a dataset of either kind, and what training takes from them: statistics, a digest, images set apart."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from fastat.data.dataset import Dataset
+from fastat.data.streamed import Streamed
+from fastat.support.keyed import keyed_hash
+
+AnyDataset = Dataset | Streamed
+
+_HELD_OUT = 0x4E1D  # a constant: the images set apart are the same for every seed
+_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The two halves of a dataset: train to learn from, test to judge by."""
+
+    train: AnyDataset
+    test: AnyDataset
+
+
+def held_out(dataset: AnyDataset, size: int) -> tuple[AnyDataset, AnyDataset | None]:
+    """The dataset without a random choice of ``size`` images, and these; None for size 0.
+
+    Which images these are depends on their ids alone. Both parts are in the order of the dataset.
+
+    Raises:
+        ValueError: size < 0, or nothing would be left.
+    """
+    if not 0 <= size < len(dataset):
+        raise ValueError(f"val_size must be at least 0 and below the {len(dataset)} training images, got {size}")
+    if size == 0:
+        return dataset, None
+    chosen = torch.zeros(len(dataset), dtype=torch.bool)
+    chosen[keyed_hash(dataset.ids.cpu(), _HELD_OUT).argsort(stable=True)[:size]] = True
+    device = dataset.labels.device
+    return dataset.take((~chosen).nonzero().flatten().to(device)), dataset.take(chosen.nonzero().flatten().to(device))
+
+
+def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel in pixel units.
+
+    Exact, from the counts of the stored values where these are integers; of images that stay on the disk the usual
+    numbers of ImageNet. A channel that never changes gets the standard deviation 1.
+    """
+    if isinstance(dataset, Streamed):
+        return list(_IMAGENET_MEAN), list(_IMAGENET_STD)
+    if dataset.images.is_floating_point():
+        flat = dataset.images.double().transpose(0, 1).flatten(1)
+        spread = flat.std(1, correction=0)
+        return flat.mean(1).tolist(), torch.where(spread > 0, spread, 1.0).tolist()
+    values = torch.arange(256, dtype=torch.float64) / dataset.scale
+    means, deviations = [], []
+    for channel in dataset.images.unbind(1):
+        counts = torch.bincount(channel.reshape(-1), minlength=256).double().cpu() / channel.numel()
+        mean = float(counts @ values)
+        deviation = float(counts @ (values - mean) ** 2) ** 0.5
+        means.append(mean)
+        deviations.append(deviation if deviation > 0 else 1.0)
+    return means, deviations
+
+
+def content_digest(text: str, *tensors: torch.Tensor) -> str:
+    """Twelve hexadecimal digits that stand for the text and the content, shape and type of the tensors."""
+    state = hashlib.sha256(text.encode())
+    for tensor in tensors:
+        state.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        state.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return state.hexdigest()[:12]
+
+
+def dataset_digest(dataset: AnyDataset) -> str:
+    """That of what a network learns from; of images on the disk their names stand for them."""
+    if isinstance(dataset, Streamed):
+        names = [str(file) for file in dataset.files]
+        return content_digest(repr((names, dataset.classes)), dataset.labels, dataset.ids)
+    about = repr((dataset.scale, dataset.classes))
+    return content_digest(about, dataset.images, dataset.labels, dataset.ids)

@@ -1,0 +1,19 @@
+"""CUDA graphs: attacks and training steps recorded once and replayed, and what is inspected before a replay."""
+
+from fastat.graphs.recorder import Made, Tensors, capturing, first_line
+from fastat.graphs.recordings import Graph, can_record, check_graph, forget, possible, run
+from fastat.graphs.survey import CaptureError
+
+__all__ = [
+    "CaptureError",
+    "Graph",
+    "Made",
+    "Tensors",
+    "can_record",
+    "capturing",
+    "check_graph",
+    "first_line",
+    "forget",
+    "possible",
+    "run",
+]

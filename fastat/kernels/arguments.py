@@ -1,0 +1,139 @@
+"""The checks and conversions that bring an op's arguments into the form its kernel takes.
+
+What a user can get wrong becomes a TypeError or ValueError that names the argument and the value. Memory layouts the
+kernels do not know are copied into ones they do.
+"""
+
+import math
+from numbers import Real
+
+import torch
+from torch import Tensor
+
+from fastat.kernels._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
+from fastat.support.threat import check_size
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check_data(t: Tensor, name: str) -> None:
+    if not isinstance(t, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.dtype not in _FLOATS:
+        raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
+    if t.dim() == 0:
+        raise ValueError(f"{name} must have a batch dimension, got a 0-d tensor")
+    if t.device.type == "cuda" and CUDA_BUILD is None:
+        raise RuntimeError(f"{name} is on {t.device}, but {CUDA_MISSING}; {REBUILD_HINT}")
+    if t.device.type not in ("cpu", "cuda"):
+        raise ValueError(f"{name} must be on the CPU or a CUDA device, got {t.device}")
+
+
+def check_like(t: Tensor, other: Tensor, name: str) -> None:
+    check_data(t, name)
+    if t.shape != other.shape:
+        raise ValueError(f"{name} must have shape {list(other.shape)}, got {list(t.shape)}")
+    if t.dtype != other.dtype:
+        raise TypeError(f"{name} must have dtype {other.dtype}, got {t.dtype}")
+    if t.device != other.device:
+        raise ValueError(f"{name} must be on {other.device}, got {t.device}")
+
+
+def compute_dtype(t: Tensor) -> torch.dtype:
+    """What the ops compute in for this data."""
+    return torch.float64 if t.dtype == torch.float64 else torch.float32
+
+
+def widened(t: Tensor) -> Tensor:
+    """The same numbers as float64 if they are that, else as float32: what the ops compute in."""
+    return t.to(compute_dtype(t))
+
+
+def per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tensor | None]:
+    """A radius or step size as the ops take it: a number, or one per sample in the compute type."""
+    check_size(value, name, x.shape[0])
+    if not isinstance(value, Tensor):
+        return float(value), None
+    if value.device != x.device:
+        raise ValueError(f"{name} must be on {x.device}, got {value.device}")
+    return 0.0, value.detach().to(compute_dtype(x)).expand(x.shape[0])
+
+
+def integer_labels(y: Tensor, data: Tensor, name: str) -> Tensor:
+    """An integer vector with one entry per sample as contiguous int64."""
+    if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}")
+    if y.shape != (data.shape[0],):
+        raise ValueError(f"{name} must have shape [{data.shape[0]}], got {list(y.shape)}")
+    if y.device != data.device:
+        raise ValueError(f"{name} must be on {data.device}, got {y.device}")
+    return y.to(torch.int64).contiguous()
+
+
+def class_labels(y: Tensor, logits: Tensor, name: str) -> Tensor:
+    y = integer_labels(y, logits, name)
+    if y.device.type == "cpu" and len(y) > 0 and not torch.compiler.is_compiling():
+        lowest, highest = y.aminmax()
+        classes = logits.shape[1]
+        if lowest < 0 or highest >= classes:
+            value = (lowest if lowest < 0 else highest).item()
+            raise ValueError(f"{name} must hold classes in [0, {classes}), got {value}")
+    return y
+
+
+def check_logits(logits: Tensor, name: str = "logits") -> None:
+    """TypeError or ValueError unless the logits are ``[B, C]`` with C >= 2."""
+    check_data(logits, name)
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(f"{name} must be [B, C] with C >= 2, got {list(logits.shape)}")
+
+
+def logits_pair(logits: Tensor, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean and adversarial logits ``[B, C]`` in the compute type, and their labels."""
+    check_logits(logits)
+    check_like(logits_adv, logits, "logits_adv")
+    labels = class_labels(y, logits, "y")
+    return widened(logits), widened(logits_adv), labels
+
+
+def check_number(value: object, name: str, above: bool = False) -> float:
+    """A finite number >= 0, or above 0, as a float; TypeError or ValueError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    if not (0 < number < math.inf or (number == 0 and not above)):
+        raise ValueError(f"{name} must be a finite number {'above' if above else '>='} 0, got {value}")
+    return number
+
+
+def box(lower: float | None, upper: float | None) -> tuple[float, float]:
+    box = (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
+    if not box[0] <= box[1]:
+        raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")
+    return box
+
+
+def row_major_or_channels_last(t: Tensor) -> bool:
+    if t.is_contiguous():
+        return True
+    if t.dim() == 4:
+        return t.is_contiguous(memory_format=torch.channels_last)
+    return t.dim() == 5 and t.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def samples_dense(t: Tensor) -> bool:
+    """Whether the samples lie one after the other in memory, each dense, in whatever order inside."""
+    if row_major_or_channels_last(t):
+        return True
+    size = 1
+    for stride, length in sorted((s, n) for s, n in zip(t.stride()[1:], t.shape[1:], strict=True) if n != 1):
+        if stride != size:
+            return False
+        size *= length
+    return t.shape[0] == 1 or t.stride(0) == size
+
+
+def aligned(t: Tensor, like: Tensor) -> Tensor:
+    """``t`` in the memory layout of ``like``."""
+    t = t.detach()
+    return t if t.stride() == like.stride() else torch.empty_like(like).copy_(t)

@@ -1,0 +1,181 @@
+"""Logits and penultimate features of a classifier in one forward pass, without a change to its code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fastat.models.access import Model, unwrapped
+
+Features = str | Callable[[Model, Tensor], tuple[Tensor, Tensor]] | None
+"""Where a model's features are: the name of a module, a function (model, x) -> (logits, features), or None."""
+
+
+def with_features(model: Model, features: Features = None) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The model as a function from inputs ``[B, ...]`` to (logits ``[B, C]``, features ``[B, D]``), in one pass.
+
+    Both carry the gradient. Nothing stays on the model: hooks live during a call only, also where it raises. Under
+    DistributedDataParallel the call goes through the wrapper, so that gradients are synchronized. A compiled model runs
+    uncompiled in these calls, since compiled code passes hooks by; it keeps its speed where it returns the features
+    itself and ``features`` is the function that says so, ``lambda model, x: model(x)``.
+
+    Args:
+        model: returns logits ``[B, C]``, or (logits, features).
+        features: None for what the model returns beside its logits, or else for the input of the ``nn.Linear`` that
+            makes the logits; the dotted name of a module (``model.named_modules()``) for that module's output, in its
+            last call; or a function ``(model, x) -> (logits, features)``. Features are flattened to ``[B, D]``.
+
+    Raises:
+        ValueError: here for an unknown module name; in a call if the named module is not used, if its output is no
+            tensor ``[B, ...]`` or is overwritten in place before the pass ends, if no linear layer makes the logits, or
+            if the logits are not ``[B, C]``. The message says what was found.
+    """
+    if isinstance(features, str):
+        module = {features: _submodule(model, features)}
+        return lambda x: _checked(_module_output(model, module, x), x)
+    if features is None:
+        return lambda x: _checked(_classifier_input(model, x), x)
+    return lambda x: _checked(features(model, x), x)
+
+
+class _Call(NamedTuple):
+    """What a module took and gave, and how often each had been written to by then."""
+
+    name: str
+    taken: Any
+    given: Any
+    versions: tuple[int, int]
+
+
+@contextmanager
+def _calls(modules: dict[str, nn.Module]) -> Iterator[list[_Call]]:
+    """The calls of these modules within the block, in their order."""
+    calls: list[_Call] = []
+
+    def record(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            taken = args[0] if args else next(iter(kwargs.values()), None)
+            calls.append(_Call(name, taken, output, (_version(taken), _version(output))))
+
+        return hook
+
+    handles = []
+    try:
+        for name, module in modules.items():
+            handles.append(module.register_forward_hook(record(name), with_kwargs=True))
+        # code compiled before the hooks came does not call them
+        with torch.compiler.set_stance("force_eager"):
+            yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _classifier_input(model: Model, x: Tensor) -> tuple[Any, Any]:
+    """Logits and features of a model that returns both, or the input of the linear layer that makes the logits."""
+    inner = _innermost(model)
+    modules = inner.named_modules() if isinstance(inner, nn.Module) else []
+    with _calls({name: module for name, module in modules if isinstance(module, nn.Linear)}) as calls:
+        output = model(x)
+    if not isinstance(output, Tensor):
+        return _pair(output)
+    # what follows the layer (a temperature, a log-softmax, DDP's own bookkeeping) makes another tensor of its output
+    made = [call for call in calls if call.given is output][-1:] or [
+        call for call in calls if call.given.shape == output.shape and _made_of(output, call.given)
+    ][-1:]
+    if not made:
+        seen = ", ".join(f"{call.name or 'the model'} {list(call.given.shape)}" for call in calls) or "none"
+        raise ValueError(
+            f"cannot tell which linear layer makes the logits {list(output.shape)} (linear layers called: {seen}): "
+            f"name the module whose output are the features, one of {_names(inner)}"
+        )
+    return output, _unchanged(made[0].taken, made[0].versions[0], f"the input of {made[0].name!r}")
+
+
+def _made_of(output: Tensor, given: Tensor) -> bool:
+    """Whether the graph leads from the output back to ``given`` and meets no other parameter on the way."""
+    found, seen = False, set()
+    nodes = [output.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if node is given.grad_fn:
+            found = True
+        elif hasattr(node, "variable"):
+            return False
+        else:
+            nodes += [before for before, _ in node.next_functions]
+    return found
+
+
+def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tuple[Any, Any]:
+    """Logits, and the output of a module."""
+    (name,) = module
+    with _calls(module) as calls:
+        output = model(x)
+    if not calls:
+        raise ValueError(
+            f"features {name!r}: the model did not call that module; others are {_names(_innermost(model))}"
+        )
+    given = calls[-1].given
+    if not isinstance(given, Tensor):
+        raise ValueError(f"features {name!r}: the output of that module is a {type(given).__name__}, not a tensor")
+    logits = output if isinstance(output, Tensor) else _pair(output)[0]
+    return logits, _unchanged(given, calls[-1].versions[1], f"the output of {name!r}")
+
+
+def _pair(output: Any) -> tuple[Any, Any]:
+    if isinstance(output, tuple | list) and len(output) == 2:
+        return output[0], output[1]
+    found = f"{len(output)} values" if isinstance(output, tuple | list) else f"a {type(output).__name__}"
+    raise ValueError(f"the model must return logits, or (logits, features), got {found}")
+
+
+def _checked(found: tuple[Any, Any], x: Tensor) -> tuple[Tensor, Tensor]:
+    logits, features = _pair(found)
+    batch = x.shape[0]
+    for name, value, form in (("logits", logits, "C"), ("features", features, "...")):
+        fits = isinstance(value, Tensor) and value.dim() >= 2 and value.shape[0] == batch
+        if not fits or (name == "logits" and value.dim() != 2):
+            shape = list(value.shape) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise ValueError(f"{name} must be [{batch}, {form}], got {shape}")
+    return logits, features.flatten(1)
+
+
+def _unchanged(value: Tensor, version: int, what: str) -> Tensor:
+    if _version(value) != version:
+        raise ValueError(
+            f"features: {what} is overwritten by a later layer that works in place; name that layer instead"
+        )
+    return value
+
+
+def _version(value: Any) -> int:
+    # inference tensors do not count what is written to them
+    return -1 if not isinstance(value, Tensor) or value.is_inference() else value._version
+
+
+def _innermost(model: Model) -> Model:
+    """The user's own module, inside the wrappers of torch.compile and DistributedDataParallel, in any order."""
+    while (inner := unwrapped(getattr(model, "_orig_mod", model))) is not model:
+        model = inner
+    return model
+
+
+def _submodule(model: Model, name: str) -> nn.Module:
+    inner = _innermost(model)
+    modules = dict(inner.named_modules()) if isinstance(inner, nn.Module) else {}
+    if name not in modules:
+        raise ValueError(f"features {name!r} is no module of the model; it has {_names(inner)}")
+    return modules[name]
+
+
+def _names(model: Model) -> str:
+    names = [name for name, _ in model.named_modules() if name] if isinstance(model, nn.Module) else []
+    return ", ".join(names) or "no modules"

@@ -1,0 +1,22 @@
+"""Reports: what is measured of a finished network, its figures and tables, and the HTML page of runs."""
+
+from fastat.report import html
+from fastat.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes, show_image
+from fastat.report.page import write_page
+from fastat.report.results import format_eps, judge, results_table
+
+__all__ = [
+    "BLUE",
+    "DPI",
+    "GREEN",
+    "GREY",
+    "ORANGE",
+    "RED",
+    "format_eps",
+    "html",
+    "judge",
+    "label_axes",
+    "results_table",
+    "show_image",
+    "write_page",
+]

@@ -1,0 +1,78 @@
+"""Files of a run, each written whole or not at all: a kill at any moment leaves the old one or the new one."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Puts content at path through a temporary file beside it, synced to the disk before it takes the name.
+
+    One process writes to a folder at a time; what a killed one left half done is overwritten.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """One JSON value, indented."""
+    write_bytes(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object per line."""
+    write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode())
+
+
+def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
+    """Saves a dict of tensors and plain values."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_bytes(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Loads what :func:`save_checkpoint` saved, to the CPU. Only tensors and plain values are read, never code.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not a checkpoint.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file makes the unpickler stumble in any way, an IndexError for one
+        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
+    return state
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Descriptions "field: old -> new" of where the two differ, by the field's name; a missing value is None."""
+    return [
+        f"{field}: {old.get(field)!r} -> {new.get(field)!r}"
+        for field in sorted(old.keys() | new.keys())
+        if old.get(field) != new.get(field)
+    ]
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

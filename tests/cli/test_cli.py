@@ -1,0 +1,260 @@
+"""The command line, in this process."""
+
+import json
+import re
+import sys
+from dataclasses import replace
+
+import pytest
+
+from fastat.cli import entry as cli
+from fastat.cli.entry import default_folder, main, parse, parse_number
+from fastat.kernels import describe_environment
+from fastat.protocols.objective import PROTOCOLS
+from fastat.training import loop as training
+from fastat.training.config import TrainConfig, default_config
+
+TINY = [
+    "train", "--data", "digits", "--model", "mlp", "--width", "16", "--epochs", "1", "--attack-steps", "1",
+    "--train-size", "128", "--eval-size", "20", "--val-size", "10",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist", "cifar10", "folder:/pictures"])
+def test_defaults_follow_the_dataset(name):
+    command = parse(["train", "--data", name])
+    assert command.settings == default_config(name)
+    assert parse(["train", f"--data={name}", "--epochs", "3"]).settings == default_config(name, epochs=3)
+
+
+def test_defaults_follow_the_protocol():
+    assert parse(["train", "--protocol", "hr", "--attack", "n-fgsm", "--r", "0.2"]).settings == default_config(
+        "digits", "hr", attack="n-fgsm", r=0.2
+    )
+    flags = ["--data=mnist", "--protocol=bat", "--beta", "0", "--label-noise", "1/10", "--width", "16"]
+    expected = default_config("mnist", "bat", beta=0.0, label_noise=0.1, width=16)
+    assert parse(["train", *flags]).settings == expected
+
+
+def test_flags_override():
+    command = parse(["train", "--eps", "8/255", "--step-size", "2/255", "--nesterov", "--lr", "1e-3", "--norm", "l2"])
+    assert command.settings == TrainConfig(eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
+
+
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 1 / 4 ", 0.25), ("1e-2", 0.01)])
+def test_parse_number(text, value):
+    assert parse_number(text) == value
+
+
+@pytest.mark.parametrize("text", ["8/0", "a/b", "", "1/2/3"])
+def test_parse_number_rejects(text):
+    with pytest.raises(ValueError, match=r"division by zero|could not convert"):
+        parse_number(text)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (
+            ["--data", "cifar11"],
+            "error: --data: data must be one of digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, "
+            "imagenet, folder:PATH, tensors:FILE.npz, got 'cifar11'",
+        ),
+        (["--eps", "-1"], "error: --eps: eps must be a finite number >= 0, got -1.0"),
+        (["--epochs", "0"], "error: --epochs: epochs must be at least 1, got 0"),
+        (["--protocol", "hrr"], f"error: --protocol: protocol must be one of {', '.join(PROTOCOLS)}, got 'hrr'"),
+        (
+            ["--protocol", "bat", "--objective", "holistic"],
+            "error: --objective: objective must be benign under protocol bat (default_config sets it), got 'holistic'",
+        ),
+    ],
+)
+def test_wrong_values_are_one_line(flags, message):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *flags])
+    assert stop.value.code == message
+
+
+def test_unknown_flag_is_named():
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--epsilon", "0.1"])
+    assert re.match(r"error: .*--epsilon", stop.value.code)
+    assert "\n" not in stop.value.code
+
+
+def test_a_value_that_is_no_number_is_one_line():
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--eps", "8/0"])
+    assert re.match(r"error: .*--eps: division by zero", stop.value.code)
+    assert "\n" not in stop.value.code
+
+
+def test_protocol_by_position():
+    assert parse(["train", "hr", "--r", "0.2"]).settings == parse(["train", "--protocol", "hr", "--r", "0.2"]).settings
+    assert parse(["evaluate", "runs/x"]).run == parse(["evaluate", "--run", "runs/x"]).run
+    assert [path.name for path in parse(["report", "a", "b", "--out", "x.html"]).runs] == ["a", "b"]
+
+
+def test_a_configuration_given_back(tmp_path):
+    config = default_config("mnist", "trades", milestones=(0.25, 0.5), seed=7, eps=0.2)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config.__dict__))
+    assert parse(["train", "--config", str(file)]).settings == config
+    assert parse(["train", "--config", str(file), "--seed", "8"]).settings == replace(config, seed=8)
+    file.write_text('{"epsilon": 1}')
+    with pytest.raises(SystemExit, match=r"error: --config: .*not fields of a configuration: epsilon"):
+        main(["train", "--config", str(file)])
+    for wrong in (tmp_path / "other.json", tmp_path):
+        with pytest.raises(SystemExit, match=r"error: --config: .*(No such file|Is a directory)"):
+            main(["train", "--config", str(wrong)])
+
+
+def test_another_protocol_for_a_configuration(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(default_config("digits", "hr", epochs=7).__dict__))
+    found = parse(["train", "n-fgsm", "--config", str(file)]).settings
+    assert found == default_config("digits", "n-fgsm", epochs=7)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "tpu"], "error: --device: device must be cpu, cuda or cuda:NUMBER, got 'tpu'"),
+        (["--model", "timm:nope"], "error: --model: model 'timm:nope' is not known"),
+        (["--checkpoint-every", "nan"], "error: --checkpoint-every: checkpoint_every must be at least 0, got nan"),
+        (["--step-size", "inf"], "error: --step-size: step_size must be finite and above 0, got inf"),
+    ],
+)
+def test_what_cannot_be_is_one_line_that_names_the_flag(flags, message, tmp_path):
+    with pytest.raises(SystemExit) as stop:
+        main(["train", *flags, "--out", str(tmp_path / "run")])
+    assert str(stop.value.code).startswith(message)
+    assert "\n" not in str(stop.value.code)
+
+
+def test_help_shows_the_defaults_of_the_dataset(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--data", "mnist", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"--eps FLOAT.*?default: 0\.3\)", text)
+    with pytest.raises(SystemExit):
+        main(["train", "--protocol", "bat", "--help"])
+    text = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert re.search(r"--objective \{.*?default: benign\)", text)
+
+
+def test_missing_data(monkeypatch, tmp_path):
+    monkeypatch.delenv("FASTAT_DATA", raising=False)
+    with pytest.raises(SystemExit, match="error: mnist needs a folder"):
+        main(["train", "--data", "mnist", "--out", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_evaluate_and_again(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "run"
+    main([*TINY, "--out", str(folder)])
+    text = capsys.readouterr().out
+    assert "20 test images, 1 epochs" in text
+    assert re.search(r"PGD-50x10 +[\d.]+%", text)
+    for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps"):
+        path = folder / "figures" / f"{name}.png"
+        assert path.exists()
+        assert str(path) in text
+    results = json.loads((folder / "results.json").read_text())
+    assert results["test_images"] == 20
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_step", None)
+        main([*TINY, "--out", str(folder)])
+    assert "finished" in capsys.readouterr().out
+
+    main(["evaluate", "--run", str(folder), "--eval-size", "12"])
+    assert "12 test images" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"error: .* holds a run of another configuration \(seed: 0 -> 4\)"):
+        main([*TINY, "--seed", "4", "--out", str(folder)])
+
+
+def test_no_graph_records_nothing(tmp_path, recorder):
+    folder = tmp_path / "run"
+    main([*TINY, "--no-graph", "--out", str(folder)])
+    main(["evaluate", str(folder), "--no-graph", "--eval-size", "12"])
+    assert recorder.made == 0
+    main(["evaluate", str(folder), "--eval-size", "12"])
+    judged = recorder.made
+    assert judged > 0
+    main([*TINY, "--out", str(tmp_path / "other")])
+    assert recorder.made > judged
+
+
+def test_default_folder_stands_for_the_configuration():
+    one, other = default_folder(TrainConfig()), default_folder(TrainConfig(seed=1))
+    assert one == default_folder(TrainConfig())
+    assert one != other
+    assert one.parent.name == "runs"
+    assert re.fullmatch(r"digits-pgd-at-small_cnn-[0-9a-f]{8}", one.name)
+    assert "/" not in default_folder(TrainConfig(data="folder:/a b/c")).name
+
+
+def test_evaluate_without_a_run(tmp_path):
+    with pytest.raises(SystemExit, match="error: no checkpoint at"):
+        main(["evaluate", "--run", str(tmp_path)])
+
+
+def test_ctrl_c(tmp_path, monkeypatch, capsys):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "train", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        main([*TINY, "--out", str(tmp_path)])
+    assert stop.value.code == 130
+    assert "same command continues" in capsys.readouterr().err
+
+
+def test_info_shows_build_and_devices(capsys):
+    main(["info"])
+    shown = capsys.readouterr().out
+    assert [line.split()[0] for line in shown.splitlines()] == list(describe_environment())
+
+
+def test_without_tyro(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    with pytest.raises(SystemExit, match=r"pip install 'fastat\[cli\]'"):
+        main(["train"])
+
+
+def test_evaluate_before_the_first_epoch_is_over(tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_step", interrupt)
+        with pytest.raises(SystemExit):
+            main([*TINY, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"error: .* has no finished epoch yet"):
+        main(["evaluate", "--run", str(tmp_path / "run")])
+
+
+def test_report_and_evaluation_of_a_checkpoint_file(tmp_path, capsys):
+    folder = tmp_path / "run"
+    main([*TINY, "--out", str(folder), "--tensorboard"])
+    capsys.readouterr()
+    assert list((folder / "tensorboard").iterdir())
+    main(["evaluate", str(folder / "best.pt"), "--eval-size", "10", "--out", str(tmp_path / "judged")])
+    assert "10 test images" in capsys.readouterr().out
+    assert json.loads((tmp_path / "judged" / "results.json").read_text())["which"] == "best"
+    main(["evaluate", str(folder), "--which", "last", "--eval-size", "10"])
+    assert json.loads((folder / "evaluation" / "results.json").read_text())["which"] == "last"
+    page = tmp_path / "report.html"
+    main(["report", str(folder), "--out", str(page)])
+    assert str(page) in capsys.readouterr().out
+    assert "</html>" in page.read_text()
+    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
+        main(["report", str(tmp_path / "nowhere")])
+
+
+def test_what_a_dataset_needs_is_one_line(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: CIFAR-100: unpack .* --download .* fetches it"):
+        main(["train", "--data", "cifar100", "--data-root", str(tmp_path), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit, match=r"error: --val-size: val_size must be .* 1438 training images, got 5000"):
+        main(["train", "--val-size", "5000", "--out", str(tmp_path / "run")])

@@ -1,0 +1,156 @@
+"""Training whose steps are recorded, by a stand-in for CUDA graphs: nothing about it may differ."""
+
+import dataclasses
+
+import pytest
+import torch
+from stand_in import StandIn
+
+from fastat.graphs import recordings as graphs
+from fastat.protocols.objective import PROTOCOLS
+from fastat.support.files import load_checkpoint
+from fastat.training import loop as training
+from fastat.training import step
+from fastat.training.config import default_config
+from fastat.training.loop import train
+from fastat.training.run import RECORDED, open_run
+
+SMALL = {"epochs": 2, "attack_steps": 2, "train_size": 128, "batch_size": 32, "val_size": 64, "width": 4, "lr": 0.05}
+
+
+def small(protocol="pgd-at", **changes):
+    return default_config("digits", protocol, **{**SMALL, **changes})
+
+
+def numbers(folder):
+    """Everything a run ends with but its times."""
+    state = load_checkpoint(folder / "checkpoint.pt")
+    history = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in state["history"]]
+    return history, state["model"], state["average"], state["optimizer"]["state"], state["delta"]
+
+
+def assert_same(one, other):
+    assert one[0] == other[0]
+    torch.testing.assert_close(one[1:], other[1:], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("protocol", list(PROTOCOLS))
+def test_every_protocol_trains_the_same(tmp_path, recorder, protocol):
+    for graph in (True, False):
+        network = train(small(protocol), tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
+    assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
+    assert recorder.made > 0
+    assert not any(module in graphs._all_recordings for module in network.model.modules())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"awp": 0.01},
+        {"average": "ema"},
+        {"average": "ema", "ema_decay": 0.0},
+        {"average": "swa", "clip_grad": 0.5},
+        {"schedule": "one-cycle", "nesterov": True, "exempt_norm_and_bias": True},
+        {"momentum": 0.0, "norm": "l2", "eps": 0.5},
+        {"label_smoothing": 0.1, "loss": "trades", "attack": "pgd-kl", "protocol": "hr"},
+        {"precision": "bf16"},
+        {"channels_last": "on", "augment": "crop", "cutout": 2},
+        {"model": "preact_resnet18", "width": None, "epochs": 1, "train_size": 64, "batch_size": 16, "attack_steps": 1},
+    ],
+    ids=lambda changes: ", ".join(changes),
+)
+def test_every_setting_trains_the_same(tmp_path, recorder, changes):
+    config = dataclasses.replace(small(changes.get("protocol", "pgd-at")), **changes)
+    for graph in (True, False):
+        train(config, tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
+    assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_steps_validation_and_probes_are_recorded_unless_refused(tmp_path, recorder, monkeypatch, graph):
+    monkeypatch.setattr(training.monitors, "PROBE_EVERY", 1)
+    train(small(), tmp_path, device="cpu", graph=graph, quiet=True)
+    assert recorder.made > 1 if graph else recorder.made == 0
+
+
+@pytest.mark.parametrize("graph", ["auto", 1, None])
+def test_graph_is_true_or_false(tmp_path, graph):
+    with pytest.raises(ValueError, match=f"graph must be True or False, got {graph!r}"):
+        train(small(), tmp_path / "run", device="cpu", graph=graph, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_is_recorded_once(tmp_path, recorder):
+    config = small(val_size=0, train_size=256)
+    run = open_run(config, tmp_path, None, torch.device("cpu"))
+    batches = [next(run.train_set.batches(torch.arange(32) + 32 * i, 32)) for i in range(8)]
+    for batch in batches:
+        step.train_step(run, batch)
+        run.step += 1
+    assert run.recording == RECORDED and recorder.made == 1
+    assert len(set(run.losses.tolist())) == 8
+
+
+def test_a_killed_run_goes_on_the_same(tmp_path, recorder, monkeypatch):
+    config = small()
+    train(config, tmp_path / "whole", device="cpu", quiet=True)
+    steps = iter(range(100))
+
+    def interrupted(run, batch):
+        if next(steps) == 6:
+            raise KeyboardInterrupt
+        step.train_step(run, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "train_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, tmp_path / "killed", device="cpu", quiet=True, checkpoint_every=0)
+    train(config, tmp_path / "killed", device="cpu", quiet=True)
+    assert_same(numbers(tmp_path / "whole"), numbers(tmp_path / "killed"))
+
+
+def test_a_bad_step_is_skipped(tmp_path, recorder):
+    run = open_run(small(), tmp_path, None, torch.device("cpu"))
+    batch = next(run.train_set.batches(torch.arange(32), 32))
+    for _ in range(3):
+        step.train_step(run, batch)
+        run.step += 1
+    before = {k: v.clone() for k, v in run.model.state_dict().items() if v.is_floating_point()}
+    step.train_step(run, batch._replace(x=batch.x * float("nan")))
+    assert run.recording == RECORDED
+    assert all(torch.equal(run.model.state_dict()[k], v) for k, v in before.items())
+    assert run.losses[:4].isnan().tolist() == [False, False, False, True]
+
+
+def test_weights_that_a_rollback_put_back_are_those_that_train_on(tmp_path, recorder):
+    runs = []
+    for name, graph in (("a", True), ("b", False)):
+        run = open_run(small(), tmp_path / name, None, torch.device("cpu"))
+        run.graph = graph
+        batches = [next(run.train_set.batches(torch.arange(32) + 16 * i, 32)) for i in range(4)]
+        for i in range(8):
+            if i == 3:
+                run.sound = training.snapshot(run)
+            if i == 6:
+                training.go_back(run)
+            step.train_step(run, batches[i % 4])
+            run.step = (run.step + 1) % run.steps_per_epoch
+        runs.append(run)
+    for one, other in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+        assert torch.equal(one, other)
+    assert recorder.made == 2  # the optimizer's momenta are in another place after the rollback
+
+
+def test_what_cannot_be_recorded_is_said_and_trains_the_same(tmp_path, monkeypatch):
+    class Refuses(StandIn):
+        def record(self, body, tensors):
+            raise graphs.CaptureError("no such luck")
+
+    monkeypatch.setattr(graphs, "RECORDERS", {"cpu": Refuses})
+    refused = train(small(val_size=0), tmp_path / "a", device="cpu", quiet=True)
+    monkeypatch.undo()
+    plain = train(small(val_size=0), tmp_path / "b", device="cpu", quiet=True)
+    texts = [finding["text"] for row in refused.history for finding in row["findings"]]
+    assert texts == ["steps are not recorded as a CUDA graph: no such luck"]
+    for one, other in zip(refused.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(one, other)

@@ -25,8 +25,6 @@ TOLERANCE = 1e-6
 """How far outside the bounds an input may lie, as a fraction of their range: rounding, not an error."""
 
 
-_STEPS = {"linf": ops.linf_step_, "l2": ops.l2_step_, "l1": ops.l1_step_}
-
 _OF_SAMPLES = ("x", "y", "targets", "sample_ids", "start", "reference")
 
 
@@ -116,7 +114,7 @@ class Problem:
 
     def step_(self, x_adv: Tensor, grad: Tensor) -> None:
         """One ascent step with projection, in place."""
-        _STEPS[self.norm](x_adv, grad, self.x, self.step_size, self.eps, self.lower, self.upper)
+        ops.STEPS[self.norm](x_adv, grad, self.x, self.step_size, self.eps, self.lower, self.upper)
 
     def enter(self, x: Tensor) -> Tensor:
         """A user's input, pixel or normalized, as state."""

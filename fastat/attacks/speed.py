@@ -2,8 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from fastat.attacks.gradient import attacking
 from fastat.attacks.problem import check_images
 from fastat.graphs import first_line
+from fastat.models import buffers_put_back
 
 ROUNDS = 7
 WORTH = 1.05
@@ -65,7 +65,7 @@ def fastest(model: nn.Module, x: Tensor, *, compile: bool = True) -> Fastest:
         ways |= {_NAMES[name]: ChannelsLast(way) for name, way in ways.items()}
     times: dict[str, list[float]] = {name: [] for name in ways}
     failed = {}
-    with _put_back(model, x.device):
+    with buffers_put_back(model), torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
         for name, way in ways.items():
             try:
                 for _ in range(2):
@@ -99,19 +99,6 @@ class ChannelsLast(nn.Module):
 
 
 _NAMES = {"as it is": "channels last", "compiled": "compiled, channels last"}
-
-
-@contextmanager
-def _put_back(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Undoes what forward passes do to buffers and to torch's random numbers."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
 
 
 def _time(model: Callable[[Tensor], Tensor], x: Tensor) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastat.data.augment import AUGMENTATIONS, augment
 from fastat.data.cifar import load_cifar10, load_cifar100
+from fastat.data.config import DataConfig
 from fastat.data.dataset import Batch, Dataset, make_dataset
 from fastat.data.digits import load_digits
 from fastat.data.folder import load_folder
@@ -23,6 +24,7 @@ __all__ = [
     "AUGMENTATIONS",
     "AnyDataset",
     "Batch",
+    "DataConfig",
     "Dataset",
     "Split",
     "Streamed",

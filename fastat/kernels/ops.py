@@ -12,7 +12,7 @@ zero gradient. Each op has a twin of the same name and signature in :mod:`fastat
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from typing import Any, Literal, get_args
 
@@ -115,6 +115,10 @@ def l1_step_(
     """
     selected = selected_coordinates(sparsity, x_adv)
     return _step_(_ops.l1_step_, x_adv, grad, x, step_size, eps, lower, upper, selected)
+
+
+STEPS: Mapping[Norm, Callable[..., Tensor]] = {"linf": linf_step_, "l2": l2_step_, "l1": l1_step_}
+"""The ascent step of each norm."""
 
 
 def project_(

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from fastat.models.access import Model, fresh_casts, uncompiled, unwrapped
+from fastat.models.access import Model, buffers_put_back, fresh_casts, uncompiled, unwrapped
+from fastat.models.config import ModelConfig
 from fastat.models.features import Features, with_features
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
@@ -19,7 +20,9 @@ __all__ = [
     "WITH_WIDTH",
     "Features",
     "Model",
+    "ModelConfig",
     "Normalized",
+    "buffers_put_back",
     "build",
     "check_name",
     "fresh_casts",

@@ -1,18 +1,10 @@
 """Training protocols: an attack, a loss of each sample, an objective over the batch, and the names of known pairs."""
 
+from fastat.protocols.attack import TrainingAttack, attack_of
 from fastat.protocols.awp import perturbed_weights
-from fastat.protocols.objective import (
-    PROTOCOL_FIELDS,
-    PROTOCOLS,
-    AttackedBatch,
-    AttackName,
-    LossName,
-    ObjectiveName,
-    ProtocolName,
-    attack_of,
-    describe,
-    objective_of,
-)
+from fastat.protocols.config import ProtocolConfig, describe
+from fastat.protocols.objective import AttackedBatch, Objective, objective_of
+from fastat.protocols.table import PROTOCOL_FIELDS, PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
 
 __all__ = [
     "PROTOCOLS",
@@ -20,8 +12,11 @@ __all__ = [
     "AttackName",
     "AttackedBatch",
     "LossName",
+    "Objective",
     "ObjectiveName",
+    "ProtocolConfig",
     "ProtocolName",
+    "TrainingAttack",
     "attack_of",
     "describe",
     "objective_of",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastat.models import buffers_put_back
 from fastat.support.distributed import Group, mean_
 
 
@@ -33,12 +34,10 @@ def perturbed_weights(
         yield
         return
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    gradients = torch.autograd.grad(loss(), weights, materialize_grads=True)
+    with buffers_put_back(model):
+        gradients = torch.autograd.grad(loss(), weights, materialize_grads=True)
     mean_(gradients, group)
     with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
         steps = [_step(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
         old_weights = [weight.clone() for weight in weights]
         for weight, step in zip(weights, steps, strict=True):

@@ -1,6 +1,9 @@
 """The threat model: which perturbations an attack may use, and the checks every attack and op makes of it."""
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 from numbers import Real
 from typing import Literal, get_args
 
@@ -12,6 +15,23 @@ NORMS: tuple[str, ...] = get_args(Norm)
 
 Bounds = tuple[float | None, float | None] | None
 """The box of valid inputs (lower, upper); None, for the box or one end of it, for no bound."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """Which perturbations are defended against."""
+
+    norm: Norm = "linf"
+    """Norm of the perturbation."""
+    eps: float = 0.1
+    """Radius of the perturbation, pixels from 0 to 1."""
+    box: bool = True
+    """Keep attacked images within [0, 1]; not for data that leave it."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The box of the attacks."""
+        return (0.0, 1.0) if self.box else None
 
 
 def check_norm(norm: str) -> int:

@@ -1,27 +1,25 @@
 """Training: ``train()``, its loop and step, the run folder, the configuration, schedules, monitors and progress."""
 
+from fastat.training import monitors
+from fastat.training.checks import check_config
 from fastat.training.config import (
     ConfigError,
+    OptimizerConfig,
+    RunConfig,
     Schedule,
     TrainConfig,
-    check_config,
     config_from,
-    default_config,
+    differing_fields,
+    flat,
+    updated,
 )
+from fastat.training.defaults import default_config
+from fastat.training.devices import choose_device
+from fastat.training.folder import check_same_config
+from fastat.training.images import training_sets
 from fastat.training.interrupt import interrupts_deferred
 from fastat.training.loop import train
-from fastat.training.network import (
-    CALLER,
-    CONFIG,
-    ENVIRONMENT,
-    METRICS,
-    Network,
-    Which,
-    choose_device,
-    load_network,
-    place,
-)
-from fastat.training.run import check_same_config, training_sets
+from fastat.training.network import CALLER, CONFIG, ENVIRONMENT, METRICS, Network, Which, load_network
 
 __all__ = [
     "CALLER",
@@ -30,6 +28,8 @@ __all__ = [
     "METRICS",
     "ConfigError",
     "Network",
+    "OptimizerConfig",
+    "RunConfig",
     "Schedule",
     "TrainConfig",
     "Which",
@@ -38,10 +38,12 @@ __all__ = [
     "choose_device",
     "config_from",
     "default_config",
+    "differing_fields",
+    "flat",
     "interrupts_deferred",
     "load_network",
     "monitors",
-    "place",
     "train",
     "training_sets",
+    "updated",
 ]

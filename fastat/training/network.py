@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +13,10 @@ from torch import nn
 
 from fastat import models
 from fastat.data import AnyDataset
-from fastat.kernels import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
-from fastat.support.distributed import local_rank
+from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
-from fastat.training.config import ConfigError, TrainConfig, config_from
+from fastat.training.config import TrainConfig, config_from, flat
+from fastat.training.devices import choose_device, layout_of, place
 
 Which = Literal["best", "last"]
 
@@ -52,13 +51,13 @@ class Network:
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or no more will be."""
-        return bool(self.stopped) or len(self.history) == self.config.epochs
+        return bool(self.stopped) or len(self.history) == self.config.optimizer.epochs
 
 
 def network_state(config: TrainConfig, dataset: AnyDataset, model: nn.Module) -> dict[str, Any]:
     """What a file must hold for :func:`load_network` to build the network again."""
     return {
-        "config": dataclasses.asdict(config),
+        "config": flat(config),
         "title": dataset.title,
         "classes": list(dataset.classes),
         "image_shape": list(dataset.image_shape),
@@ -84,11 +83,12 @@ def load_network(path: str | Path, device: torch.device | str | None = None, *, 
     state = load_checkpoint(file)
     config = config_from(state["config"])
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
+        model = build_model(config.network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
     # a run that averages its weights is judged by their average
     model.load_state_dict(state.get("average") or state["model"])
+    chosen = choose_device(device)
     return Network(
-        place(model, config, choose_device(device)).eval(),
+        place(model, layout_of(config.run.channels_last, chosen), chosen).eval(),
         config,
         state["title"],
         tuple(state["classes"]),
@@ -99,45 +99,12 @@ def load_network(path: str | Path, device: torch.device | str | None = None, *, 
 
 
 def build_model(
-    config: TrainConfig, num_classes: int, image_shape: tuple[int, ...] | list[int], mean: list[float], std: list[float]
+    network: ModelConfig, num_classes: int, image_shape: Sequence[int], mean: list[float], std: list[float]
 ) -> nn.Module:
     """The network of a configuration with weights drawn from torch's generator."""
     channels, height, width = image_shape
     size = (height, width)
-    return models.build(config.model, num_classes, channels, mean, std, config.width, image_size=size)
-
-
-def choose_device(device: torch.device | str | None) -> torch.device:
-    """The device of that name; for None the GPU if there is one that fastat has kernels for, else the CPU.
-
-    "cuda" is, under torchrun, the GPU with the number of the process on its machine.
-
-    Raises:
-        ValueError: a GPU is asked for and there is none, or fastat was built without CUDA code.
-    """
-    found = torch.cuda.is_available()
-    try:
-        chosen = torch.device(device if device is not None else "cuda" if found and CUDA_BUILD else "cpu")
-    except RuntimeError as error:
-        raise ConfigError("device", f"device must be cpu, cuda or cuda:NUMBER, got {device!r}") from error
-    if chosen.type not in ("cpu", "cuda"):
-        raise ConfigError("device", f"device must be cpu, cuda or cuda:NUMBER, got {device!r}")
-    if chosen.type == "cuda" and not found:
-        raise ConfigError("device", f"device {str(chosen)!r}: torch finds no CUDA device")
-    if chosen.type == "cuda" and CUDA_BUILD is None:
-        raise ConfigError("device", f"device {str(chosen)!r}: {CUDA_MISSING}; {REBUILD_HINT}")
-    return torch.device("cuda", local_rank()) if chosen == torch.device("cuda") else chosen
-
-
-def place(model: nn.Module, config: TrainConfig, device: torch.device) -> nn.Module:
-    """The model on the device, in the memory layout that the configuration says."""
-    model = model.to(device)
-    return model.to(memory_format=torch.channels_last) if uses_channels_last(config, device) else model
-
-
-def uses_channels_last(config: TrainConfig, device: torch.device) -> bool:
-    """Whether images and weights are laid out with the channels last."""
-    return config.channels_last == "on" or (config.channels_last == "auto" and device.type == "cuda")
+    return models.build(network.model, num_classes, channels, mean, std, network.width, image_size=size)
 
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
@@ -151,7 +118,7 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 def _file_of(folder: Path, which: Which | None) -> Path:
     config = folder / CONFIG
     if which is None and (folder / BEST).exists() and config.exists():
-        which = config_from(json.loads(config.read_text())).select
+        which = config_from(json.loads(config.read_text())).run.select
     return folder / (BEST if which == "best" else CHECKPOINT)
 
 

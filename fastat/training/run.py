@@ -1,148 +1,72 @@
-"""A training run and its folder: what is made, saved, and found again."""
+"""A training run is made from its configuration, or found again in its folder."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from fastat import data
-from fastat.data import (
-    AnyDataset,
-    Dataset,
-    Split,
-    channel_statistics,
-    content_digest,
-    dataset_digest,
-    flip_labels,
-    held_out,
-)
+from fastat.data import Batch, Split, channel_statistics
 from fastat.kernels import describe_environment
+from fastat.protocols import attack_of, objective_of
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.files import load_checkpoint, write_json, write_json_lines
 from fastat.support.keyed import derive_seed
+from fastat.support.threat import ThreatModel
 from fastat.training.averaging import average_of
-from fastat.training.config import ConfigError, TrainConfig, check_config, config_from, differing_fields
-from fastat.training.monitors import PROBE_IMAGES, Watch
-from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, place
-from fastat.training.saving import restore, save_best
-
-NOT_YET, RECORDED = "not yet", "recorded"
-"""Of :attr:`Run.recording`."""
+from fastat.training.checks import check_config
+from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig, flat
+from fastat.training.devices import layout_of, place, uses_bf16
+from fastat.training.folder import RunFolder, check_same_caller, check_same_config, of_the_caller, restore, save_best
+from fastat.training.front import Front, check_fixed
+from fastat.training.images import Images, batches, images_of, training_sets
+from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model
+from fastat.training.state import State, new_state
+from fastat.training.step import Learner
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
 
 
-@dataclass
+@dataclass(frozen=True)
 class Run:
-    """A training run: what it works with, and where it is.
+    """A training run.
 
     Attributes:
-        config: what is trained.
+        learner: what its steps work with.
+        images: what it learns from and is watched on.
+        batches: this process's part of the batches of some steps, which are counted over the whole run.
+        state: where it stands.
         folder: where it is saved.
-        device: where it runs.
-        group: the processes that share every batch; None for this one alone.
-        model: the network.
-        network: the network as training calls it: behind ``front``, compiled, or ``model`` itself.
-        front: what stands in front of the network in this run and is not part of it, or None.
-        average: the average of its weights, or None.
-        optimizer: SGD on all its parameters.
-        train_set: what it learns from.
-        val_set: training images set apart, on the device; None without any.
-        probe_set: images on which the monitors look for a collapse, on the device.
-        delta: the perturbation that attack "free" carries on, of this process's part of the batch; else None.
-        history: the lines of metrics.jsonl, one per finished epoch.
-        epoch: number of finished epochs.
-        step: number of finished steps of the current epoch.
-        losses: float32 [steps of an epoch], the objective of each step; NaN for a skipped one.
-        hits: float32 [steps of an epoch], the attacked images each step classified correctly.
-        seconds: time spent on the steps of the current epoch.
-        findings: what the monitors saw in the current epoch.
-        averaged: number of epochs in the average "swa".
-        closing: whether the current epoch is in that average already.
-        watch: the memory of the monitor of catastrophic overfitting.
-        sound: the weights of the last sound probe, kept where a collapse rolls the run back.
-        stopped: why the run is over before its last epoch; empty while it is not.
-        graph: whether work on a GPU, validation and probes included, may be recorded as CUDA graphs.
-        recording: whether steps are replayed from such a graph: NOT_YET, RECORDED, or why they cannot be.
-        seen: models behind the front.
+        front: what stands in front of the network.
+        threat: the perturbations it is watched under.
+        attacked: whether it trains on attacked images, and can collapse.
+        optimizer: for how long it trains, with which learning rates and average.
+        settings: how it is watched and ended.
     """
 
-    config: TrainConfig
-    folder: Path
-    device: torch.device
-    group: Group | None
-    model: nn.Module
-    network: Callable[[Tensor], Tensor]
-    front: nn.Module | None
-    average: nn.Module | None
-    optimizer: torch.optim.Optimizer
-    train_set: AnyDataset
-    val_set: Dataset | None
-    probe_set: Dataset
-    delta: Tensor | None
-    history: list[dict[str, Any]] = field(default_factory=list)
-    epoch: int = 0
-    step: int = 0
-    losses: Tensor = field(default_factory=lambda: torch.zeros(0))
-    hits: Tensor = field(default_factory=lambda: torch.zeros(0))
-    seconds: float = 0.0
-    findings: list[dict[str, Any]] = field(default_factory=list)
-    averaged: int = 0
-    closing: bool = False
-    watch: Watch = field(default_factory=Watch)
-    sound: dict[str, Any] = field(default_factory=dict)
-    stopped: str = ""
-    graph: bool = True
-    recording: str = NOT_YET
-    seen: dict[nn.Module, nn.Module] = field(default_factory=dict)
-
-    @property
-    def batch_size(self) -> int:
-        """Images per step, of all processes: the configured number, or all of a smaller training set."""
-        return _batch_size(self.config, len(self.train_set))
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in the training set. What is left over is another part of it in every epoch."""
-        return len(self.train_set) // self.batch_size
-
-    @property
-    def global_step(self) -> int:
-        """Number of finished steps of the whole run."""
-        return self.epoch * self.steps_per_epoch + self.step
-
-    @property
-    def part(self) -> slice:
-        """The part of every batch that is this process's."""
-        size = self.batch_size // size_of(self.group)
-        return slice(rank_of(self.group) * size, (rank_of(self.group) + 1) * size)
+    learner: Learner
+    images: Images
+    batches: Callable[[range], Iterator[Batch]]
+    state: State
+    folder: RunFolder
+    front: Front
+    threat: ThreatModel
+    attacked: bool
+    optimizer: OptimizerConfig
+    settings: RunConfig
 
     @property
     def over(self) -> bool:
         """Whether there is nothing left to train."""
-        return bool(self.stopped) or self.epoch == self.config.epochs
-
-    @property
-    def judged(self) -> nn.Module:
-        """The network that is measured and kept: the average, where there is one."""
-        return self.model if self.average is None else self.average
-
-    def behind_front(self, model: nn.Module) -> nn.Module:
-        """The model as this run sees it."""
-        if self.front is None:
-            return model
-        if model not in self.seen:  # one that lasts keeps its recordings
-            self.seen[model] = nn.Sequential(self.front, model)
-        return self.seen[model]
+        return bool(self.state.stopped) or self.state.epoch == self.optimizer.epochs
 
 
 def open_run(
@@ -165,132 +89,107 @@ def open_run(
     """
     check_config(config)
     check_same_config(folder, config)
-    if config.sync_bn and device.type != "cuda":
+    if config.run.sync_bn and device.type != "cuda":
         raise ConfigError("sync_bn", f"sync_bn must be off on {device.type}: torch has it for CUDA only, got True")
     front = None if front is None else copy.deepcopy(front)
-    given = _of_the_caller(split, front)
-    _check_same_caller(folder, given)
-    split = _load(config, data_root, download, group) if split is None else split
-    train_set, val_set = training_sets(config, split)
-    size = _batch_size(config, len(train_set))
+    given = of_the_caller(split, front)
+    check_same_caller(folder, given)
+    split = _load(config.dataset.data, data_root, download, group) if split is None else split
+    train_set, val_set = training_sets(config.dataset, config.run.seed, split)
+    size = min(config.optimizer.batch_size, len(train_set))
     if size % size_of(group):
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
     model = _new_model(config, split, device, group)
     if front is not None:
-        _check_fixed(front, train_set)
-        front = front.to(device)
-    seen = model if front is None else nn.Sequential(front, model)
-    shape = (size // size_of(group), *train_set.image_shape)
-    run = Run(
-        config=config,
-        folder=folder,
-        device=device,
-        group=group,
-        model=model,
-        network=torch.compile(seen) if config.compile else seen,
-        front=front,
-        seen={} if front is None else {model: seen},
-        average=None if config.average == "none" else average_of(model),
-        optimizer=_optimizer(config, model),
-        train_set=train_set.to(device),
-        val_set=None if val_set is None else val_set.load().to(device),
-        probe_set=(train_set if val_set is None else val_set).subset(PROBE_IMAGES, 0).load().to(device),
-        delta=torch.zeros(shape, device=device) if config.attack == "free" else None,
-    )
-    start_epoch(run)
+        check_fixed(front, train_set.image_shape)
+    images = images_of(train_set, val_set, size, device, group)
+    ahead = Front(None if front is None else front.to(device))
+    run = _new_run(config, RunFolder(folder, config, images.train_set), images, ahead, model, device, group)
     if (folder / CHECKPOINT).exists():
-        restore(run, load_checkpoint(folder / CHECKPOINT))
+        restore(run.learner, run.state, images.part, load_checkpoint(folder / CHECKPOINT))
     _check_same_place(run)
     if rank_of(group) == 0:
-        folder.mkdir(parents=True, exist_ok=True)
-        if given:
-            write_json(folder / CALLER, given)
-        else:
-            (folder / CALLER).unlink(missing_ok=True)
-        write_json(folder / CONFIG, dataclasses.asdict(config))
-        if not run.over:
-            write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(group))})
-        write_json_lines(folder / METRICS, run.history)
-        save_best(run)
+        _write_files(run, given)
     return run
 
 
-def training_sets(config: TrainConfig, split: Split) -> tuple[AnyDataset, AnyDataset | None]:
-    """What a run trains on, a choice of the training images with a share of wrong labels; and what it is watched on.
-
-    Raises:
-        ConfigError: val_size leaves nothing to train on.
-    """
-    try:
-        rest, val_set = held_out(split.train, config.val_size)
-    except ValueError as error:
-        raise ConfigError("val_size", str(error)) from error
-    return flip_labels(rest.subset(config.train_size, config.seed), config.label_noise, config.seed), val_set
-
-
-def start_epoch(run: Run) -> None:
-    """Sets the counts of the current epoch to zero."""
-    run.step = 0
-    run.seconds = 0.0
-    if len(run.losses) != run.steps_per_epoch:  # a recorded step writes to where they are
-        run.losses, run.hits = (
-            torch.zeros(run.steps_per_epoch, dtype=torch.float32, device=run.device) for _ in range(2)
-        )
-    run.losses.zero_()
-    run.hits.zero_()
-    run.findings = []
-    run.closing = False
-
-
-def check_same_config(folder: Path, config: TrainConfig) -> None:
-    """Raises ValueError if the folder holds a run of another configuration; the message names the fields."""
-    file = folder / CONFIG
-    if file.exists() and (differing := differing_fields(config_from(json.loads(file.read_text())), config)):
-        raise ValueError(
-            f"{folder} holds a run of another configuration ({'; '.join(differing)}): "
-            f"choose another folder, or delete this one"
-        )
-
-
-def _of_the_caller(split: Split | None, front: nn.Module | None) -> dict[str, str]:
-    """What stands for images and a front that do not come from the configuration."""
-    found = {}
-    if split is not None:
-        found["images"] = dataset_digest(split.train)
-    if front is not None:
-        found["front"] = content_digest(str(front), *front.buffers())
-    return found
-
-
-def _check_same_caller(folder: Path, given: dict[str, str]) -> None:
-    """Raises ValueError if the folder holds a run on other images, or behind another front."""
-    if not (folder / CONFIG).exists():
-        return
-    file = folder / CALLER
-    kept = json.loads(file.read_text()) if file.exists() else {}
-    for name, what in (("images", "on other images"), ("front", "behind another front")):
-        if kept.get(name) != given.get(name):
-            raise ValueError(f"{folder} holds a run {what}: choose another folder, or delete this one")
+def _new_run(
+    config: TrainConfig,
+    folder: RunFolder,
+    images: Images,
+    front: Front,
+    model: nn.Module,
+    device: torch.device,
+    group: Group | None,
+) -> Run:
+    method, threat, optimizer, settings = config.method, config.threat, config.optimizer, config.run
+    seen = front.before(model)
+    free = method.attack == "free"
+    shape = (images.part.stop - images.part.start, *images.train_set.image_shape)
+    learner = Learner(
+        model=model,
+        network=torch.compile(seen) if settings.compile else seen,
+        optimizer=_optimizer(optimizer, model),
+        attack=None if free else attack_of(method, threat),
+        attack_mode=method.attack_mode,
+        objective=objective_of(method, threat),
+        threat=threat,
+        delta=torch.zeros(shape, device=device) if free else None,
+        delta_step=threat.eps if method.step_size is None else method.step_size,
+        awp=method.awp,
+        clip_grad=optimizer.clip_grad,
+        average=None if optimizer.average == "none" else average_of(model),
+        ema_decay=optimizer.ema_decay if optimizer.average == "ema" else None,
+        bf16=uses_bf16(settings.precision, device),
+        layout=layout_of(settings.channels_last, device),
+        seed=settings.seed,
+        device=device,
+        group=group,
+    )
+    return Run(
+        learner=learner,
+        images=images,
+        batches=partial(
+            batches,
+            images,
+            replays=method.replays if free else 1,
+            augment=config.dataset.augment,
+            cutout=config.dataset.cutout,
+            seed=settings.seed,
+            device=device,
+        ),
+        state=new_state(images.steps_per_epoch, device),
+        folder=folder,
+        front=front,
+        threat=threat,
+        attacked=method.attack != "none",
+        optimizer=optimizer,
+        settings=settings,
+    )
 
 
-def _check_fixed(front: nn.Module, train_set: AnyDataset) -> None:
-    """Raises ValueError if the front would have something to learn, or changes when images pass it."""
-    if any(True for _ in front.parameters()):
-        raise ValueError(f"front must have no parameters: they would not be trained; got {front}")
-    passed = copy.deepcopy(front).cpu().train()
-    passed(torch.rand(2, *train_set.image_shape))
-    for (name, before), after in zip(front.named_buffers(), passed.buffers(), strict=True):
-        if not torch.equal(before.cpu(), after):
-            raise ValueError(f"front must stay as it is, its buffer {name} changes in training; got {front}")
+def _write_files(run: Run, given: dict[str, str]) -> None:
+    """What stands in the folder before the first step."""
+    folder = run.folder.path
+    folder.mkdir(parents=True, exist_ok=True)
+    if given:
+        write_json(folder / CALLER, given)
+    else:
+        (folder / CALLER).unlink(missing_ok=True)
+    write_json(folder / CONFIG, flat(run.folder.config))
+    if not run.over:
+        write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(run.learner.group))})
+    write_json_lines(folder / METRICS, run.state.history)
+    save_best(run.folder, run.learner.judged, run.state)
 
 
-def _load(config: TrainConfig, data_root: str | Path | None, download: bool, group: Group | None) -> Split:
+def _load(name: str, data_root: str | Path | None, download: bool, group: Group | None) -> Split:
     """The dataset; where it is to be downloaded, the first process does that while the others wait."""
     first = rank_of(group) == 0
     if download and group is not None and not first:
         dist.barrier(group)
-    split = data.load(config.data, data_root, download=download and first)
+    split = data.load(name, data_root, download=download and first)
     if download and group is not None and first:
         dist.barrier(group)
     return split
@@ -298,47 +197,44 @@ def _load(config: TrainConfig, data_root: str | Path | None, download: bool, gro
 
 def _check_same_place(run: Run) -> None:
     """Raises ValueError if the processes of the group did not find the same checkpoint."""
-    if run.group is None:
+    group = run.learner.group
+    if group is None:
         return
-    steps = torch.tensor([run.global_step, -run.global_step], device=run.device)
-    dist.all_reduce(steps, dist.ReduceOp.MAX, group=run.group)
+    steps = torch.tensor([run.state.step, -run.state.step], device=run.learner.device)
+    dist.all_reduce(steps, dist.ReduceOp.MAX, group=group)
     if int(steps.sum()) != 0:
-        raise ValueError(f"{run.folder} must be one folder that all processes share: they are at different steps")
-
-
-def _batch_size(config: TrainConfig, images: int) -> int:
-    return min(config.batch_size, images)
+        raise ValueError(f"{run.folder.path} must be one folder that all processes share: they are at different steps")
 
 
 def _new_model(config: TrainConfig, split: Split, device: torch.device, group: Group | None) -> nn.Module:
     mean, std = channel_statistics(split.train)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, _WEIGHTS))
+        torch.manual_seed(derive_seed(config.run.seed, _WEIGHTS))
         try:
-            model = build_model(config, len(split.train.classes), split.train.image_shape, mean, std)
+            model = build_model(config.network, len(split.train.classes), split.train.image_shape, mean, std)
         except ValueError as error:
             raise ConfigError("model", str(error)) from error
-    if config.sync_bn and group is not None:
+    if config.run.sync_bn and group is not None:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-    return place(model, config, device)
+    return place(model, layout_of(config.run.channels_last, device), device)
 
 
-def _optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def _optimizer(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """SGD; normalizations and biases are the parameters of fewer than two dimensions."""
-    decay = 0.0 if config.exempt_norm_and_bias else config.weight_decay
+    decay = 0.0 if settings.exempt_norm_and_bias else settings.weight_decay
     groups: list[dict[str, Any]] = [
         {"params": [p for p in model.parameters() if p.dim() > 1]},
         {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": decay},
     ]
     optimizer = torch.optim.SGD(
         groups,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.nesterov,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
         fused=True,  # a skipped step is then skipped on the device, without waiting for it
     )
-    if config.momentum > 0:
+    if settings.momentum > 0:
         for p in model.parameters():  # torch would leave these unwritten if the first step is skipped
             optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
     return optimizer

@@ -1,0 +1,161 @@
+"""The folder of a run: what is saved there, and how a run is put back from it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from fastat.data import AnyDataset, Split, content_digest, dataset_digest
+from fastat.support.distributed import gather_parts, rank_of
+from fastat.support.files import load_checkpoint, save_checkpoint, write_json_lines
+from fastat.training.config import TrainConfig, config_from, differing_fields
+from fastat.training.monitors import Watch, best_epoch
+from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, network_state
+from fastat.training.state import State
+from fastat.training.step import Learner
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run is saved, and what its files say of it.
+
+    Attributes:
+        path: the folder.
+        config: what is trained.
+        train_set: what it learns from, whose title, classes and image shape are saved.
+    """
+
+    path: Path
+    config: TrainConfig
+    train_set: AnyDataset
+
+
+def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
+    """Writes the checkpoint, then what is copied from it: metrics.jsonl, and best.pt after the best epoch.
+
+    With a group all its processes call this, and the first one writes.
+    """
+    delta, group = learner.delta, learner.group
+    if delta is not None and group is not None:
+        delta = gather_parts(delta, [len(delta)] * group.size(), group)
+    if rank_of(group) > 0:
+        return
+    now = state.current
+    saved = {
+        **network_state(folder.config, folder.train_set, learner.model),
+        "average": None if learner.average is None else learner.average.state_dict(),
+        "optimizer": learner.optimizer.state_dict(),
+        "delta": delta,
+        "history": state.history,
+        "epoch": state.epoch,
+        "step": now.step,
+        "losses": now.marks.losses,
+        "hits": now.marks.hits,
+        "seconds": now.seconds,
+        "findings": now.findings,
+        "averaged": state.averaged,
+        "closing": now.averaged,
+        "watch": dataclasses.asdict(state.watch),
+        "sound": state.sound,
+        "stopped": state.stopped,
+    }
+    save_checkpoint(folder.path / CHECKPOINT, saved)
+    write_json_lines(folder.path / METRICS, state.history)
+    save_best(folder, learner.judged, state)
+
+
+def save_best(folder: RunFolder, judged: nn.Module, state: State) -> None:
+    """Keeps the network if it has just finished its best epoch.
+
+    After the checkpoint of the end of that epoch, which has the same weights: whichever write a kill comes between,
+    the next start finds them, and no later epoch's weights stand under the name of an earlier one.
+    """
+    best = best_epoch(state.history)
+    if state.current.step > 0 or best is None or best + 1 != state.epoch:
+        return
+    saved = network_state(folder.config, folder.train_set, judged)
+    save_checkpoint(folder.path / BEST, {**saved, "history": state.history, "epoch": state.epoch})
+
+
+def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) -> None:
+    """Puts a run where the checkpoint was saved; ``part`` of the perturbation that attack "free" carries on is ours."""
+    learner.model.load_state_dict(saved["model"])
+    if learner.average is not None:
+        learner.average.load_state_dict(saved["average"])
+    learner.optimizer.load_state_dict(saved["optimizer"])
+    if learner.delta is not None:
+        learner.delta.copy_(saved["delta"][part])
+    now = state.current
+    now.marks.losses.copy_(saved["losses"])
+    now.marks.hits.copy_(saved["hits"])
+    now.step, now.seconds, now.findings, now.averaged = (
+        saved[name] for name in ("step", "seconds", "findings", "closing")
+    )
+    state.history, state.epoch, state.averaged = saved["history"], saved["epoch"], saved["averaged"]
+    state.watch, state.sound, state.stopped = Watch(**saved["watch"]), saved["sound"], saved["stopped"]
+
+
+def as_network(folder: RunFolder, learner: Learner, state: State) -> Network:
+    """The network of a run that is over: of the best epoch or of the last one, as the configuration selects."""
+    best = best_epoch(state.history)
+    epoch, which = state.epoch, "last"
+    if folder.config.run.select == "best" and best is not None:
+        if best + 1 != epoch:
+            learner.judged.load_state_dict(load_checkpoint(folder.path / BEST)["model"])
+        epoch, which = best + 1, "best"
+    title, classes = folder.train_set.title, folder.train_set.classes
+    return Network(learner.judged.eval(), folder.config, title, classes, state.history, epoch, which)
+
+
+def snapshot(learner: Learner, averaged: int) -> dict[str, Any]:
+    """A copy of the weights, their average and the optimizer's state, for :func:`go_back`."""
+    average = None if learner.average is None else learner.average.state_dict()
+    kept = {"model": learner.model.state_dict(), "optimizer": learner.optimizer.state_dict(), "average": average}
+    return copy.deepcopy({**kept, "averaged": averaged})
+
+
+def go_back(learner: Learner, state: State) -> None:
+    """Puts the weights, their average and the optimizer where the last sound probe found them."""
+    sound = copy.deepcopy(state.sound)
+    learner.model.load_state_dict(sound["model"])
+    learner.optimizer.load_state_dict(sound["optimizer"])
+    if learner.average is not None:
+        learner.average.load_state_dict(sound["average"])
+        state.averaged = sound["averaged"]
+
+
+def check_same_config(path: Path, config: TrainConfig) -> None:
+    """Raises ValueError if the folder holds a run of another configuration; the message names the fields."""
+    file = path / CONFIG
+    if file.exists() and (differing := differing_fields(config_from(json.loads(file.read_text())), config)):
+        raise ValueError(
+            f"{path} holds a run of another configuration ({'; '.join(differing)}): "
+            f"choose another folder, or delete this one"
+        )
+
+
+def of_the_caller(split: Split | None, front: nn.Module | None) -> dict[str, str]:
+    """What stands for images and a front that do not come from the configuration."""
+    found = {}
+    if split is not None:
+        found["images"] = dataset_digest(split.train)
+    if front is not None:
+        found["front"] = content_digest(str(front), *front.buffers())
+    return found
+
+
+def check_same_caller(path: Path, given: dict[str, str]) -> None:
+    """Raises ValueError if the folder holds a run on other images, or behind another front."""
+    if not (path / CONFIG).exists():
+        return
+    file = path / CALLER
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    for name, what in (("images", "on other images"), ("front", "behind another front")):
+        if kept.get(name) != given.get(name):
+            raise ValueError(f"{path} holds a run {what}: choose another folder, or delete this one")

@@ -1,0 +1,96 @@
+"""The images of a run: what it learns from, in which order, and what it is watched on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+
+from fastat.data import AnyDataset, Batch, DataConfig, Dataset, Split, flip_labels, held_out
+from fastat.support.distributed import Group, rank_of, size_of
+from fastat.support.keyed import keyed_permutation
+from fastat.training.config import ConfigError
+from fastat.training.monitors import PROBE_IMAGES
+
+_ORDER = 0x0D3  # the purpose in the key of the order of the images
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a run.
+
+    Attributes:
+        train_set: what it learns from.
+        val_set: training images set apart, on the device; None without any.
+        probe_set: images on which the monitors look for a collapse, on the device.
+        batch_size: images per step, of all processes: all of a training set that is smaller than a batch.
+        part: the part of every batch that is this process's.
+    """
+
+    train_set: AnyDataset
+    val_set: Dataset | None
+    probe_set: Dataset
+    batch_size: int
+    part: slice
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in the training set. What is left over is another part of it in every epoch."""
+        return len(self.train_set) // self.batch_size
+
+
+def training_sets(settings: DataConfig, seed: int, split: Split) -> tuple[AnyDataset, AnyDataset | None]:
+    """What a run trains on, a choice of the training images with a share of wrong labels; and what it is watched on.
+
+    Raises:
+        ConfigError: val_size leaves nothing to train on.
+    """
+    try:
+        rest, val_set = held_out(split.train, settings.val_size)
+    except ValueError as error:
+        raise ConfigError("val_size", str(error)) from error
+    return flip_labels(rest.subset(settings.train_size, seed), settings.label_noise, seed), val_set
+
+
+def images_of(
+    train_set: AnyDataset, val_set: AnyDataset | None, batch_size: int, device: torch.device, group: Group | None
+) -> Images:
+    """The images of a run on its device; ``batch_size`` is that of all processes."""
+    size = min(batch_size, len(train_set))
+    own = size // size_of(group)
+    return Images(
+        train_set.to(device),
+        None if val_set is None else val_set.load().to(device),
+        (train_set if val_set is None else val_set).subset(PROBE_IMAGES, 0).load().to(device),
+        size,
+        slice(rank_of(group) * own, (rank_of(group) + 1) * own),
+    )
+
+
+def batches(
+    images: Images, steps: range, *, replays: int, augment: str, cutout: int, seed: int, device: torch.device
+) -> Iterator[Batch]:
+    """This process's part of the batches of these steps, which are counted over the whole run.
+
+    A batch that is replayed comes several times in a row, and a pass over the images takes as many epochs then.
+    """
+    per_pass = images.steps_per_epoch
+    for number, group in groupby(steps, key=lambda step: step // replays // per_pass):
+        in_pass = list(group)
+        first = in_pass[0] // replays - number * per_pass
+        order = keyed_permutation(len(images.train_set), seed, number, _ORDER)
+        rows = order[: per_pass * images.batch_size].view(per_pass, images.batch_size)[:, images.part]
+        times = [len(list(same)) for _, same in groupby(in_pass, key=lambda step: step // replays)]
+        found = images.train_set.batches(
+            rows[first : first + len(times)].flatten(),
+            rows.shape[1],
+            augment=augment,
+            cutout=cutout,
+            seed=seed,
+            epoch=number,
+            device=device,
+        )
+        for count, batch in zip(times, found, strict=True):
+            yield from [batch] * count

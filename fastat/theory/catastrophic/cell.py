@@ -40,7 +40,33 @@ TITLES: dict[Method, str] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class Training:
+    """What all trainings of an experiment have in common, and how they are looked at."""
+
+    data: str = "digits"
+    """Dataset, of at least 3x3 pixels."""
+    model: str = "small_cnn"
+    """Network."""
+    width: int | None = 16
+    """Its width; none for a network whose width is fixed."""
+    epochs: int = 60
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images per step."""
+    lr: float = 0.2
+    """Peak of the cyclic learning rate."""
+    train_size: int | None = None
+    """Training images, a random choice; all if not given."""
+    attack: str = "pgd-20"
+    """Attack that decides whether a network is robust: pgd-STEPS or pgd-STEPSxRESTARTS."""
+    test_size: int | None = None
+    """Test images that networks are looked at with, a random choice, the same for all; all if not given."""
+    measure_every: int = 1
+    """Epochs between two looks."""
+
+
+@dataclass(frozen=True)
+class Cell(Training):
     """A training and how it is looked at; its outcome depends on nothing else."""
 
     method: Method = "fgsm"
@@ -53,26 +79,6 @@ class Cell:
     """plain or projected; see :mod:`fastat.theory.catastrophic.views`."""
     bandwidth: int = 0
     """Low pass in front of the network while it is trained and looked at; 0: none."""
-    data: str = "digits"
-    """A dataset of :func:`fastat.data.load`."""
-    model: str = "small_cnn"
-    """A network of :func:`fastat.models.build`."""
-    width: int | None = 16
-    """Its width, where that is free."""
-    epochs: int = 60
-    """Passes over the training images."""
-    batch_size: int = 32
-    """Images per step."""
-    lr: float = 0.2
-    """Peak of the cyclic learning rate."""
-    train_size: int | None = None
-    """Training images, a random choice; None for all."""
-    attack: str = "pgd-20"
-    """The attack that decides whether a network is robust; see :func:`fastat.evaluation.evaluate`."""
-    test_size: int | None = None
-    """Test images that networks are looked at with, a random choice that is the same in all cells; None for all."""
-    measure_every: int = 1
-    """Epochs between two looks."""
     seed: int = 0
     """Seed of weights, order and attacks."""
 

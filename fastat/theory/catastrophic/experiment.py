@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from fastat import data
@@ -12,6 +13,7 @@ from fastat.theory.catastrophic.settings import PRESETS, Settings, cells
 from fastat.theory.catastrophic.sweeping import run_cells
 from fastat.theory.catastrophic.trainings import Example
 from fastat.theory.cost import data_size, training_cost
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 
 __all__ = ["PRESETS", "Settings", "cost", "run"]
 
@@ -29,23 +31,10 @@ def cost(settings: Settings) -> str:
     )
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> CatastrophicResult:
-    """Trains what is not in the folder yet, and returns the result of all.
-
-    Args:
-        settings: what to train.
-        folder: finished cells and their training runs are kept there; the same call continues a stopped one.
-        data_root, download, device: see :func:`fastat.training.train`.
-    """
-    test = data.load(settings.data, data_root, download=download).test.load()
-    outcomes = run_cells(cells(settings), folder, data_root=data_root, download=download, device=device)
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> CatastrophicResult:
+    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says."""
+    test = data.load(settings.data, resources.data_root, download=resources.download).test.load()
+    outcomes = run_cells(cells(settings), folder, **asdict(resources))
     images = len(test.subset(settings.test_size, 0))
     return CatastrophicResult(settings, outcomes, _example(test), images)
 

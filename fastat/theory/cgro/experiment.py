@@ -23,6 +23,7 @@ from fastat.theory.cgro.networks import (
 from fastat.theory.cgro.outcome import CgroResult
 from fastat.theory.cgro.runs import DynamicsCell, dynamics_outcome, trajectory
 from fastat.theory.cost import data_size, training_cost
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.sweep import sweep
 
 _SHARES = (16, 8, 4, 2, 1)  # the parameters are counted for one in so many of the points
@@ -222,27 +223,14 @@ def cost(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> CgroResult:
-    """Runs everything that the folder does not hold yet; a run that was stopped is continued.
-
-    Args:
-        settings: what to run.
-        folder: where finished cells and trainings are kept.
-        data_root, download: see :func:`fastat.data.load`.
-        device: "cpu", "cuda"; by default the GPU if there is one.
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> CgroResult:
+    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says.
 
     Raises:
-        FileNotFoundError: a dataset is missing.
-        ValueError: a setting does not fit its dataset, or delta is too large for the balls of different classes.
+        ValueError: also where delta is too large for the balls of different classes.
     """
-    images = {name: len(data.load(name, data_root, download=download).train) for name in settings.data}
+    data_root, device = resources.data_root, resources.device
+    images = {name: len(data.load(name, data_root, download=resources.download).train) for name in settings.data}
     cells = folder / "cells"
     places: dict[str, Any] = {"folder": folder / "runs", "data_root": data_root, "device": device}
     on_patches = functools.partial(dynamics_outcome, device=device)

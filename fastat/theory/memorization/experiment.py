@@ -17,6 +17,7 @@ from torch import nn
 from fastat.data import Split, content_digest, dataset_digest
 from fastat.network import choose_device
 from fastat.theory.cost import data_size, training_cost
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.memorization.cells import Cell, train_cell
 from fastat.theory.memorization.estimation import estimate
 from fastat.theory.memorization.figures import histogram
@@ -38,39 +39,25 @@ def cost(settings: Settings) -> str:
     return "; ".join(_cost(settings, name) for name in settings.data)
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> MemorizationResult:
-    """Estimates memorization, trains, and compares; a stopped run is continued in its folder.
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> MemorizationResult:
+    """Estimates memorization, trains, and compares, as :meth:`fastat.theory.experiment.Experiment.run` says.
 
     The folder then holds, for each dataset, networks.npz (what the networks on subsets got right) and memorization.npz
     (:func:`fastat.theory.memorization.load` reads it), and the finished trainings of all.
 
-    Args:
-        settings: what to train.
-        folder: where finished parts are kept.
-        data_root, download: see :func:`fastat.data.load`.
-        device: where to train; by default the GPU if there is one.
-
     Raises:
-        FileNotFoundError: a dataset is missing.
-        ValueError: the settings do not fit a dataset, none of its training samples is atypical, or the folder holds
-            networks of other settings.
+        ValueError: also where none of a dataset's training samples is atypical, or the folder holds networks of other
+            settings.
         FloatingPointError: a training diverged.
     """
-    place = str(choose_device(device))
-    studies = {name: _estimate(settings, name, folder, data_root, download, place) for name in settings.data}
+    root, place = resources.data_root, str(choose_device(resources.device))
+    studies = {name: _estimate(settings, name, folder, root, resources.download, place) for name in settings.data}
     cells = [cell for name, study in studies.items() for cell in study.cells(settings, name)]
     train = partial(
         train_cell,
         atypical={name: study.atypical for name, study in studies.items()},
         folder=folder / "trainings",
-        root=data_root,
+        root=root,
         device=place,
     )
     found = sweep(train, cells, folder=folder / "cells", label="trainings")

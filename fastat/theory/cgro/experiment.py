@@ -105,20 +105,25 @@ def _seeds(settings: Settings, count: int) -> range:
     return range(settings.seed, settings.seed + count)
 
 
+def _on_images(settings: Settings) -> list[dict[str, Any]]:
+    """What memorizers and networks over width share, for each dataset: the radius, and how they are evaluated."""
+    evaluated = {"attack": settings.attack, "eval_size": settings.eval_size}
+    return [
+        {"data": name, "delta": delta, **evaluated} for name, delta in zip(settings.data, settings.deltas, strict=True)
+    ]
+
+
 def memorizer_cells(settings: Settings) -> list[MemorizerCell]:
     """The memorizers, of every dataset and seed."""
     return [
         MemorizerCell(
-            data=name,
-            delta=delta,
+            **shared,
             width=settings.standard_width,
             epochs=settings.standard_epochs,
             points=settings.points,
-            attack=settings.attack,
-            eval_size=settings.eval_size,
             seed=seed,
         )
-        for name, delta in zip(settings.data, settings.deltas, strict=True)
+        for shared in _on_images(settings)
         for seed in _seeds(settings, settings.network_seeds)
     ]
 
@@ -127,17 +132,14 @@ def width_cells(settings: Settings) -> list[WidthCell]:
     """The adversarially trained networks, of every dataset, width and seed."""
     return [
         WidthCell(
-            data=name,
-            delta=delta,
+            **shared,
             width=width,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             train_size=settings.train_size,
-            attack=settings.attack,
-            eval_size=settings.eval_size,
             seed=seed,
         )
-        for name, delta in zip(settings.data, settings.deltas, strict=True)
+        for shared in _on_images(settings)
         for width in settings.widths
         for seed in _seeds(settings, settings.network_seeds)
     ]

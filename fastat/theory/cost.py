@@ -10,6 +10,7 @@ import torch
 from fastat import data, models
 from fastat.config import TrainConfig
 from fastat.network import choose_device, place
+from fastat.theory.threads import one_thread
 
 _SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
     "mnist": (60_000, (1, 28, 28), 10),
@@ -98,12 +99,8 @@ def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, in
         loss.item()  # waits for a GPU
         return time.perf_counter() - began
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return min(timed() for _ in range(_TIMED_PASSES)) / size
-    finally:
-        torch.set_num_threads(threads)
 
 
 def duration(seconds: float) -> str:

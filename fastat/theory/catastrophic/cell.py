@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ from torch import nn
 from fastat import data, monitors
 from fastat.config import TrainConfig, check_config, default_config
 from fastat.data import Dataset
-from fastat.evaluation import evaluate
 from fastat.protocols import ProtocolName
+from fastat.theory.accuracy import evaluate_images
 from fastat.theory.catastrophic.curvature import curvature
 from fastat.theory.catastrophic.low_pass import LowPass
 from fastat.theory.catastrophic.views import PARTS, Injection, injected_dataset, injected_split, view_accuracies, views
+from fastat.theory.digest import json_digest
 from fastat.training import train
 
 Method = Literal["fgsm", "rs-fgsm", "n-fgsm", "gradalign", "pgd"]
@@ -154,9 +153,8 @@ def measurement(test: Dataset, cell: Cell) -> Callable[[nn.Module], dict[str, fl
         device = next(model.parameters()).device
         some = injected.to(device)
         x, y = some.pixels(), some.labels
-        accuracy = evaluate(
-            model, x, y, cell.eps, attacks=["fgsm", cell.attack], bounds=None, seed=cell.seed, sample_ids=some.ids
-        ).accuracy
+        attacks = ["fgsm", cell.attack]
+        accuracy = evaluate_images(model, some, cell.eps, attacks=attacks, bounds=None, seed=cell.seed).accuracy
         return {
             "clean": accuracy["clean"],
             "fgsm": accuracy["fgsm"],
@@ -186,5 +184,5 @@ def collapse_epoch(history: Sequence[dict[str, Any]]) -> int | None:
 
 def _name(cell: Cell) -> str:
     """The folder of a cell's run: what it is for readers, and a digest of all of it."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(cell), sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_digest(dataclasses.asdict(cell), 8)
     return f"{cell.method}-beta{cell.beta:g}-eps{cell.eps:g}-seed{cell.seed}-{digest}"

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fastat.data import Split, content_digest, dataset_digest
@@ -30,6 +28,7 @@ from fastat.theory.memorization.settings import PRESETS, Settings, configs
 from fastat.theory.memorization.split import load_split
 from fastat.theory.memorization.summary import FULL, Bed, curves_of, members, trainings_of
 from fastat.theory.sweep import sweep
+from fastat.theory.threads import one_thread
 
 __all__ = ["PRESETS", "Settings", "cost", "run"]
 
@@ -99,7 +98,7 @@ class _Study:
 def _estimate(settings: Settings, name: str, folder: Path, root: Path | None, download: bool, device: str) -> _Study:
     split = load_split(name, settings.train_size, settings.seed, root=root, download=download)
     place = folder / re.sub(r"[^\w.-]+", "-", name)
-    with _one_thread():
+    with one_thread():  # the same rounding whatever the machine has
         memorization = estimate(
             split,
             _network(settings, split),
@@ -157,14 +156,3 @@ def _cost(settings: Settings, name: str) -> str:
     images = images if settings.train_size is None else min(settings.train_size, images)
     passes = settings.networks * settings.subset_epochs * round(settings.fraction * images)
     return f"{subsets} ({passes:.3g} passes of an image), and {training_cost(trained, images, shape, classes)}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """On a CPU sums are rounded differently by another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from fastat.network import choose_device
 from fastat.theory.cost import duration
@@ -22,6 +21,7 @@ from fastat.theory.random_features.figures import plot_features, plot_radius, pl
 from fastat.theory.random_features.simulation import peak_bytes, simulate
 from fastat.theory.result import Finding, Picture, Result, Verdict
 from fastat.theory.sweep import sweep
+from fastat.theory.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -225,15 +225,11 @@ def cost(settings: Settings) -> str:
 def _rate(settings: Settings) -> float:
     """Operations a second here, on one thread, by simulating one point of middling size."""
     cell = Cell(2.5, 2.0, 0.3, settings.tau, 100, 2, settings.seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         simulate_cell(dataclasses.replace(cell, d=20), "cpu")  # what a first call costs
         began = time.perf_counter()
         simulate_cell(cell, "cpu")
         return _operations(cell) * cell.trials / (time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
 
 
 def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> RandomFeaturesResult:

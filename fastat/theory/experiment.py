@@ -26,7 +26,7 @@ DEFAULT_RESOURCES = Resources()
 
 
 class Experiment(Protocol):
-    """The module ``experiment`` of each experiment's package; the package offers the same names."""
+    """What the package of an experiment offers, and its module ``experiment``."""
 
     Settings: type[Any]
     """What is computed: a frozen dataclass, whose fields are the command's flags."""

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Generic, Literal, TypeVar, get_args
+from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import joblib
 
 from fastat.support.files import differences, write_json
+from fastat.theory import Experiment, Resources
+from fastat.theory.experiment import DEFAULT_RESOURCES
 from fastat.theory.page import write_theory_page
-from fastat.theory.result import FIGURES, Result
+from fastat.theory.result import FIGURES
 from fastat.training import choose_device
 
 EXPERIMENTS = {
@@ -48,12 +49,7 @@ class Theory(Generic[_Settings]):
     """Folder of the results; by default runs/theory/PRESET/EXPERIMENT."""
     jobs: int | None = None
     """Processes; by default one per CPU core, one on a GPU."""
-    data_root: Path | None = None
-    """Folder with the datasets; by default the environment variable FASTAT_DATA."""
-    download: bool = False
-    """Fetch datasets into that folder if they are missing there."""
-    device: str | None = None
-    """cpu or cuda; by default the GPU if there is one."""
+    resources: Resources = DEFAULT_RESOURCES
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
@@ -124,9 +120,9 @@ def main(given: Sequence[str], parse: Callable[..., Any]) -> None:
         raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, all or page, got {name!r}")
 
 
-def module_of(name: str) -> ModuleType:
-    """The module of an experiment, with its Settings, PRESETS, cost and run."""
-    return import_module(f"fastat.theory.{name.replace('-', '_')}.experiment")
+def module_of(name: str) -> Experiment:
+    """The module of an experiment."""
+    return cast(Experiment, import_module(f"fastat.theory.{name.replace('-', '_')}.experiment"))
 
 
 def _all(command: Theory[NoSettings]) -> None:
@@ -147,14 +143,13 @@ def _run(name: str, command: Theory[Any], folder: Path) -> None:
     print(f"{name}: {module.cost(command.settings)}; folder {folder}", flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / _SETTINGS, settings)
-    device = choose_device(command.device)
+    device = choose_device(command.resources.device)
+    resources = dataclasses.replace(command.resources, device=str(device))
     jobs = command.jobs or (joblib.cpu_count() if device.type == "cpu" else 1)
     began = time.monotonic()
     try:
         with joblib.parallel_config(n_jobs=jobs):
-            result: Result = module.run(
-                command.settings, folder, data_root=command.data_root, download=command.download, device=str(device)
-            )
+            result = module.run(command.settings, folder, resources)
     except (FileNotFoundError, ValueError):  # of settings that cannot be run: the folder is free for others
         (folder / _SETTINGS).unlink()
         raise

@@ -16,7 +16,7 @@ from fastat.protocols.config import ProtocolConfig
 from fastat.support.threat import Bounds, ThreatModel
 
 TrainingAttack = Callable[..., Tensor]
-"""``(model, x, y, seed=, sample_ids=, graph=False) -> x_adv``; with ``graph`` it may be recorded (:mod:`fastat.graphs`)."""
+"""``(model, x, y, seed=, sample_ids=, graph=False) -> x_adv``; with ``graph`` the attack may be recorded."""
 
 _TRADES_NOISE = 1e-3  # the authors start from normal noise of this size; here it is uniform
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from fastat import data, models
+from fastat.theory.threads import one_thread
 from fastat.training import TrainConfig, choose_device, place
 
 _SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
@@ -97,12 +98,8 @@ def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, in
         loss.item()  # waits for a GPU
         return time.perf_counter() - began
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         return min(timed() for _ in range(_TIMED_PASSES)) / size
-    finally:
-        torch.set_num_threads(threads)
 
 
 def duration(seconds: float) -> str:

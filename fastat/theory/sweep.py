@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import json
 import sys
 import time
@@ -19,6 +18,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastat.support.files import write_json
+from fastat.theory.digest import json_digest
 from fastat.training import interrupts_deferred
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -101,8 +101,7 @@ def _run_one(function: Callable[[Any], dict[str, Any]], index: int, cell: Any) -
 def _key(function: Callable[[Any], Any], cell: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
-    text = json.dumps([function.__module__, function.__qualname__, dataclasses.asdict(cell)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    return json_digest([function.__module__, function.__qualname__, dataclasses.asdict(cell)], 20)
 
 
 def _read(file: Path, cell: Any) -> dict[str, Any]:

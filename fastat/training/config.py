@@ -1,4 +1,4 @@
-"""What a training run is: one part for each room that works with it. Only the command line and the run folder see all."""
+"""What a training run is: a part for each room. Only the command line and the run folder see all of them."""
 
 from __future__ import annotations
 

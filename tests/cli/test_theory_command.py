@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 from fastat.cli import main
 from fastat.cli import theory as command
+from fastat.theory.experiment import Experiment
 from fastat.theory.page import write_theory_page
 
 SMALL = [
@@ -43,6 +45,7 @@ def test_every_experiment_has_flags_with_help_and_two_presets(
         main(["theory", name, "--help"])
     assert stop.value.code == 0 and "--preset" in capsys.readouterr().out
     module = command.module_of(name)
+    assert list(signature(module.run).parameters) == list(signature(Experiment.run).parameters)[1:]
     assert set(module.PRESETS) == {"quick", "paper"}
     assert all(module.cost(settings) for settings in module.PRESETS.values())
 

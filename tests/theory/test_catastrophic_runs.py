@@ -13,8 +13,9 @@ from torch import nn
 from fastat import data
 from fastat.theory.catastrophic import Cell, carriers, collapse_epoch, run_cell, run_cells, sweep, train_config
 from fastat.theory.catastrophic.cell import METHODS, measurement
-from fastat.theory.catastrophic.experiment import PRESETS, Settings, cells, cost, run
+from fastat.theory.catastrophic.experiment import PRESETS, Settings, cost, run
 from fastat.theory.catastrophic.outcome import CatastrophicResult
+from fastat.theory.catastrophic.settings import cells
 from fastat.theory.catastrophic.sweeping import Outcome
 
 TINY = Cell(width=2, epochs=2, batch_size=100, train_size=200, test_size=20, attack="pgd-2", measure_every=2)

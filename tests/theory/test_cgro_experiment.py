@@ -10,6 +10,9 @@ from matplotlib.image import imread
 from fastat.theory.cgro import experiment
 from fastat.theory.cgro.experiment import PRESETS, Settings, cost, run
 from fastat.theory.cgro.networks import MemorizerCell, count_outcome, memorizer_outcome
+from fastat.theory.experiment import Resources
+
+CPU = Resources(device="cpu")
 
 SMALL = Settings(
     points=100,
@@ -34,7 +37,7 @@ SMALL = Settings(
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cgro")
-    return folder, run(SMALL, folder, device="cpu")
+    return folder, run(SMALL, folder, CPU)
 
 
 def test_the_numbers_fit_the_settings(small):
@@ -86,14 +89,14 @@ def test_saved_and_drawn(small):
 def test_continued_and_the_same_in_two_processes(small, tmp_path, monkeypatch):
     folder, result = small
     with joblib.parallel_config(n_jobs=2):
-        beside = run(SMALL, tmp_path, device="cpu")
+        beside = run(SMALL, tmp_path, CPU)
     assert beside == result
 
     def never(*_args, **_options):
         raise AssertionError("a finished cell was run again")
 
     monkeypatch.setattr("fastat.theory.sweep._run_one", never)
-    assert run(SMALL, folder, device="cpu") == result
+    assert run(SMALL, folder, CPU) == result
 
 
 def test_too_large_a_radius_is_named(tmp_path):

@@ -11,13 +11,14 @@ import torch
 from killing import Killed, kill_at_step
 
 from fastat import data, holistic_loss
-from fastat.evaluation.accuracy import adversarial_losses
+from fastat.evaluation import adversarial_losses
+from fastat.theory.experiment import Resources
 from fastat.theory.generalization import PRESETS, NetworkCell, NetworkOutcome, Settings, cost, network_outcome, run
 from fastat.theory.generalization.network_findings import network_findings
 from fastat.theory.generalization.settings import budgets, corruption_cells, network_cells, optimism_cells, rate_cells
-from fastat.training.network import load_network
-from fastat.training.run import training_sets
+from fastat.training import load_network, training_sets
 
+CPU = Resources(device="cpu")
 TINY = Settings(
     samples=40, n=(20, 40), r_n=(1.0, 2.0), linear_alphas=(0.0, 0.1), linear_epses=(0.0, 0.2), width=16,
     epses=(0.0, 0.2), train_size=40, test_size=50, epochs=3, r=(0.1,), alpha=(0.1,), measure_every=2, seeds=(0, 1),
@@ -28,7 +29,7 @@ OVERFITTING = next(cell for cell in network_cells(PRESETS["quick"]) if cell.labe
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
-    return folder, run(TINY, folder, device="cpu")
+    return folder, run(TINY, folder, CPU)
 
 
 def test_every_setting_is_run_in_its_place(tiny):
@@ -61,7 +62,7 @@ def test_finished_experiment_is_not_run_again(tiny, monkeypatch):
 
     monkeypatch.setattr("fastat.theory.generalization.networks.train", refuse)
     monkeypatch.setattr("fastat.theory.generalization.disappointment.fit", refuse)
-    assert run(TINY, folder, device="cpu") == result
+    assert run(TINY, folder, CPU) == result
 
 
 def test_killed_training_goes_on_to_the_same_numbers(tiny, tmp_path, monkeypatch):
@@ -78,7 +79,7 @@ def test_linear_models_are_the_same_in_several_processes(tiny, tmp_path):
     _, result = tiny
     few = replace(TINY, n=(20,), r_n=(1.0,), seeds=(0,), epochs=1, r=(), alpha=(), epses=())
     with joblib.parallel_config(n_jobs=2):
-        again = run(few, tmp_path, device="cpu")
+        again = run(few, tmp_path, CPU)
     alone = {o.cell: o for o in [*result.rates, *result.corruptions, *result.optimism]}
     assert all(alone[o.cell] == o for o in [*again.rates, *again.corruptions, *again.optimism])
 

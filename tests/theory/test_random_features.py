@@ -15,6 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
+from fastat.theory.experiment import Resources
 from fastat.theory.random_features import asymptotics, critical_eps, curve, simulate
 from fastat.theory.random_features.envelope import envelope
 from fastat.theory.random_features.erm import robust_least_squares
@@ -305,10 +306,10 @@ SMALL = Settings(eps=(0.3,), points=40, simulated_psi1=(1.0, 4.0), radius_psi1=(
 
 
 def test_the_experiment_runs_continues_and_saves(tmp_path: Path) -> None:
-    first = run(SMALL, tmp_path, device="cpu")
+    first = run(SMALL, tmp_path, Resources(device="cpu"))
     kept = {file: file.stat().st_mtime_ns for file in (tmp_path / "cells").glob("*.json")}
     next(iter(kept)).unlink()
-    assert run(SMALL, tmp_path, device="cpu") == first
+    assert run(SMALL, tmp_path, Resources(device="cpu")) == first
     assert sum(file.stat().st_mtime_ns != before for file, before in kept.items()) == 1
     first.save(tmp_path)
     results = json.loads((tmp_path / "results.json").read_text())

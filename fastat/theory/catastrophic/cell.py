@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +12,12 @@ from torch import nn
 
 from fastat import data
 from fastat.data import Dataset
-from fastat.evaluation import evaluate
 from fastat.protocols import ProtocolName
+from fastat.theory.accuracy import evaluate_images
 from fastat.theory.catastrophic.curvature import curvature
 from fastat.theory.catastrophic.low_pass import LowPass
 from fastat.theory.catastrophic.views import PARTS, Injection, injected_dataset, injected_split, view_accuracies, views
+from fastat.theory.digest import json_digest
 from fastat.training import TrainConfig, check_config, default_config, monitors, train
 
 Method = Literal["fgsm", "rs-fgsm", "n-fgsm", "gradalign", "pgd"]
@@ -39,7 +38,33 @@ TITLES: dict[Method, str] = {
 
 
 @dataclass(frozen=True)
-class Cell:
+class Training:
+    """What all trainings of an experiment have in common, and how they are looked at."""
+
+    data: str = "digits"
+    """Dataset, of at least 3x3 pixels."""
+    model: str = "small_cnn"
+    """Network."""
+    width: int | None = 16
+    """Its width; none for a network whose width is fixed."""
+    epochs: int = 60
+    """Passes over the training images."""
+    batch_size: int = 32
+    """Images per step."""
+    lr: float = 0.2
+    """Peak of the cyclic learning rate."""
+    train_size: int | None = None
+    """Training images, a random choice; all if not given."""
+    attack: str = "pgd-20"
+    """Attack that decides whether a network is robust: pgd-STEPS or pgd-STEPSxRESTARTS."""
+    test_size: int | None = None
+    """Test images that networks are looked at with, a random choice, the same for all; all if not given."""
+    measure_every: int = 1
+    """Epochs between two looks."""
+
+
+@dataclass(frozen=True)
+class Cell(Training):
     """A training and how it is looked at; its outcome depends on nothing else."""
 
     method: Method = "fgsm"
@@ -52,26 +77,6 @@ class Cell:
     """plain or projected; see :mod:`fastat.theory.catastrophic.views`."""
     bandwidth: int = 0
     """Low pass in front of the network while it is trained and looked at; 0: none."""
-    data: str = "digits"
-    """A dataset of :func:`fastat.data.load`."""
-    model: str = "small_cnn"
-    """A network of :func:`fastat.models.build`."""
-    width: int | None = 16
-    """Its width, where that is free."""
-    epochs: int = 60
-    """Passes over the training images."""
-    batch_size: int = 32
-    """Images per step."""
-    lr: float = 0.2
-    """Peak of the cyclic learning rate."""
-    train_size: int | None = None
-    """Training images, a random choice; None for all."""
-    attack: str = "pgd-20"
-    """The attack that decides whether a network is robust; see :func:`fastat.evaluation.evaluate`."""
-    test_size: int | None = None
-    """Test images that networks are looked at with, a random choice that is the same in all cells; None for all."""
-    measure_every: int = 1
-    """Epochs between two looks."""
     seed: int = 0
     """Seed of weights, order and attacks."""
 
@@ -147,9 +152,8 @@ def measurement(test: Dataset, cell: Cell) -> Callable[[nn.Module], dict[str, fl
         device = next(model.parameters()).device
         some = injected.to(device)
         x, y = some.pixels(), some.labels
-        accuracy = evaluate(
-            model, x, y, cell.eps, attacks=["fgsm", cell.attack], bounds=None, seed=cell.seed, sample_ids=some.ids
-        ).accuracy
+        attacks = ["fgsm", cell.attack]
+        accuracy = evaluate_images(model, some, cell.eps, attacks=attacks, bounds=None, seed=cell.seed).accuracy
         return {
             "clean": accuracy["clean"],
             "fgsm": accuracy["fgsm"],
@@ -179,5 +183,5 @@ def collapse_epoch(history: Sequence[dict[str, Any]]) -> int | None:
 
 def _name(cell: Cell) -> str:
     """The folder of a cell's run: what it is for readers, and a digest of all of it."""
-    digest = hashlib.sha256(json.dumps(dataclasses.asdict(cell), sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_digest(dataclasses.asdict(cell), 8)
     return f"{cell.method}-beta{cell.beta:g}-eps{cell.eps:g}-seed{cell.seed}-{digest}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,10 +17,8 @@ from fastat.report import BLUE, DPI, ORANGE, RED, format_eps, label_axes, show_i
 from fastat.theory.catastrophic.carriers import carriers, inject, inject_projected
 from fastat.theory.catastrophic.cell import TITLES
 from fastat.theory.catastrophic.sweeping import Outcome
+from fastat.theory.catastrophic.trainings import Trainings
 from fastat.theory.result import Picture
-
-if TYPE_CHECKING:
-    from fastat.theory.catastrophic.outcome import CatastrophicResult
 
 _SHOWN = 10  # patterns
 _PARTS = {
@@ -32,7 +30,7 @@ _PARTS = {
 }
 
 
-def plot_all(result: CatastrophicResult, folder: Path) -> list[Picture]:
+def plot_all(result: Trainings, folder: Path) -> list[Picture]:
     """Draws every figure into the folder."""
     s = result.settings
     at = f"eps {format_eps(s.eps)}, beta {format_eps(s.beta)}"
@@ -65,7 +63,7 @@ def plot_all(result: CatastrophicResult, folder: Path) -> list[Picture]:
     ]
 
 
-def plot_grid(path: Path, result: CatastrophicResult) -> None:
+def plot_grid(path: Path, result: Trainings) -> None:
     """Heat map of the final PGD accuracy, a row per radius; collapsed cells are framed and say when."""
     betas, epsilons = sorted(result.settings.betas), sorted(result.settings.epsilons, reverse=True)
     grid = [[result.fgsm(beta, eps)[0] for beta in betas] for eps in epsilons]
@@ -99,7 +97,7 @@ def _grid_cell(axes: Axes, x: int, y: int, outcome: Outcome) -> None:
         axes.plot(*square, color=RED, linewidth=3)
 
 
-def plot_collapse(path: Path, result: CatastrophicResult) -> None:
+def plot_collapse(path: Path, result: Trainings) -> None:
     """Accuracy above, curvature below on a logarithmic scale; with the feature, and without it dashed."""
     figure = Figure(figsize=(8.6, 7.2), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
@@ -132,7 +130,7 @@ def _attack_title(outcome: Outcome) -> str:
     return outcome.cell.attack.upper()
 
 
-def plot_parts(path: Path, result: CatastrophicResult) -> None:
+def plot_parts(path: Path, result: Trainings) -> None:
     """Bars of the accuracy on each view of the test images, before and after; one dot per seed."""
     figure = Figure(figsize=(9.2, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -157,7 +155,7 @@ def plot_parts(path: Path, result: CatastrophicResult) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def plot_compared(path: Path, result: CatastrophicResult) -> None:
+def plot_compared(path: Path, result: Trainings) -> None:
     """Final clean, FGSM and PGD accuracy of every way to train at (beta, eps)."""
     projected = result.chosen(lambda cell: cell.injection == "projected")
     outcomes = [*result.compared(), *projected, *result.compared(filtered=True)]
@@ -194,7 +192,7 @@ def _reach(values: Sequence[float], n: int) -> np.ndarray[Any, Any]:
     return np.array([[max(v - low, 0), max(high - v, 0)] for v, (low, high) in zip(values, intervals, strict=True)]).T
 
 
-def plot_carriers(path: Path, result: CatastrophicResult) -> None:
+def plot_carriers(path: Path, result: Trainings) -> None:
     """The patterns of the first ten classes, and below an image with growing amplitudes of its own."""
     example, s = result.example, result.settings
     x, y = torch.tensor(example.image)[None], torch.tensor([example.label])

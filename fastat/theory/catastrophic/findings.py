@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from fastat.report import format_eps
 from fastat.theory.catastrophic.cell import TITLES
 from fastat.theory.catastrophic.sweeping import Outcome
+from fastat.theory.catastrophic.trainings import Trainings
 from fastat.theory.catastrophic.views import PARTS
 from fastat.theory.result import Finding, Verdict
-
-if TYPE_CHECKING:
-    from fastat.theory.catastrophic.outcome import CatastrophicResult
 
 _FALLEN = 0.5  # a collapse: final PGD accuracy of at most this part of its best
 
 
-def all_findings(result: CatastrophicResult) -> list[Finding]:
+def all_findings(result: Trainings) -> list[Finding]:
     """A finding for each claim, in the order of the paper."""
     return [
         _induced(result),
@@ -42,7 +39,7 @@ def _verdict(hits: Sequence[bool]) -> Verdict:
     return "reproduced" if all(hits) else "partly" if any(hits) else "not reproduced"
 
 
-def _induced(result: CatastrophicResult) -> Finding:
+def _induced(result: Trainings) -> Finding:
     with_it, without = result.collapsing, result.without
     settings = result.settings
     hits = [fallen(o) for o in with_it]
@@ -63,7 +60,7 @@ def _fall(outcome: Outcome) -> str:
     return text if outcome.collapse is None else f"{text} (collapsed by epoch {outcome.collapse})"
 
 
-def _by_radius(result: CatastrophicResult) -> Finding:
+def _by_radius(result: Trainings) -> Finding:
     settings = result.settings
     smaller = [eps for eps in settings.epsilons if eps < settings.eps]
     cells = [result.fgsm(beta, eps)[0] for eps in smaller for beta in settings.betas]
@@ -75,7 +72,7 @@ def _by_radius(result: CatastrophicResult) -> Finding:
     )
 
 
-def _strong_feature(result: CatastrophicResult) -> Finding:
+def _strong_feature(result: Trainings) -> Finding:
     cells = [result.fgsm(b, e)[0] for e in result.settings.epsilons for b in result.settings.betas if b > e]
     alone = ", ".join(f"{o.last['alone']:.2f}" for o in cells)
     return Finding(
@@ -91,7 +88,7 @@ def _by_cell(cells: Sequence[Outcome]) -> str:
     )
 
 
-def _curvature(result: CatastrophicResult) -> Finding:
+def _curvature(result: Trainings) -> Finding:
     """It must grow more than it ever does without the feature, and end above all that is seen there."""
     runs, without = [o for o in result.collapsing if fallen(o)], result.without
     usual, highest = max(_growth(o) for o in without), max(o.last["curvature"] for o in without)
@@ -112,7 +109,7 @@ def _bends(outcomes: Sequence[Outcome]) -> str:
     return ", ".join(texts) or "none"
 
 
-def _methods(result: CatastrophicResult) -> list[Finding]:
+def _methods(result: Trainings) -> list[Finding]:
     """The methods that the paper finds to avoid the collapse, and RS-FGSM, which it finds to put it off at most."""
     tried = {o.cell.method: o for o in result.compared() if o.cell.method != "fgsm"}
     safe = [o for method, o in tried.items() if method != "rs-fgsm"]
@@ -135,7 +132,7 @@ def _by_method(outcomes: Sequence[Outcome]) -> str:
     return "; ".join(f"{TITLES[o.cell.method]}: {_fall(o)}" for o in outcomes) or "none was trained"
 
 
-def _combined(result: CatastrophicResult) -> Finding:
+def _combined(result: Trainings) -> Finding:
     """Whether a collapsed network needs the image; and which way round it reads the feature."""
     runs = [o for o in result.collapsing if fallen(o)]
     hits = [o.last["alone"] < 0.5 < o.last["original"] for o in runs]
@@ -158,7 +155,7 @@ def _parts(row: dict[str, float]) -> str:
     return " / ".join(f"{row[part]:.2f}" for part in PARTS)
 
 
-def _low_pass(result: CatastrophicResult) -> Finding:
+def _low_pass(result: Trainings) -> Finding:
     runs = [o for o in result.compared(filtered=True)]
     texts = [f"W = {o.cell.bandwidth}: {_fall(o)}, {_without_filter(o)} without the filter" for o in runs]
     return Finding(
@@ -172,7 +169,7 @@ def _without_filter(outcome: Outcome) -> str:
     return f"{outcome.unfiltered['pgd']:.2f}" if outcome.unfiltered is not None else "not measured"
 
 
-def _projected(result: CatastrophicResult) -> Finding:
+def _projected(result: Trainings) -> Finding:
     runs = result.chosen(lambda cell: cell.injection == "projected")
     return Finding(
         "The collapse needs no interference: it comes too where the feature replaces what the images have in its span",

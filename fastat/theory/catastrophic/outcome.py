@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from fastat.theory.catastrophic import figures, findings
-from fastat.theory.catastrophic.cell import Cell
-from fastat.theory.catastrophic.sweeping import Outcome
+from fastat.theory.catastrophic.trainings import Trainings
 from fastat.theory.result import Finding, Picture, Result
 
-if TYPE_CHECKING:
-    from fastat.theory.catastrophic.experiment import Settings
-
 
 @dataclass(frozen=True)
-class Example:
-    """A test image to show: the dataset's title and classes, the image as nested lists [C, H, W], its label."""
-
-    title: str
-    classes: tuple[str, ...]
-    image: list[list[list[float]]]
-    label: int
-
-
-@dataclass(frozen=True)
-class CatastrophicResult(Result):
-    """Every training, looked at by epoch.
-
-    Attributes:
-        settings: what was asked for.
-        outcomes: one per training, in the order of :func:`fastat.theory.catastrophic.experiment.cells`.
-        example: an image for the pictures.
-        test_images: number of images behind each accuracy.
-    """
+class CatastrophicResult(Trainings, Result):
+    """The trainings, with what they say of the claims, and pictures of them."""
 
     experiment: ClassVar[str] = "catastrophic"
     title: ClassVar[str] = "Catastrophic overfitting that the data bring about"
-
-    settings: Settings
-    outcomes: list[Outcome]
-    example: Example
-    test_images: int
 
     def findings(self) -> list[Finding]:
         """What was and was not reproduced, with numbers."""
@@ -52,33 +25,3 @@ class CatastrophicResult(Result):
     def plot(self, folder: Path) -> list[Picture]:
         """Draws the figures."""
         return figures.plot_all(self, folder)
-
-    @property
-    def collapsing(self) -> list[Outcome]:
-        """FGSM at (beta, eps), one per seed."""
-        return self.fgsm(self.settings.beta, self.settings.eps)
-
-    @property
-    def without(self) -> list[Outcome]:
-        """FGSM at (0, eps), one per seed."""
-        return self.fgsm(0.0, self.settings.eps)
-
-    def fgsm(self, beta: float, eps: float) -> list[Outcome]:
-        """Plain FGSM at a point of the grid, the first seed first."""
-        return self.chosen(lambda cell: _plain(cell) and cell.method == "fgsm" and (cell.beta, cell.eps) == (beta, eps))
-
-    def chosen(self, wanted: Callable[[Cell], bool]) -> list[Outcome]:
-        """The outcomes of some cells."""
-        return [outcome for outcome in self.outcomes if wanted(outcome.cell)]
-
-    def compared(self, *, filtered: bool = False) -> list[Outcome]:
-        """What the first seed has at (beta, eps): the methods, FGSM first, or FGSM behind each low pass."""
-        settings = self.settings
-        place = (settings.beta, settings.eps, settings.seeds[0], "plain")
-        return self.chosen(
-            lambda cell: (cell.beta, cell.eps, cell.seed, cell.injection) == place and (cell.bandwidth > 0) == filtered
-        )
-
-
-def _plain(cell: Cell) -> bool:
-    return cell.injection == "plain" and cell.bandwidth == 0

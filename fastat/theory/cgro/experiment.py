@@ -22,6 +22,7 @@ from fastat.theory.cgro.networks import (
 from fastat.theory.cgro.outcome import CgroResult
 from fastat.theory.cgro.runs import DynamicsCell, dynamics_outcome, trajectory
 from fastat.theory.cost import data_size, training_cost
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.sweep import sweep
 from fastat.training import check_config
 
@@ -104,20 +105,25 @@ def _seeds(settings: Settings, count: int) -> range:
     return range(settings.seed, settings.seed + count)
 
 
+def _on_images(settings: Settings) -> list[dict[str, Any]]:
+    """What memorizers and networks over width share, for each dataset: the radius, and how they are evaluated."""
+    evaluated = {"attack": settings.attack, "eval_size": settings.eval_size}
+    return [
+        {"data": name, "delta": delta, **evaluated} for name, delta in zip(settings.data, settings.deltas, strict=True)
+    ]
+
+
 def memorizer_cells(settings: Settings) -> list[MemorizerCell]:
     """The memorizers, of every dataset and seed."""
     return [
         MemorizerCell(
-            data=name,
-            delta=delta,
+            **shared,
             width=settings.standard_width,
             epochs=settings.standard_epochs,
             points=settings.points,
-            attack=settings.attack,
-            eval_size=settings.eval_size,
             seed=seed,
         )
-        for name, delta in zip(settings.data, settings.deltas, strict=True)
+        for shared in _on_images(settings)
         for seed in _seeds(settings, settings.network_seeds)
     ]
 
@@ -126,17 +132,14 @@ def width_cells(settings: Settings) -> list[WidthCell]:
     """The adversarially trained networks, of every dataset, width and seed."""
     return [
         WidthCell(
-            data=name,
-            delta=delta,
+            **shared,
             width=width,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             train_size=settings.train_size,
-            attack=settings.attack,
-            eval_size=settings.eval_size,
             seed=seed,
         )
-        for name, delta in zip(settings.data, settings.deltas, strict=True)
+        for shared in _on_images(settings)
         for width in settings.widths
         for seed in _seeds(settings, settings.network_seeds)
     ]
@@ -222,27 +225,14 @@ def cost(settings: Settings) -> str:
     return "\n".join(lines)
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> CgroResult:
-    """Runs everything that the folder does not hold yet; a run that was stopped is continued.
-
-    Args:
-        settings: what to run.
-        folder: where finished cells and trainings are kept.
-        data_root, download: see :func:`fastat.data.load`.
-        device: "cpu", "cuda"; by default the GPU if there is one.
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> CgroResult:
+    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says.
 
     Raises:
-        FileNotFoundError: a dataset is missing.
-        ValueError: a setting does not fit its dataset, or delta is too large for the balls of different classes.
+        ValueError: also where delta is too large for the balls of different classes.
     """
-    images = {name: len(data.load(name, data_root, download=download).train) for name in settings.data}
+    data_root, device = resources.data_root, resources.device
+    images = {name: len(data.load(name, data_root, download=resources.download).train) for name in settings.data}
     cells = folder / "cells"
     places: dict[str, Any] = {"folder": folder / "runs", "data_root": data_root, "device": device}
     on_patches = functools.partial(dynamics_outcome, device=device)

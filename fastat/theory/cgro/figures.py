@@ -108,10 +108,8 @@ def plot_phases(
 
 def plot_bars(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """The three accuracies of f and f_S for each dataset."""
-    names = list(dict.fromkeys(row["data"] for row in rows))
-    figure = Figure(figsize=(7.5 * len(names), 5.2), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        own = [row for row in rows if row["data"] == name]
+    figure, panels = _panels(rows, height=5.2)
+    for axes, name, own in panels:
         for place, (model, color, label) in enumerate(
             (("f", GREY, "$f$, trained without attack"), ("f_S", GREEN, "$f_S$, with a bump around each image"))
         ):
@@ -135,10 +133,8 @@ def plot_bars(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def plot_widths(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """The three accuracies of adversarially trained networks against width, for each dataset."""
-    names = list(dict.fromkeys(row["data"] for row in rows))
-    figure = Figure(figsize=(7.5 * len(names), 5.4), layout="constrained")
-    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
-        own = [row for row in rows if row["data"] == name]
+    figure, panels = _panels(rows, height=5.4)
+    for axes, name, own in panels:
         widths = sorted({row["width"] for row in own})
         for key, color, marker, label in _ACCURACIES:
             values = np.array([[row[key] for row in own if row["width"] == width] for width in widths]).T
@@ -161,14 +157,13 @@ def plot_widths(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def plot_counts(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Extra parameters of memorizers against N and against D, both logarithmic, with the fitted powers."""
     figure = Figure(figsize=(13, 5.2), layout="constrained")
-    names = list(dict.fromkeys(row["data"] for row in rows))
     axes_labels: tuple[tuple[CountAxis, str], ...] = (
         ("points", "training images N"),
         ("dimension", "numbers in an image D"),
     )
     for axes, (axis, text) in zip(figure.subplots(1, 2), axes_labels, strict=True):
-        for name, color, marker in zip(names, (BLUE, RED, GREEN, ORANGE, GREY), "os^Dv", strict=False):
-            values, counts = count_curve([row for row in rows if row["data"] == name], axis)
+        for name, color, marker in zip(_datasets(rows), (BLUE, RED, GREEN, ORANGE, GREY), "os^Dv", strict=False):
+            values, counts = count_curve(_of_data(rows, name), axis)
             label = f"{name}: power {slope(values, counts):.3f}"
             axes.loglog(values, counts, color=color, marker=marker, markersize=8, linewidth=2, label=label)
         label_axes(axes, text, "extra nonzero parameters")
@@ -188,6 +183,24 @@ def count_curve(rows: Sequence[dict[str, Any]], axis: CountAxis) -> tuple[NDArra
 def slope(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     """The power p of the fit y ~ x^p, by least squares of the logarithms."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+def _panels(
+    rows: Sequence[dict[str, Any]], height: float
+) -> tuple[Figure, list[tuple[Axes, str, list[dict[str, Any]]]]]:
+    """A figure with a panel for each dataset, and of each its axes, its name and its rows."""
+    names = _datasets(rows)
+    figure = Figure(figsize=(7.5 * len(names), height), layout="constrained")
+    grid = figure.subplots(1, len(names), squeeze=False)[0]
+    return figure, [(axes, name, _of_data(rows, name)) for axes, name in zip(grid, names, strict=True)]
+
+
+def _datasets(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(row["data"] for row in rows))
+
+
+def _of_data(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["data"] == name]
 
 
 def _shade(axes: Axes, run: dict[str, Any]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from torch import Tensor, nn
 
 from fastat import data
 from fastat.data import Dataset, Split
-from fastat.evaluation import evaluate
 from fastat.support.keyed import derive_seed
+from fastat.theory.accuracy import evaluate_images
 from fastat.theory.cgro.memorizer import RobustMemorizer
+from fastat.theory.digest import json_digest
 from fastat.training import TrainConfig, choose_device, default_config, train
 
 CORNERS = 20
@@ -158,9 +157,9 @@ class _Silent(nn.Module):
 
 def _run_name(cell: MemorizerCell | WidthCell) -> str:
     """A folder name of its own for each cell, whatever of it changes."""
-    text = json.dumps([type(cell).__name__, dataclasses.asdict(cell)], sort_keys=True)
     place = "".join(letter if letter.isalnum() else "-" for letter in cell.data)
-    return f"{place}-{cell.width}-{cell.seed}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    digest = json_digest([type(cell).__name__, dataclasses.asdict(cell)], 8)
+    return f"{place}-{cell.width}-{cell.seed}-{digest}"
 
 
 def _split(name: str, train_size: int | None, seed: int, root: Path | None) -> Split:
@@ -184,8 +183,6 @@ def _accuracies(
     found: dict[str, float] = {}
     for name, images, key in (("train", split.train, _TRAIN), ("test", split.test, _TEST)):
         some = _measured(images, cell, key, device)
-        accuracy = evaluate(
-            model, some.pixels(), some.labels, cell.delta, attacks=(cell.attack,), seed=cell.seed, sample_ids=some.ids
-        ).accuracy
+        accuracy = evaluate_images(model, some, cell.delta, attacks=[cell.attack], seed=cell.seed).accuracy
         found |= {f"clean_{name}": accuracy["clean"], f"robust_{name}": accuracy[cell.attack]}
     return found

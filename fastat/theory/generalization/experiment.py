@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
 from fastat import data
 from fastat.theory.cost import data_size, training_cost
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.generalization.disappointment import LinearCell, LinearOutcome, linear_outcome
 from fastat.theory.generalization.networks import ATTACK, NetworkOutcome, network_outcome
 from fastat.theory.generalization.outcome import GeneralizationResult
@@ -40,37 +42,17 @@ def cost(settings: Settings) -> str:
     )
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> GeneralizationResult:
-    """Runs everything that the folder does not hold yet; a run that was stopped is continued.
-
-    Args:
-        settings: what to run.
-        folder: where finished cells and trainings are kept.
-        data_root, download: see :func:`fastat.data.load`.
-        device: "cpu", "cuda"; by default the GPU if there is one.
-
-    Raises:
-        FileNotFoundError: the dataset is missing.
-        ValueError: a setting does not fit the dataset.
-    """
-    linear = functools.partial(linear_outcome, device=device)
-    networks = functools.partial(
-        network_outcome, folder=folder / _RUNS, data_root=data_root, download=download, device=device
-    )
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> GeneralizationResult:
+    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says."""
+    linear = functools.partial(linear_outcome, device=resources.device)
+    networks = functools.partial(network_outcome, folder=folder / _RUNS, **dataclasses.asdict(resources))
 
     def linear_outcomes(cells: list[LinearCell], label: str) -> list[LinearOutcome]:
         found = sweep(linear, cells, folder=folder / _CELLS, label=label)
         return [LinearOutcome(cell, **numbers) for cell, numbers in zip(cells, found, strict=True)]
 
-    if download:
-        data.load(settings.data, data_root, download=True)  # once, before processes share the work
+    if resources.download:
+        data.load(settings.data, resources.data_root, download=True)  # once, before processes share the work
     rates = linear_outcomes(rate_cells(settings), "linear, r and n")
     corruptions = linear_outcomes(corruption_cells(settings), "linear, alpha")
     optimism = linear_outcomes(optimism_cells(settings), "linear, eps")

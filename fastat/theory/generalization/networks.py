@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +11,10 @@ from torch import Tensor, nn
 
 from fastat import data
 from fastat.data import Dataset
-from fastat.evaluation import adversarial_losses, evaluate
+from fastat.evaluation import adversarial_losses
 from fastat.objectives import holistic_loss
+from fastat.theory.accuracy import evaluate_images
+from fastat.theory.digest import json_digest
 from fastat.training import TrainConfig, default_config, train, training_sets
 
 ATTACK = "pgd-10"
@@ -143,7 +143,7 @@ def network_outcome(
 
 def run_name(cell: NetworkCell) -> str:
     """The folder of a training, unlike that of any other cell: a run keeps the measurements it was made with."""
-    digest = hashlib.sha256(json.dumps(asdict(cell), sort_keys=True).encode()).hexdigest()[:8]
+    digest = json_digest(asdict(cell), 8)
     return f"eps{cell.eps:.4g}-noise{cell.label_noise:g}-alpha{cell.alpha:g}-r{cell.r:g}-seed{cell.seed}-{digest}"
 
 
@@ -161,9 +161,7 @@ def measurement(cell: NetworkCell, train_set: Dataset, test_set: Dataset) -> Cal
             )
 
         own = losses(seen)
-        accuracy = evaluate(
-            model, unseen.pixels(), unseen.labels, cell.eps, attacks=[ATTACK], sample_ids=unseen.ids, **options
-        ).accuracy
+        accuracy = evaluate_images(model, unseen, cell.eps, attacks=[ATTACK], **options).accuracy
         return {
             "in_sample": float(holistic_loss(own, cell.alpha, cell.r)),
             "mean": float(own.mean()),

@@ -7,6 +7,7 @@ of neural networks in adversarial training" (2021). ``fastat theory memorization
 from fastat.theory.memorization.comparison import Difference, paired_difference
 from fastat.theory.memorization.ensemble import Recipe
 from fastat.theory.memorization.estimation import estimate, seconds_spent
+from fastat.theory.memorization.experiment import PRESETS, Settings, cost, run
 from fastat.theory.memorization.groups import group_measure, split_test
 from fastat.theory.memorization.network import group_norm_cnn, small_mlp
 from fastat.theory.memorization.removal import Atypical, atypical_samples, kept_positions
@@ -15,13 +16,16 @@ from fastat.theory.memorization.scores import Memorization, Outcomes, load, scor
 from fastat.theory.memorization.split import load_split
 
 __all__ = [
+    "PRESETS",
     "Atypical",
     "Difference",
     "Memorization",
     "MemorizationResult",
     "Outcomes",
     "Recipe",
+    "Settings",
     "atypical_samples",
+    "cost",
     "estimate",
     "group_measure",
     "group_norm_cnn",
@@ -29,6 +33,7 @@ __all__ = [
     "load",
     "load_split",
     "paired_difference",
+    "run",
     "score",
     "seconds_spent",
     "small_mlp",

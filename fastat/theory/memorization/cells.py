@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +15,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fastat.data import Dataset, Split
-from fastat.evaluation import evaluate
-from fastat.theory.memorization.groups import ATTACK, group_measure, in_two
+from fastat.theory.digest import json_digest
+from fastat.theory.memorization.groups import ATTACK, evaluate_samples, group_measure, in_two
 from fastat.theory.memorization.removal import Atypical, kept_positions
 from fastat.theory.memorization.split import load_split
 from fastat.training import TrainConfig, train
@@ -51,8 +49,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A folder's name that stands for the cell."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return json_digest(dataclasses.asdict(self), 16)
 
 
 def train_cell(
@@ -110,15 +107,5 @@ def _groups(split: Split, atypical: Atypical, device: str) -> dict[str, Dataset]
 
 
 def _outcomes(model: nn.Module, dataset: Dataset, config: TrainConfig) -> dict[str, str]:
-    found = evaluate(
-        model,
-        dataset.pixels(),
-        dataset.labels,
-        config.eps,
-        config.norm,
-        attacks=[ATTACK],
-        bounds=config.bounds,
-        seed=config.seed,
-        sample_ids=dataset.ids,
-    )
-    return {kind: "".join(map(str, found.correct[kind].int().tolist())) for kind in KINDS}
+    correct = evaluate_samples(model, dataset, config).correct
+    return {kind: "".join(map(str, correct[kind].int().tolist())) for kind in KINDS}

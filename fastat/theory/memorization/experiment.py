@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from fastat.data import Split, content_digest, dataset_digest
 from fastat.theory.cost import data_size, training_cost
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.memorization.cells import Cell, train_cell
 from fastat.theory.memorization.estimation import estimate
 from fastat.theory.memorization.figures import histogram
@@ -28,6 +27,7 @@ from fastat.theory.memorization.settings import PRESETS, Settings, configs
 from fastat.theory.memorization.split import load_split
 from fastat.theory.memorization.summary import FULL, Bed, curves_of, members, trainings_of
 from fastat.theory.sweep import sweep
+from fastat.theory.threads import one_thread
 from fastat.training import choose_device
 
 __all__ = ["PRESETS", "Settings", "cost", "run"]
@@ -38,39 +38,25 @@ def cost(settings: Settings) -> str:
     return "; ".join(_cost(settings, name) for name in settings.data)
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> MemorizationResult:
-    """Estimates memorization, trains, and compares; a stopped run is continued in its folder.
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> MemorizationResult:
+    """Estimates memorization, trains, and compares, as :meth:`fastat.theory.experiment.Experiment.run` says.
 
     The folder then holds, for each dataset, networks.npz (what the networks on subsets got right) and memorization.npz
     (:func:`fastat.theory.memorization.load` reads it), and the finished trainings of all.
 
-    Args:
-        settings: what to train.
-        folder: where finished parts are kept.
-        data_root, download: see :func:`fastat.data.load`.
-        device: where to train; by default the GPU if there is one.
-
     Raises:
-        FileNotFoundError: a dataset is missing.
-        ValueError: the settings do not fit a dataset, none of its training samples is atypical, or the folder holds
-            networks of other settings.
+        ValueError: also where none of a dataset's training samples is atypical, or the folder holds networks of other
+            settings.
         FloatingPointError: a training diverged.
     """
-    place = str(choose_device(device))
-    studies = {name: _estimate(settings, name, folder, data_root, download, place) for name in settings.data}
+    root, place = resources.data_root, str(choose_device(resources.device))
+    studies = {name: _estimate(settings, name, folder, root, resources.download, place) for name in settings.data}
     cells = [cell for name, study in studies.items() for cell in study.cells(settings, name)]
     train = partial(
         train_cell,
         atypical={name: study.atypical for name, study in studies.items()},
         folder=folder / "trainings",
-        root=data_root,
+        root=root,
         device=place,
     )
     found = sweep(train, cells, folder=folder / "cells", label="trainings")
@@ -112,7 +98,7 @@ class _Study:
 def _estimate(settings: Settings, name: str, folder: Path, root: Path | None, download: bool, device: str) -> _Study:
     split = load_split(name, settings.train_size, settings.seed, root=root, download=download)
     place = folder / re.sub(r"[^\w.-]+", "-", name)
-    with _one_thread():
+    with one_thread():  # the same rounding whatever the machine has
         memorization = estimate(
             split,
             _network(settings, split),
@@ -170,14 +156,3 @@ def _cost(settings: Settings, name: str) -> str:
     images = images if settings.train_size is None else min(settings.train_size, images)
     passes = settings.networks * settings.subset_epochs * round(settings.fraction * images)
     return f"{subsets} ({passes:.3g} passes of an image), and {training_cost(trained, images, shape, classes)}"
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """On a CPU sums are rounded differently by another number of threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fastat.data import Dataset
-from fastat.evaluation import evaluate
+from fastat.evaluation import Evaluation
+from fastat.theory.accuracy import evaluate_images
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 from fastat.training import TrainConfig
 
@@ -38,6 +39,13 @@ def in_two(dataset: Dataset, atypical: Tensor) -> dict[str, Dataset]:
     return {name: dataset.take(some.to(device)) for name, some in positions.items()}
 
 
+def evaluate_samples(model: nn.Module, samples: Dataset, config: TrainConfig) -> Evaluation:
+    """Clean and under PGD-10 with the norm, eps, bounds and seed of the training, on samples that lie where it does."""
+    return evaluate_images(
+        model, samples, config.eps, config.norm, attacks=[ATTACK], bounds=config.bounds, seed=config.seed
+    )
+
+
 def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:
     """What :func:`fastat.training.train` takes as ``measure``: clean and PGD-10 accuracy of each group.
 
@@ -54,19 +62,8 @@ def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callabl
         found: dict[str, float] = {}
         for name, group in groups.items():
             if len(group) > 0:
-                some = group.to(device)
-                result = evaluate(
-                    model,
-                    some.pixels(),
-                    some.labels,
-                    config.eps,
-                    config.norm,
-                    attacks=[ATTACK],
-                    bounds=config.bounds,
-                    seed=config.seed,
-                    sample_ids=some.ids,
-                )
-                found |= {f"{name} {kind}": accuracy for kind, accuracy in result.accuracy.items()}
+                accuracies = evaluate_samples(model, group.to(device), config).accuracy
+                found |= {f"{name} {kind}": accuracy for kind, accuracy in accuracies.items()}
         return found
 
     return measure

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastat.support.keyed import keyed_permutation
+from fastat.theory.digest import json_digest
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 
 _REMOVED = 0x2E30  # the purpose in the key of what is removed at random
@@ -31,7 +30,7 @@ class Atypical:
     @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that stand for these samples."""
-        return hashlib.sha256(json.dumps([self.train, self.test]).encode()).hexdigest()[:12]
+        return json_digest([self.train, self.test], 12)
 
 
 def atypical_samples(memorization: Memorization, threshold: float = THRESHOLD) -> Atypical:

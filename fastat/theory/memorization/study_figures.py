@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from fastat.report import BLUE, DPI, GREEN, GREY, ORANGE, RED, format_eps, label_axes
 from fastat.theory.memorization.cells import KINDS
@@ -25,9 +26,7 @@ _BAR = 0.8  # width of the bars of one group together
 
 def plot_removal(path: Path, bed: Bed) -> None:
     """Accuracy of typical and atypical test samples against what is removed, clean and robust, a row for each eps."""
-    figure = Figure(figsize=(12, 4.4 * len(bed.eps) + 1), layout="constrained")
-    figure.suptitle(f"{bed.title}: PGD-AT without a part of its training samples", fontsize=14)
-    grid = figure.subplots(len(bed.eps), 2, squeeze=False, sharex=True)
+    figure, grid = _pairs(len(bed.eps), f"{bed.title}: PGD-AT without a part of its training samples")
     for row, eps in zip(grid, bed.eps, strict=True):
         for axes, kind in zip(row, KINDS, strict=True):
             for group, color in _COLORS.items():
@@ -37,27 +36,19 @@ def plot_removal(path: Path, bed: Bed) -> None:
             axes.set_title(rf"{_KIND_NAMES[kind]}, $\epsilon$ = {format_eps(eps)}", fontsize=13)
             label_axes(axes, "", f"{_KIND_NAMES[kind]} accuracy, test")
             axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    for axes in grid[-1]:
-        atypical, n = bed.samples["atypical train"], bed.samples["typical train"] + bed.samples["atypical train"]
-        axes.set_xlabel(f"training samples removed (100%: {atypical} of {n:,})", fontsize=12)
-    figure.legend(
-        handles=[
-            *(_line(color, "-", "o", _sized(bed, f"{group} test", "samples")) for group, color in _COLORS.items()),
-            _line(GREY, "-", "o", "most memorized samples removed"),
-            _line(GREY, "--", "s", "as many random samples removed"),
-        ],
-        loc="outside lower center",
-        fontsize=12,
-        ncols=2,
-    )
+    atypical, n = bed.samples["atypical train"], bed.samples["typical train"] + bed.samples["atypical train"]
+    lines = [
+        *(_line(color, "-", "o", _sized(bed, f"{group} test", "samples")) for group, color in _COLORS.items()),
+        _line(GREY, "-", "o", "most memorized samples removed"),
+        _line(GREY, "--", "s", "as many random samples removed"),
+    ]
+    _label_below(figure, grid, f"training samples removed (100%: {atypical} of {n:,})", lines)
     figure.savefig(path, dpi=DPI)
 
 
 def plot_curves(path: Path, bed: Bed) -> None:
     """Accuracy of typical and atypical samples by epoch of PGD-AT, training beside test, a row for each eps."""
-    figure = Figure(figsize=(12, 4.4 * len(bed.curves) + 1), layout="constrained")
-    figure.suptitle(f"{bed.title}: fitting typical and atypical samples by PGD-AT", fontsize=14)
-    grid = figure.subplots(len(bed.curves), 2, squeeze=False, sharex=True)
+    figure, grid = _pairs(len(bed.curves), f"{bed.title}: fitting typical and atypical samples by PGD-AT")
     for row, curve in zip(grid, bed.curves, strict=True):
         for axes, half in zip(row, ("train", "test"), strict=True):
             for group, color in _COLORS.items():
@@ -70,22 +61,16 @@ def plot_curves(path: Path, bed: Bed) -> None:
             name = {"train": "training", "test": "test"}[half]
             axes.set_title(rf"{name} samples, $\epsilon$ = {format_eps(curve.eps)}", fontsize=13)
             label_axes(axes, "", f"accuracy on {name} samples")
-    for axes in grid[-1]:
-        axes.set_xlabel("epoch", fontsize=12)
     sizes = {
         group: f"{group} ({bed.samples[f'{group} train']:,} training, {bed.samples[f'{group} test']:,} test)"
         for group in _COLORS
     }
-    figure.legend(
-        handles=[
-            *(_line(color, "-", "", sizes[group]) for group, color in _COLORS.items()),
-            _line(GREY, "-", "", "clean"),
-            _line(GREY, "--", "", "under PGD-10"),
-        ],
-        loc="outside lower center",
-        fontsize=12,
-        ncols=2,
-    )
+    lines = [
+        *(_line(color, "-", "", sizes[group]) for group, color in _COLORS.items()),
+        _line(GREY, "-", "", "clean"),
+        _line(GREY, "--", "", "under PGD-10"),
+    ]
+    _label_below(figure, grid, "epoch", lines)
     figure.savefig(path, dpi=DPI)
 
 
@@ -114,6 +99,20 @@ def plot_protocols(path: Path, bed: Bed) -> None:
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", fontsize=12, ncols=len(labels))
     figure.savefig(path, dpi=DPI)
+
+
+def _pairs(rows: int, title: str) -> tuple[Figure, NDArray[Any]]:
+    """A figure of so many rows of two panels, and its axes [rows, 2]."""
+    figure = Figure(figsize=(12, 4.4 * rows + 1), layout="constrained")
+    figure.suptitle(title, fontsize=14)
+    return figure, figure.subplots(rows, 2, squeeze=False, sharex=True)
+
+
+def _label_below(figure: Figure, grid: NDArray[Any], text: str, lines: list[Line2D]) -> None:
+    """What the last row's x axes show, and a legend of the lines below them."""
+    for axes in grid[-1]:
+        axes.set_xlabel(text, fontsize=12)
+    figure.legend(handles=lines, loc="outside lower center", fontsize=12, ncols=2)
 
 
 def _removal_lines(axes: Axes, bed: Bed, eps: float, name: str, color: str) -> None:

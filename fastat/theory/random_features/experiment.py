@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 
 from fastat.theory.cost import duration
+from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.random_features.asymptotics import Asymptotics, asymptotics, check_arguments, critical_eps
 from fastat.theory.random_features.curves import Curve, curve
 from fastat.theory.random_features.figures import plot_features, plot_radius, plot_trained
 from fastat.theory.random_features.simulation import peak_bytes, simulate
 from fastat.theory.result import Finding, Picture, Result, Verdict
 from fastat.theory.sweep import sweep
+from fastat.theory.threads import one_thread
 from fastat.training import choose_device
 
 
@@ -224,32 +225,17 @@ def cost(settings: Settings) -> str:
 def _rate(settings: Settings) -> float:
     """Operations a second here, on one thread, by simulating one point of middling size."""
     cell = Cell(2.5, 2.0, 0.3, settings.tau, 100, 2, settings.seed)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with one_thread():
         simulate_cell(dataclasses.replace(cell, d=20), "cpu")  # what a first call costs
         began = time.perf_counter()
         simulate_cell(cell, "cpu")
         return _operations(cell) * cell.trials / (time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
 
 
-def run(
-    settings: Settings,
-    folder: Path,
-    *,
-    data_root: Path | None = None,
-    download: bool = False,
-    device: str | None = None,
-) -> RandomFeaturesResult:
-    """Computes the curves and simulates the points; simulated points are kept in the folder and not simulated again.
+def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> RandomFeaturesResult:
+    """Computes the curves and simulates the points, as :meth:`fastat.theory.experiment.Experiment.run` says.
 
-    Args:
-        settings: what to draw.
-        folder: where finished points are kept.
-        data_root, download: not used: the data are simulated.
-        device: where simulations run.
+    The data are simulated: of the resources only the device matters.
 
     Raises:
         ArithmeticError: a point or a training could not be certified.
@@ -265,7 +251,7 @@ def run(
         over_radius[psi1] = curve("eps", radii.tolist(), psi1=psi1, psi2=settings.psi2, tau=settings.tau)
     cells = _cells(settings)
     theory = [asymptotics(cell.psi1, cell.psi2, cell.eps, cell.tau) for cell in cells]
-    place = str(choose_device(device))
+    place = str(choose_device(resources.device))
     unlike = list(dict.fromkeys(cells))  # the two lines may share a point
     found = sweep(partial(simulate_cell, device=place), unlike, folder=folder / "cells", label="simulated points")
     rows = [_row(cell, found[unlike.index(cell)], limit) for cell, limit in zip(cells, theory, strict=True)]

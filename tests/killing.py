@@ -11,7 +11,6 @@ from torch import Tensor
 from fastat.support import files as checkpoint
 from fastat.support.files import load_checkpoint
 from fastat.training import loop as training
-from fastat.training import step
 
 
 class Killed(BaseException):
@@ -35,14 +34,14 @@ def kill_at_write(monkeypatch, call: int) -> None:
 
 def kill_at_step(monkeypatch, call: int) -> None:
     """Dies instead of the training step of this number, counted from 0."""
-    calls = iter(range(10_000))
+    take_step, calls = training.take_step, iter(range(10_000))
 
     def dying(run, batch):
         if next(calls) == call:
             raise Killed
-        step.train_step(run, batch)
+        take_step(run, batch)
 
-    monkeypatch.setattr(training, "train_step", dying)
+    monkeypatch.setattr(training, "take_step", dying)
 
 
 def assert_resumes(monkeypatch, config, folder, at: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import hashlib
 import inspect
 import io
@@ -32,8 +31,10 @@ from fastat.training import (
     choose_device,
     config_from,
     default_config,
+    flat,
     load_network,
     train,
+    updated,
 )
 
 _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
@@ -194,11 +195,15 @@ def default_folder(config: TrainConfig) -> Path:
 
     The hash is of what differs from a field's default, so that a field that is new does not change old names.
     """
-    usual = dataclasses.asdict(TrainConfig())
-    changed = {field: value for field, value in dataclasses.asdict(config).items() if value != usual[field]}
+    usual = flat(TrainConfig())
+    changed = {field: value for field, value in flat(config).items() if value != usual[field]}
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
-    names = (re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[-40:] for text in (config.data, config.model))
-    return Path("runs") / "-".join([next(names), config.protocol, next(names), digest])
+    parts = [_as_file_name(config.dataset.data), config.method.protocol, _as_file_name(config.network.model), digest]
+    return Path("runs") / "-".join(parts)
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]+", "-", text).strip("-")[-40:]
 
 
 def _tyro() -> Any:
@@ -259,11 +264,11 @@ def _saved(file: Path, protocol: ProtocolName | None) -> TrainConfig:
         config = config_from(json.loads(file.read_text()))
     except (OSError, ValueError) as error:
         raise ValueError(f"--config: {file}: {error}") from error
-    if protocol is None or protocol == config.protocol:
+    if protocol is None or protocol == config.method.protocol:
         return config
-    fresh = default_config(config.data, protocol)
-    decided = {field: getattr(fresh, field) for field in (*PROTOCOL_FIELDS, "protocol")}
-    return dataclasses.replace(config, **decided)
+    fresh = default_config(config.dataset.data, protocol)
+    decided = {field: getattr(fresh.method, field) for field in (*PROTOCOL_FIELDS, "protocol")}
+    return updated(config, **decided)
 
 
 def _train(command: Train) -> None:
@@ -277,7 +282,8 @@ def _train(command: Train) -> None:
         if not agreed(results.exists(), group, device):
             if first:
                 where = str(device) if group is None else f"{group.size()} processes"
-                print(f"training on {config.data}, {config.model}, on {where}; run folder {folder}", flush=True)
+                what = f"{config.dataset.data}, {config.network.model}"
+                print(f"training on {what}, on {where}; run folder {folder}", flush=True)
             network = train(
                 config,
                 folder,
@@ -290,7 +296,7 @@ def _train(command: Train) -> None:
                 tensorboard=command.tensorboard,
             )
     if first and network is not None:
-        _judge(network, folder, command.data_root, config.eval_size, command.graph)
+        _judge(network, folder, command.data_root, config.run.eval_size, command.graph)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         _show(json.loads(results.read_text()), folder)
@@ -308,7 +314,7 @@ def _evaluate(command: Evaluate) -> None:
             f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
             f"have: judge it there, with fastat.evaluation.evaluate"
         )
-    size = network.config.eval_size if command.eval_size is None else command.eval_size
+    size = network.config.run.eval_size if command.eval_size is None else command.eval_size
     _judge(network, folder, command.data_root, size, command.graph)
 
 
@@ -318,12 +324,12 @@ def _judge(network: Network, folder: Path, data_root: Path | None, size: int | N
     device = next(network.model.parameters()).device
     if size is not None and size < 1:
         raise ConfigError("eval_size", f"eval_size must be at least 1, got {size}")
-    whole = data.load(config.data, data_root).test
+    whole = data.load(config.dataset.data, data_root).test
     if size is None and device.type == "cpu":
         size = _CPU_EVAL_SIZE
     elif size is None and isinstance(whole, data.Streamed):
         size = _LARGE_EVAL_SIZE
-    test = whole.subset(size, config.seed).load().to(device)
+    test = whole.subset(size, config.run.seed).load().to(device)
     print(f"evaluating on {len(test)} test images, and drawing", flush=True)
     _show(judge(network, test, folder, graph="auto" if graph else False), folder)
 

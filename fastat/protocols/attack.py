@@ -37,7 +37,7 @@ def attack_of(method: ProtocolConfig, threat: ThreatModel) -> TrainingAttack:
     Not for "free", whose perturbation is moved by the step of the training itself (:mod:`fastat.training.step`).
     """
     # the dataset was checked when it was made; on a GPU a check of every batch would wait for it
-    shared = {"eps": threat.eps, "norm": threat.norm, "bounds": threat.bounds, "validate": False}
+    shared: dict[str, Any] = {"eps": threat.eps, "norm": threat.norm, "bounds": threat.bounds, "validate": False}
     if method.attack == "none":
         return _no_attack
     if method.attack == "pgd":

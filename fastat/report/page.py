@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -10,12 +9,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastat import models
-from fastat.protocols import describe
 from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
 from fastat.support.files import write_bytes
 from fastat.support.foreign_json import read_inside, read_object
-from fastat.training import CONFIG, ENVIRONMENT, METRICS, TrainConfig, Which, config_from
+from fastat.training import CONFIG, ENVIRONMENT, METRICS, TrainConfig, Which, config_from, describe_training, flat
 
 _ROW = {
     "epoch": int,
@@ -57,10 +55,10 @@ class _Shown:
         stopped = self.history[-1]["stopped"] if self.history else ""
         if stopped:
             return f"stopped early: {stopped}"
-        if self.results is None and len(self.history) == self.config.epochs:
+        if self.results is None and len(self.history) == self.config.optimizer.epochs:
             return "trained, not judged"
         if self.results is None:
-            return f"unfinished, epoch {len(self.history)} of {self.config.epochs}"
+            return f"unfinished, epoch {len(self.history)} of {self.config.optimizer.epochs}"
         return "finished"
 
 
@@ -113,12 +111,12 @@ def _runs_table(runs: Sequence[_Shown]) -> str:
     rows = []
     for run in runs:
         config = run.config
-        title = run.results["dataset"] if run.results else config.data
+        title = run.results["dataset"] if run.results else config.dataset.data
         seconds = [row["seconds"] for row in run.history]
         cells = [
-            f"<td>{escape(title)}, {escape(models.title(config.model))}</td>",
-            f"<td>{escape(describe(config))}<small>{escape(_trained(run))}</small></td>",
-            f"<td>{escape(config.norm)} {escape(format_eps(config.eps))}</td>",
+            f"<td>{escape(title)}, {escape(models.title(config.network.model))}</td>",
+            f"<td>{escape(describe_training(config))}<small>{escape(_trained(run))}</small></td>",
+            f"<td>{escape(config.threat.norm)} {escape(format_eps(config.threat.eps))}</td>",
             *(_accuracy(run, name) for name in attacks),
             f'<td class="number">{sum(seconds) / len(seconds):.2f} s</td>' if seconds else "<td></td>",
             f"<td>{escape(run.state)}</td>",
@@ -163,7 +161,7 @@ def _findings(run: _Shown) -> str:
 
 def _configuration(runs: Sequence[_Shown]) -> Iterable[str]:
     """The fields in which the runs differ, then the others, folded away."""
-    values = [{field: html.plain(value) for field, value in dataclasses.asdict(run.config).items()} for run in runs]
+    values = [{field: html.plain(value) for field, value in flat(run.config).items()} for run in runs]
     differing = [field for field in values[0] if len({found[field] for found in values}) > 1]
     head = ["field", *(run.name for run in runs)]
     if len(runs) > 1:

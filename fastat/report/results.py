@@ -14,10 +14,9 @@ from fastat.attacks import pgd
 from fastat.data import Dataset
 from fastat.evaluation import eval_mode, evaluate, predict, robust_accuracy_curve
 from fastat.graphs import Graph
-from fastat.protocols import describe
 from fastat.report.figures import Examples, literal, plot_curves, plot_examples, plot_robustness
 from fastat.support.files import write_json
-from fastat.training import Network
+from fastat.training import Network, describe_training
 
 NORM_TITLES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 
@@ -47,12 +46,12 @@ def judge(network: Network, test: Dataset, folder: Path, *, graph: Graph = "auto
         The content of results.json: the accuracies with their 95% intervals, by class, against eps, and what they are
         accuracies of.
     """
-    config, history = network.config, network.history
+    config, threat, history = network.config, network.config.threat, network.history
     found = evaluate(
-        network.model, test.pixels(), test.labels, config.eps, config.norm, bounds=config.bounds, seed=config.seed,
+        network.model, test.pixels(), test.labels, threat.eps, threat.norm, bounds=threat.bounds, seed=config.run.seed,
         sample_ids=test.ids, graph=graph,
     )  # fmt: skip
-    curve = _curve(network, test.subset(_CURVE_IMAGES, config.seed), graph)
+    curve = _curve(network, test.subset(_CURVE_IMAGES, config.run.seed), graph)
     rows = {}
     for name, accuracy in found.accuracy.items():
         low, high = found.interval(name)
@@ -61,10 +60,10 @@ def judge(network: Network, test: Dataset, folder: Path, *, graph: Graph = "auto
     classes = len(network.classes)
     results = {
         "dataset": network.title,
-        "model": config.model,
-        "protocol": config.protocol,
-        "training": describe(config),
-        "seed": config.seed,
+        "model": config.network.model,
+        "protocol": config.method.protocol,
+        "training": describe_training(config),
+        "seed": config.run.seed,
         "norm": found.norm,
         "eps": found.eps,
         "test_images": found.n,
@@ -106,11 +105,11 @@ def attack_title(name: str) -> str:
 
 def _curve(network: Network, some: Dataset, graph: Graph) -> dict[str, Any]:
     """Accuracy under PGD-20 from radius 0 to twice that of the training."""
-    config = network.config
-    reach = 2 * config.eps if config.eps > 0 else 0.1
+    threat, seed = network.config.threat, network.config.run.seed
+    reach = 2 * threat.eps if threat.eps > 0 else 0.1
     radii = [reach * point / (_CURVE_POINTS - 1) for point in range(_CURVE_POINTS)]
     accuracy = robust_accuracy_curve(
-        network.model, some.pixels(), some.labels, radii, config.norm, bounds=config.bounds, seed=config.seed,
+        network.model, some.pixels(), some.labels, radii, threat.norm, bounds=threat.bounds, seed=seed,
         sample_ids=some.ids, graph=graph,
     )  # fmt: skip
     return {"attack": "pgd-20", "images": len(some), "eps": radii, "accuracy": accuracy}
@@ -120,18 +119,20 @@ def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], fo
     """Draws the figures into the folder "figures" and returns their names relative to the folder."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     config = network.config
-    title = literal(f"{network.title}, {models.title(config.model)}")
-    threat = rf"{NORM_TITLES[config.norm]} $\epsilon$ = {format_eps(config.eps)}"
+    title = literal(f"{network.title}, {models.title(config.network.model)}")
+    threat = rf"{NORM_TITLES[config.threat.norm]} $\epsilon$ = {format_eps(config.threat.eps)}"
     names = [f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
-    trained = f"{title}, {threat}\n{describe(config)}"
+    trained = f"{title}, {threat}\n{describe_training(config)}"
 
     best = network.epoch if network.which == "best" else None
     plot_curves(folder / names[0], network.history, trained, best)
-    attacked = f"{title}, {describe(config)}\nattacked by PGD-20, {threat}"
+    attacked = f"{title}, {describe_training(config)}\nattacked by PGD-20, {threat}"
     plot_examples(folder / names[1], find_examples(network, test), attacked)
-    unit, label = eps_axis(config.norm, config.eps)
+    unit, label = eps_axis(config.threat.norm, config.threat.eps)
     shown = [unit * eps for eps in curve["eps"]]
-    plot_robustness(folder / names[2], shown, curve["accuracy"], curve["images"], unit * config.eps, label, trained)
+    plot_robustness(
+        folder / names[2], shown, curve["accuracy"], curve["images"], unit * config.threat.eps, label, trained
+    )
     return names
 
 
@@ -146,13 +147,13 @@ def find_examples(network: Network, test: Dataset) -> Examples:
 
     Only images that the network gets right without an attack are shown, as different in class as possible.
     """
-    config = network.config
-    some = test.subset(_CURVE_IMAGES, config.seed)
+    threat, seed = network.config.threat, network.config.run.seed
+    some = test.subset(_CURVE_IMAGES, seed)
     x = some.pixels()
     with eval_mode(network.model):
         before = predict(network.model, x)
         x_adv = pgd(
-            network.model, x, some.labels, config.eps, steps=20, norm=config.norm, seed=config.seed, sample_ids=some.ids
+            network.model, x, some.labels, threat.eps, steps=20, norm=threat.norm, seed=seed, sample_ids=some.ids
         )
         after = predict(network.model, x_adv)
     right, fooled = before == some.labels, after != some.labels

@@ -9,7 +9,7 @@ import torch
 
 from fastat import data, models
 from fastat.theory.threads import one_thread
-from fastat.training import TrainConfig, choose_device, place
+from fastat.training import TrainConfig, choose_device, layout_of, place
 
 _SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
     "mnist": (60_000, (1, 28, 28), 10),
@@ -55,14 +55,14 @@ def training_cost(
     passes = seconds = 0.0
     measured: dict[tuple[str, int | None, int], float] = {}
     for config in configs:
-        images = min(train_images, config.train_size or train_images)
-        count = config.epochs * images * passes_per_image(config)
-        key = (config.model, config.width, min(config.batch_size, images))
+        images = min(train_images, config.dataset.train_size or train_images)
+        count = config.optimizer.epochs * images * passes_per_image(config)
+        key = (config.network.model, config.network.width, min(config.optimizer.batch_size, images))
         if key not in measured:
             measured[key] = _seconds_per_pass(config, key[2], image_shape, num_classes)
         passes += count
         seconds += count * measured[key]
-    epochs = sum(config.epochs for config in configs)
+    epochs = sum(config.optimizer.epochs for config in configs)
     return (
         f"{len(configs)} trainings of {epochs:,} epochs together, {passes:.3g} passes of an image through the network, "
         f"about {duration(seconds)} on {_place()} one after another"
@@ -76,18 +76,20 @@ def _place() -> str:
 
 def passes_per_image(config: TrainConfig) -> int:
     """Forward and backward passes of an image in an epoch: of the attack, of the loss, of what is added to it."""
-    attack = {"none": 0, "free": 0, "pgd": config.attack_steps, "pgd-kl": config.attack_steps}.get(config.attack, 1)
-    clean = int(config.loss != "cross-entropy")
-    alignment = 3 if config.grad_align > 0 else 0  # two gradients, and the second derivative of one
-    weights = 1 if config.awp > 0 else 0
+    method = config.method
+    steps = {"none": 0, "free": 0, "pgd": method.attack_steps, "pgd-kl": method.attack_steps}
+    attack = steps.get(method.attack, 1)
+    clean = int(method.loss != "cross-entropy")
+    alignment = 3 if method.grad_align > 0 else 0  # two gradients, and the second derivative of one
+    weights = 1 if method.awp > 0 else 0
     return attack + 1 + clean + alignment + weights
 
 
 def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, int], num_classes: int) -> float:
-    device = choose_device(None)
+    network, device = config.network, choose_device(None)
     with torch.random.fork_rng(devices=[]):
-        model = models.build(config.model, num_classes, shape[0], width=config.width, image_size=shape[1:])
-    placed = place(model, config, device)
+        model = models.build(network.model, num_classes, shape[0], width=network.width, image_size=shape[1:])
+    placed = place(model, layout_of(config.run.channels_last, device), device)
     size = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
     x = torch.zeros(size, *shape, device=device)
 

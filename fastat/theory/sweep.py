@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import sys
@@ -18,7 +17,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastat.support.files import write_json
-from fastat.theory.digest import json_digest
+from fastat.theory.digest import cell_fields, json_digest
 from fastat.training import interrupts_deferred
 
 _SECONDS_BETWEEN_LINES = 10.0
@@ -71,7 +70,7 @@ def sweep(
                 file = files[index]
                 if file is not None:
                     with interrupts_deferred():
-                        write_json(file, {"cell": dataclasses.asdict(cells[index]), "result": result})
+                        write_json(file, {"cell": cell_fields(cells[index]), "result": result})
                 found[index] = result
                 advance()
     finally:
@@ -101,13 +100,13 @@ def _run_one(function: Callable[[Any], dict[str, Any]], index: int, cell: Any) -
 def _key(function: Callable[[Any], Any], cell: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
-    return json_digest([function.__module__, function.__qualname__, dataclasses.asdict(cell)], 20)
+    return json_digest([function.__module__, function.__qualname__, cell_fields(cell)], 20)
 
 
 def _read(file: Path, cell: Any) -> dict[str, Any]:
     try:
         kept = json.loads(file.read_text())
-        if kept["cell"] != json.loads(json.dumps(dataclasses.asdict(cell))):
+        if kept["cell"] != json.loads(json.dumps(cell_fields(cell))):
             raise ValueError("it holds another cell")
         result: dict[str, Any] = kept["result"]
     except (KeyError, TypeError, ValueError) as error:

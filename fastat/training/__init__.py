@@ -9,12 +9,13 @@ from fastat.training.config import (
     Schedule,
     TrainConfig,
     config_from,
+    describe_training,
     differing_fields,
     flat,
     updated,
 )
 from fastat.training.defaults import default_config
-from fastat.training.devices import choose_device
+from fastat.training.devices import choose_device, layout_of, place
 from fastat.training.folder import check_same_config
 from fastat.training.images import training_sets
 from fastat.training.interrupt import interrupts_deferred
@@ -38,11 +39,14 @@ __all__ = [
     "choose_device",
     "config_from",
     "default_config",
+    "describe_training",
     "differing_fields",
     "flat",
     "interrupts_deferred",
+    "layout_of",
     "load_network",
     "monitors",
+    "place",
     "train",
     "training_sets",
     "updated",

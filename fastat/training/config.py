@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastat.data import DataConfig
 from fastat.models import ModelConfig
-from fastat.protocols import ProtocolConfig
+from fastat.protocols import ProtocolConfig, describe
 from fastat.support.files import differences
 from fastat.support.threat import ThreatModel
 
@@ -147,6 +147,11 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
 def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Descriptions "field: old -> new" of where two configurations differ."""
     return differences(flat(old), flat(new))
+
+
+def describe_training(config: TrainConfig) -> str:
+    """The training in the words of a title: "PGD-10 adversarial training", "HR (alpha 0.05, r 0.1) on N-FGSM"."""
+    return describe(config.method, average=config.optimizer.average, label_noise=config.dataset.label_noise)
 
 
 def check_types(config: TrainConfig) -> None:

@@ -16,7 +16,7 @@ from fastat.support.distributed import gather_parts, rank_of
 from fastat.support.files import load_checkpoint, save_checkpoint, write_json_lines
 from fastat.training.config import TrainConfig, config_from, differing_fields
 from fastat.training.monitors import Watch, best_epoch
-from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, network_state
+from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, Which, network_state
 from fastat.training.state import State
 from fastat.training.step import Learner
 
@@ -104,7 +104,8 @@ def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) 
 def as_network(folder: RunFolder, learner: Learner, state: State) -> Network:
     """The network of a run that is over: of the best epoch or of the last one, as the configuration selects."""
     best = best_epoch(state.history)
-    epoch, which = state.epoch, "last"
+    epoch = state.epoch
+    which: Which = "last"
     if folder.config.run.select == "best" and best is not None:
         if best + 1 != epoch:
             learner.judged.load_state_dict(load_checkpoint(folder.path / BEST)["model"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -139,6 +139,11 @@ def take_step(run: Run, batch: Batch) -> None:
     train_step(run.learner, batch, state.step, rate(run, state.step), state.current.marks, state.current.step)
 
 
+def rest_of_epoch(run: Run) -> Iterator[Batch]:
+    """This process's part of the batches of the steps that are left in the epoch."""
+    return run.batches(range(run.state.step, (run.state.epoch + 1) * run.images.steps_per_epoch))
+
+
 def rate(run: Run, step: int) -> float:
     """The learning rate of a step of the whole run, counted from 0."""
     return learning_rate(run.optimizer, (step + 0.5) / (run.optimizer.epochs * run.images.steps_per_epoch))
@@ -154,7 +159,7 @@ def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
     per_epoch, replay = run.images.steps_per_epoch, run.learner.replay
     look_every = 1 if learner.device.type == "cpu" else _LOOK_EVERY
     saved = last = time.monotonic()
-    batches = run.batches(range(state.step, (state.epoch + 1) * per_epoch))
+    batches = rest_of_epoch(run)
     while now.step < per_epoch and not state.stopped:
         with interrupts_deferred(learner.group is None):
             refused = replay.refused

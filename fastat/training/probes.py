@@ -28,7 +28,7 @@ def validate(run: Run, display: Display) -> dict[str, float]:
     val_set = run.images.val_set
     if val_set is None:
         return {}
-    accuracy = _accuracy(run, val_set, WATCHED, run.learner.judged)
+    accuracy = accuracy_of(run, val_set, WATCHED, run.learner.judged)
     if run.learner.average is None and run.attacked:
         _react(run, display, accuracy, len(val_set))
     return accuracy
@@ -37,7 +37,7 @@ def validate(run: Run, display: Display) -> dict[str, float]:
 def probe(run: Run, display: Display) -> None:
     """Looks for catastrophic overfitting of the very weights that are trained."""
     images = run.images.probe_set
-    _react(run, display, _accuracy(run, images, _PROBES, run.learner.model), len(images))
+    _react(run, display, accuracy_of(run, images, _PROBES, run.learner.model), len(images))
 
 
 def report(state: State, display: Display, monitor: str, text: str) -> None:
@@ -72,7 +72,7 @@ def _react(run: Run, display: Display, found: Mapping[str, float], images: int) 
     report(state, display, monitors.CATASTROPHIC, text)
 
 
-def _accuracy(run: Run, images: Dataset, attacks: tuple[str, ...], model: nn.Module) -> dict[str, float]:
+def accuracy_of(run: Run, images: Dataset, attacks: tuple[str, ...], model: nn.Module) -> dict[str, float]:
     """Accuracies on the images, each process measuring its share of them."""
     learner, threat = run.learner, run.threat
     own = torch.arange(rank_of(learner.group), len(images), size_of(learner.group), device=learner.device)

@@ -6,7 +6,7 @@ from torch import nn
 
 from bench import train_rate
 from bench.train_rate import PLAIN, plain_rate, plain_rates
-from fastat.training.config import default_config
+from fastat.training import default_config
 
 CPU = torch.device("cpu")
 

@@ -3,16 +3,15 @@
 import json
 import re
 import sys
-from dataclasses import replace
 
 import pytest
 
 from fastat.cli import entry as cli
 from fastat.cli.entry import default_folder, main, parse, parse_number
 from fastat.kernels import describe_environment
-from fastat.protocols.objective import PROTOCOLS
+from fastat.protocols import PROTOCOLS
+from fastat.training import TrainConfig, default_config, flat, updated
 from fastat.training import loop as training
-from fastat.training.config import TrainConfig, default_config
 
 TINY = [
     "train", "--data", "digits", "--model", "mlp", "--width", "16", "--epochs", "1", "--attack-steps", "1",
@@ -38,7 +37,7 @@ def test_defaults_follow_the_protocol():
 
 def test_flags_override():
     command = parse(["train", "--eps", "8/255", "--step-size", "2/255", "--nesterov", "--lr", "1e-3", "--norm", "l2"])
-    assert command.settings == TrainConfig(eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
+    assert command.settings == updated(TrainConfig(), eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 1 / 4 ", 0.25), ("1e-2", 0.01)])
@@ -98,9 +97,9 @@ def test_protocol_by_position():
 def test_a_configuration_given_back(tmp_path):
     config = default_config("mnist", "trades", milestones=(0.25, 0.5), seed=7, eps=0.2)
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(config.__dict__))
+    file.write_text(json.dumps(flat(config)))
     assert parse(["train", "--config", str(file)]).settings == config
-    assert parse(["train", "--config", str(file), "--seed", "8"]).settings == replace(config, seed=8)
+    assert parse(["train", "--config", str(file), "--seed", "8"]).settings == updated(config, seed=8)
     file.write_text('{"epsilon": 1}')
     with pytest.raises(SystemExit, match=r"error: --config: .*not fields of a configuration: epsilon"):
         main(["train", "--config", str(file)])
@@ -111,7 +110,7 @@ def test_a_configuration_given_back(tmp_path):
 
 def test_another_protocol_for_a_configuration(tmp_path):
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(default_config("digits", "hr", epochs=7).__dict__))
+    file.write_text(json.dumps(flat(default_config("digits", "hr", epochs=7))))
     found = parse(["train", "n-fgsm", "--config", str(file)]).settings
     assert found == default_config("digits", "n-fgsm", epochs=7)
 
@@ -187,12 +186,12 @@ def test_no_graph_records_nothing(tmp_path, recorder):
 
 
 def test_default_folder_stands_for_the_configuration():
-    one, other = default_folder(TrainConfig()), default_folder(TrainConfig(seed=1))
+    one, other = default_folder(TrainConfig()), default_folder(updated(TrainConfig(), seed=1))
     assert one == default_folder(TrainConfig())
     assert one != other
     assert one.parent.name == "runs"
     assert re.fullmatch(r"digits-pgd-at-small_cnn-[0-9a-f]{8}", one.name)
-    assert "/" not in default_folder(TrainConfig(data="folder:/a b/c")).name
+    assert "/" not in default_folder(updated(TrainConfig(), data="folder:/a b/c")).name
 
 
 def test_evaluate_without_a_run(tmp_path):

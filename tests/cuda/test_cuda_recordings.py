@@ -13,10 +13,9 @@ import fastat
 from fastat.graphs import recordings as graphs
 from fastat.graphs.recordings import CaptureError
 from fastat.models import preact_resnet18, small_cnn
-from fastat.training.config import default_config
-from fastat.training.loop import train
-from fastat.training.run import RECORDED, open_run
-from fastat.training.step import train_step
+from fastat.training import default_config
+from fastat.training.loop import take_step, train
+from fastat.training.run import open_run
 
 
 def network(dropout=0.0, seed=0):
@@ -333,30 +332,31 @@ def test_a_recorded_training_is_the_training(tmp_path, exact_model, protocol):
 )
 def test_a_recorded_step_learns_and_follows_the_learning_rate(tmp_path, changes):
     run = open_run(default_config("digits", **SMALL, **changes), tmp_path, None, DEVICE)
-    one = next(run.train_set.batches(torch.arange(64), 64))
+    one = next(run.images.train_set.batches(torch.arange(64), 64))
     weights = []
     for _ in range(5):
-        train_step(run, one)
-        run.step += 1
-        weights.append(torch.cat([p.detach().flatten().clone() for p in run.model.parameters()]))
-    assert run.recording == RECORDED
-    assert bool(run.losses[:5].isfinite().all()) and len(set(run.losses[:5].tolist())) == 5
+        take_step(run, one)
+        run.state.current.step += 1
+        weights.append(torch.cat([p.detach().flatten().clone() for p in run.learner.model.parameters()]))
+    assert run.learner.replay.ready and not run.learner.replay.refused
+    losses = run.state.current.marks.losses[:5]
+    assert bool(losses.isfinite().all()) and len(set(losses.tolist())) == 5
     assert all(not torch.equal(a, b) for a, b in pairwise(weights))
 
 
 def test_a_bad_recorded_step_is_skipped(tmp_path):
     run = open_run(default_config("digits", **SMALL), tmp_path, None, DEVICE)
-    one = next(run.train_set.batches(torch.arange(64), 64))
+    one = next(run.images.train_set.batches(torch.arange(64), 64))
     for _ in range(3):
-        train_step(run, one)
-        run.step += 1
-    before = copy.deepcopy(run.model.state_dict())
-    train_step(run, one._replace(x=one.x * float("nan")))
-    assert run.recording == RECORDED
-    for name, value in run.model.state_dict().items():
+        take_step(run, one)
+        run.state.current.step += 1
+    before = copy.deepcopy(run.learner.model.state_dict())
+    take_step(run, one._replace(x=one.x * float("nan")))
+    assert run.learner.replay.ready and not run.learner.replay.refused
+    for name, value in run.learner.model.state_dict().items():
         if value.is_floating_point():
             assert torch.equal(value, before[name])
-    assert run.losses[:4].isnan().tolist() == [False, False, False, True]
+    assert run.state.current.marks.losses[:4].isnan().tolist() == [False, False, False, True]
 
 
 def test_the_small_network_of_the_library(exact_model):

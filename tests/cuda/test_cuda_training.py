@@ -10,11 +10,10 @@ import torch
 
 from fastat import data
 from fastat.evaluation.accuracy import evaluate
-from fastat.protocols.objective import PROTOCOLS
-from fastat.training.config import TrainConfig, default_config
-from fastat.training.loop import train
+from fastat.protocols import PROTOCOLS
+from fastat.training import TrainConfig, default_config
+from fastat.training.loop import take_step, train
 from fastat.training.run import open_run
-from fastat.training.step import train_step
 
 SMALL = {"epochs": 2, "attack_steps": 3, "train_size": 512, "batch_size": 64, "val_size": 64, "lr": 0.05}
 CUDA = torch.device("cuda")
@@ -48,30 +47,30 @@ def test_a_step_does_not_wait_for_the_device(tmp_path, protocol):
         if protocol == "mart" and "label_smoothing" in changes:
             continue
         run = open_run(small(protocol, **changes), tmp_path / str(number), None, CUDA)
-        batch = next(run.train_set.batches(torch.arange(64), 64))
-        train_step(run, batch)  # the first one allocates, and chooses its algorithms
-        run.step = 1
+        batch = next(run.images.train_set.batches(torch.arange(64), 64))
+        take_step(run, batch)  # the first one allocates, and chooses its algorithms
+        run.state.current.step = 1
         torch.cuda.synchronize()
         torch.cuda.set_sync_debug_mode("error")
         try:
-            train_step(run, batch)
+            take_step(run, batch)
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        assert bool(run.losses[:2].isfinite().all())
+        assert bool(run.state.current.marks.losses[:2].isfinite().all())
 
 
 @pytest.mark.parametrize("protocol", ["pgd-at", "hr", "free"])
 def test_a_step_without_a_finite_gradient_is_skipped_on_the_device(tmp_path, protocol):
     run = open_run(small(protocol, awp=0.01), tmp_path, None, CUDA)
-    batch = next(run.train_set.batches(torch.arange(64), 64))
-    train_step(run, batch)
-    run.step = 1
-    before = [value.clone() for value in run.model.state_dict().values() if value.is_floating_point()]
-    train_step(run, batch._replace(x=batch.x * float("nan")))
-    after = [value for value in run.model.state_dict().values() if value.is_floating_point()]
+    batch = next(run.images.train_set.batches(torch.arange(64), 64))
+    take_step(run, batch)
+    run.state.current.step = 1
+    before = [value.clone() for value in run.learner.model.state_dict().values() if value.is_floating_point()]
+    take_step(run, batch._replace(x=batch.x * float("nan")))
+    after = [value for value in run.learner.model.state_dict().values() if value.is_floating_point()]
     for old, new in zip(before, after, strict=True):
         torch.testing.assert_close(new, old, rtol=1e-5, atol=1e-7)  # AWP takes its perturbation off by subtraction
-    assert run.losses[:2].isnan().tolist() == [False, True]
+    assert run.state.current.marks.losses[:2].isnan().tolist() == [False, True]
 
 
 def test_first_steps_are_those_of_the_cpu(tmp_path, exact_model):

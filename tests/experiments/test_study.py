@@ -18,7 +18,7 @@ from bench.study.text import kept, number, write_text
 from fastat import data
 from fastat.evaluation.accuracy import adversarial_losses
 from fastat.kernels.reference import holistic_loss
-from fastat.training.config import check_config
+from fastat.training import check_config
 from fastat.training.run import open_run
 
 
@@ -28,34 +28,40 @@ def test_every_cell_is_a_valid_run_of_its_own():
         assert len({job.folder for job in jobs}) == len({job.config for job in jobs}) == len(jobs)
         for job in jobs:
             check_config(job.config)
-            assert job.config.epochs % setting_of(job.cell.data, quick).measure_every == 0
+            assert job.config.optimizer.epochs % setting_of(job.cell.data, quick).measure_every == 0
 
 
 def test_arms_train_at_the_budgets_they_are_judged_at():
     for arm in ARMS.values():
         config = config_of(Cell("digits", arm.name, 0.1, 10), 0, quick=False)
-        assert (config.objective == "holistic") == (arm.alpha + arm.r > 0)
-        if config.objective == "holistic":
-            assert (config.alpha, config.r) == (arm.alpha, arm.r)
+        assert (config.method.objective == "holistic") == (arm.alpha + arm.r > 0)
+        if config.method.objective == "holistic":
+            assert (config.method.alpha, config.method.r) == (arm.alpha, arm.r)
         assert arm.alpha in ALPHAS and arm.r in RS
-        assert config.label_noise == 0.1
+        assert config.dataset.label_noise == 0.1
 
 
 def test_measurement_by_hand(tmp_path):
     config = config_of(Cell("digits", PLAIN.name, 0.1, 10), 1, quick=True)
     run = open_run(config, tmp_path, None, torch.device("cpu"))
-    found = measurement(config, None, 60)(run.model)
-    train, test = run.train_set, data.load("digits").test.subset(60, 0)
+    found = measurement(config, None, 60)(run.learner.model)
+    train, test = run.images.train_set, data.load("digits").test.subset(60, 0)
     losses = adversarial_losses(
-        run.model, train.pixels(), train.labels, config.eps, attack="pgd-10", seed=1, sample_ids=train.ids
+        run.learner.model,
+        train.pixels(),
+        train.labels,
+        config.threat.eps,
+        attack="pgd-10",
+        seed=1,
+        sample_ids=train.ids,
     ).double()
     assert found[in_sample(0.1, 0.2)] == pytest.approx(float(holistic_loss(losses, 0.1, 0.2)), rel=1e-6)
     assert found[in_sample(0.0, 0.0)] == pytest.approx(float(losses.mean()), rel=1e-6)
     on_test = adversarial_losses(
-        run.model, test.pixels(), test.labels, config.eps, attack="pgd-10", seed=1, sample_ids=test.ids
+        run.learner.model, test.pixels(), test.labels, config.threat.eps, attack="pgd-10", seed=1, sample_ids=test.ids
     )
     assert found["test loss"] == pytest.approx(float(on_test.mean()), rel=1e-6)
-    right = run.model.eval()(test.pixels()).argmax(1) == test.labels
+    right = run.learner.model.eval()(test.pixels()).argmax(1) == test.labels
     assert found["clean"] == pytest.approx(float(right.float().mean()))
     assert len(found) == len(ALPHAS) * len(RS) + 3
 

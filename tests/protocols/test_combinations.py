@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from test_protocols import config_of, textbook_benign
 from torch import nn
+from training_cases import config_of, protocol_of, textbook_benign
 
 from fastat.kernels import reference
 from fastat.objectives import trades_loss
-from fastat.protocols.objective import AttackedBatch, describe, objective_of
-from fastat.training.loop import train
+from fastat.protocols import AttackedBatch, objective_of
+from fastat.training import describe_training, updated
+from fastat.training.loop import take_step, train
 from fastat.training.run import open_run
-from fastat.training.step import train_step
 
 
 def batch_and_model():
@@ -29,7 +29,7 @@ def gradients(loss, model):
 
 def same_gradients(config, expected):
     model, batch = batch_and_model()
-    loss, logits = objective_of(config)(model, batch)
+    loss, logits = objective_of(*protocol_of(config))(model, batch)
     found = expected(model, batch)
     torch.testing.assert_close(loss, found, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(logits, model(batch.x_adv))
@@ -47,7 +47,7 @@ def test_bat_with_trades():
     config = config_of("bat", loss="trades", attack="pgd-kl", gamma=2.0, beta=0.3)
 
     def expected(model, batch):
-        plain = textbook_benign(replace(config, beta=0.0), model(batch.x_adv), model[:3](batch.x_adv), batch.y)
+        plain = textbook_benign(updated(config, beta=0.0), model(batch.x_adv), model[:3](batch.x_adv), batch.y)
         whole = textbook_benign(config, model(batch.x_adv), model[:3](batch.x_adv), batch.y)
         probabilities = model(batch.x_adv).detach().softmax(1)
         wrong = probabilities.argmax(1) != batch.y
@@ -63,11 +63,11 @@ def test_hr_of_losses_with_the_clean_images(loss):
     config = config_of("hr", loss=loss, alpha=0.1, r=0.2)
 
     def expected(model, batch):
-        plain = replace(config, objective="mean", protocol="pgd-at")
+        plain = updated(config, objective="mean", protocol="pgd-at")
         losses = []
         for i in range(len(batch.y)):
             one = replace_rows(batch, i)
-            losses.append(objective_of(plain)(model, one)[0])
+            losses.append(objective_of(*protocol_of(plain))(model, one)[0])
         losses = torch.stack(losses)
         weights = reference.holistic_weights(losses.detach().double(), 0.1, 0.2, "hd")
         return (weights.float() * losses).sum()
@@ -111,14 +111,14 @@ def test_reduction_has_two_values():
     ],
 )
 def test_titles(changes, text):
-    assert describe(config_of("bat", **changes)) == text
+    assert describe_training(config_of("bat", **changes)) == text
 
 
 def step_of(config, folder):
     run = open_run(config, folder, None, torch.device("cpu"))
-    before = [p.detach().clone() for p in run.model.parameters()]
-    train_step(run, next(run.train_set.batches(torch.arange(32), 32)))
-    return [old - p.detach() for old, p in zip(before, run.model.parameters(), strict=True)], run
+    before = [p.detach().clone() for p in run.learner.model.parameters()]
+    take_step(run, next(run.images.train_set.batches(torch.arange(32), 32)))
+    return [old - p.detach() for old, p in zip(before, run.learner.model.parameters(), strict=True)], run
 
 
 def test_weight_decay_and_its_exemptions(tmp_path):
@@ -126,7 +126,7 @@ def test_weight_decay_and_its_exemptions(tmp_path):
     without, _ = step_of(config_of(**base, weight_decay=0.0), tmp_path / "a")
     all_of_them, run = step_of(config_of(**base, weight_decay=0.1), tmp_path / "b")
     exempt, _ = step_of(config_of(**base, weight_decay=0.1, exempt_norm_and_bias=True), tmp_path / "c")
-    for p, none, every, some in zip(run.model.parameters(), without, all_of_them, exempt, strict=True):
+    for p, none, every, some in zip(run.learner.model.parameters(), without, all_of_them, exempt, strict=True):
         decayed = p.dim() > 1
         torch.testing.assert_close(some, every if decayed else none)
     assert not torch.allclose(without[1], all_of_them[1])  # the scale of a batch norm is 1 at the start
@@ -136,7 +136,7 @@ def test_clipped_gradients_keep_their_direction(tmp_path):
     base = {"protocol": "standard", "momentum": 0.0, "weight_decay": 0.0}
     free, _ = step_of(config_of(**base), tmp_path / "a")
     short, run = step_of(config_of(**base, clip_grad=0.01), tmp_path / "b")
-    lr = float(run.optimizer.param_groups[0]["lr"])
+    lr = float(run.learner.optimizer.param_groups[0]["lr"])
     length = torch.cat([value.flatten() for value in short]).norm()
     assert float(length) == pytest.approx(0.01 * lr, rel=1e-2)
     scale = length / torch.cat([value.flatten() for value in free]).norm()
@@ -148,7 +148,7 @@ def test_clipped_gradients_keep_their_direction(tmp_path):
 def test_attack_in_train_mode_moves_the_statistics(tmp_path):
     _, train_mode = step_of(config_of("rs-fgsm"), tmp_path / "a")
     _, eval_mode = step_of(config_of("rs-fgsm", attack_mode="eval"), tmp_path / "b")
-    counts = [int(run.model.state_dict()["model.0.0.1.num_batches_tracked"]) for run in (train_mode, eval_mode)]
+    counts = [int(run.learner.model.state_dict()["model.0.0.1.num_batches_tracked"]) for run in (train_mode, eval_mode)]
     assert counts == [2, 1]
 
 
@@ -157,7 +157,7 @@ def test_validation_images_are_set_apart_and_the_same_for_every_seed(tmp_path):
         open_run(config_of("pgd-at", seed=seed, train_size=None), tmp_path / str(seed), None, torch.device("cpu"))
         for seed in range(2)
     ]
-    first, second = runs
+    first, second = (run.images for run in runs)
     assert first.val_set.ids.equal(second.val_set.ids)
     assert not set(first.val_set.ids.tolist()) & set(first.train_set.ids.tolist())
     assert len(first.val_set) + len(first.train_set) == 1438
@@ -166,7 +166,7 @@ def test_validation_images_are_set_apart_and_the_same_for_every_seed(tmp_path):
 def test_a_compiled_network_trains_like_itself(tmp_path, in_double):
     config = config_of("trades", epochs=1, train_size=64, model="mlp", width=16, grad_align=0.1)
     plain = train(config, tmp_path / "plain")
-    compiled = train(replace(config, compile=True), tmp_path / "compiled")
+    compiled = train(updated(config, compile=True), tmp_path / "compiled")
     for one, other in zip(plain.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 

@@ -4,29 +4,29 @@ import pytest
 import torch
 import torch.nn.functional as F
 from killing import assert_same_run
-from test_protocols import config_of
+from training_cases import config_of
 
 from fastat import fgsm, pgd, random_start
 from fastat.protocols.awp import perturbed_weights
 from fastat.support.keyed import derive_seed
-from fastat.training.loop import train
+from fastat.training.loop import take_step, train
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
-from fastat.training.step import ATTACK, train_step
+from fastat.training.step import ATTACK
 
 ROWS = torch.arange(10, 42)
 
 
 def attacked(config, model, x, y, keys):
     model.eval()
-    if config.attack == "none":
+    if config.method.attack == "none":
         return x
-    if config.attack == "fgsm":
-        return fgsm(model, x, y, config.eps)
-    if config.attack == "pgd-kl":
+    if config.method.attack == "fgsm":
+        return fgsm(model, x, y, config.threat.eps)
+    if config.method.attack == "pgd-kl":
         start = random_start(x, 1e-3, "linf", keys["seed"], keys["sample_ids"])
-        return pgd(model, x, y, config.eps, steps=2, loss="kl", start=start)
-    return pgd(model, x, y, config.eps, steps=2, **keys)
+        return pgd(model, x, y, config.threat.eps, steps=2, loss="kl", start=start)
+    return pgd(model, x, y, config.threat.eps, steps=2, **keys)
 
 
 def cross_entropy(model, x, x_adv, y, keys):
@@ -75,12 +75,12 @@ def gradalign(model, x, x_adv, y, keys):
 def test_one_step_is_the_textbook(tmp_path, protocol, textbook, awp):
     config = config_of(protocol, awp=awp, attack_mode="eval")
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
-    train_step(run, next(run.train_set.batches(ROWS, 32)))
+    take_step(run, next(run.images.train_set.batches(ROWS, 32)))
 
     other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
-    model, batch = other.model, other.train_set.take(ROWS)
+    model, batch = other.learner.model, other.images.train_set.take(ROWS)
     x, y = batch.images.float() / 16, batch.labels
-    keys = {"seed": derive_seed(config.seed, 0, ATTACK), "sample_ids": batch.ids}
+    keys = {"seed": derive_seed(config.run.seed, 0, ATTACK), "sample_ids": batch.ids}
     x_adv = attacked(config, model, x, y, keys)
     parameters = list(model.parameters())
     model.train()
@@ -97,12 +97,12 @@ def test_one_step_is_the_textbook(tmp_path, protocol, textbook, awp):
         for p, shift in zip(parameters, shifts, strict=True):
             p.data += shift
     gradients = torch.autograd.grad(textbook(model, x, x_adv, y, keys), parameters)
-    lr = learning_rate(config, 0.5 / 6)
-    after = dict(run.model.named_parameters())
+    lr = learning_rate(config.optimizer, 0.5 / 6)
+    after = dict(run.learner.model.named_parameters())
     for (name, p), g, shift in zip(model.named_parameters(), gradients, shifts, strict=True):
-        expected = p.detach() - lr * (g + config.weight_decay * p.detach()) - shift
+        expected = p.detach() - lr * (g + config.optimizer.weight_decay * p.detach()) - shift
         torch.testing.assert_close(after[name].detach(), expected, rtol=2e-5, atol=1e-6)
-    for (name, buffer), (_, ours) in zip(model.named_buffers(), run.model.named_buffers(), strict=True):
+    for (name, buffer), (_, ours) in zip(model.named_buffers(), run.learner.model.named_buffers(), strict=True):
         torch.testing.assert_close(ours, buffer, msg=name)
 
 

@@ -4,26 +4,19 @@ from typing import get_args
 
 import pytest
 import torch
-import torch.nn.functional as F
 from killing import assert_resumes, state_of
 from torch import Tensor
+from training_cases import config_of, protocol_of, textbook_benign
 
 from fastat import fgsm, pgd
 from fastat.kernels import reference
-from fastat.protocols.objective import PROTOCOLS, AttackName, ProtocolName, attack_of, describe
+from fastat.protocols import PROTOCOLS, AttackName, ProtocolName, attack_of
 from fastat.support.keyed import derive_seed
-from fastat.training.config import TrainConfig, check_config, default_config
-from fastat.training.loop import train
-from fastat.training.network import load_network
+from fastat.training import TrainConfig, check_config, default_config, describe_training, load_network, updated
+from fastat.training.loop import take_step, train
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
-from fastat.training.step import ATTACK, train_step
-
-TINY = {"epochs": 2, "attack_steps": 2, "batch_size": 32, "train_size": 96, "val_size": 16}
-
-
-def config_of(protocol: str, **changes) -> TrainConfig:
-    return default_config("digits", protocol, **{**TINY, **changes})
+from fastat.training.step import ATTACK
 
 
 def test_every_protocol_is_a_valid_configuration():
@@ -32,7 +25,7 @@ def test_every_protocol_is_a_valid_configuration():
         for data in ("digits", "mnist", "cifar10"):
             check_config(default_config(data, protocol))
     assert default_config("digits") == TrainConfig()
-    assert default_config("mnist", "hr").eps == 0.3
+    assert default_config("mnist", "hr").threat.eps == 0.3
     with pytest.raises(ValueError, match=r"protocol must be one of standard, .*, got 'hrr'"):
         default_config("digits", "hrr")
 
@@ -46,8 +39,8 @@ def test_any_attack_goes_with_any_objective():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (TrainConfig(protocol="hr"), "objective must be holistic under protocol hr .*, got 'mean'"),
-        (TrainConfig(protocol="n-fgsm"), "attack must be n-fgsm under protocol n-fgsm .*, got 'pgd'"),
+        (updated(TrainConfig(), protocol="hr"), "objective must be holistic under protocol hr .*, got 'mean'"),
+        (updated(TrainConfig(), protocol="n-fgsm"), "attack must be n-fgsm under protocol n-fgsm .*, got 'pgd'"),
         (default_config("digits", "bat", objective="holistic"), "objective must be benign .*, got 'holistic'"),
     ],
 )
@@ -67,38 +60,22 @@ def test_a_configuration_is_what_its_protocol_says(config, message):
 def test_single_step_attacks_are_those_of_their_papers(attack, options):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
     x, y, ids = torch.rand(6, 1, 4, 4), torch.arange(6) % 3, torch.arange(6)
-    found = attack_of(config_of("hr", attack=attack))(model, x, y, seed=5, sample_ids=ids)
+    found = attack_of(*protocol_of(config_of("hr", attack=attack)))(model, x, y, seed=5, sample_ids=ids)
     assert found.equal(fgsm(model, x, y, 0.1, seed=5, sample_ids=ids, **options))
     assert not found.equal(x)
-    shorter = attack_of(config_of("pgd-at", attack=attack, step_size=0.01))(model, x, y, seed=5, sample_ids=ids)
+    config = config_of("pgd-at", attack=attack, step_size=0.01)
+    shorter = attack_of(*protocol_of(config))(model, x, y, seed=5, sample_ids=ids)
     assert shorter.equal(fgsm(model, x, y, 0.1, seed=5, sample_ids=ids, **{**options, "step_size": 0.01}))
 
 
 def textbook_holistic(config: TrainConfig, logits: Tensor, features: Tensor, y: Tensor) -> Tensor:
     """Weights from the float64 solution, constants for autograd."""
     losses = -logits.log_softmax(1)[torch.arange(len(y)), y]
-    weights = reference.holistic_weights(losses.detach().double(), config.alpha, config.r, config.order)
+    weights = reference.holistic_weights(
+        losses.detach().double(), config.method.alpha, config.method.r, config.method.order
+    )
     assert float(weights.max()) > 2 / len(y)  # else the plain mean would pass as well
     return (weights.to(losses.dtype) * losses).sum()
-
-
-def textbook_benign(config: TrainConfig, logits: Tensor, features: Tensor, y: Tensor) -> Tensor:
-    """The loss and its discrimination term as they are defined, sample by sample."""
-    losses = F.cross_entropy(logits, y, reduction="none")
-    weights = torch.ones(len(y))
-    for i, row in enumerate(logits.detach().softmax(1)):
-        if row.argmax() != y[i]:
-            weights[i] = torch.exp(-config.gamma * row[torch.arange(10) != y[i]].max())
-    assert int((weights < 1).sum()) > 0
-    h = features / features.norm(dim=1, keepdim=True)
-    terms = []
-    for i in range(len(y)):
-        others = [k for k in range(len(y)) if k != i]
-        positives = [j for j in others if y[j] == y[i]]
-        total = torch.stack([(h[i] @ h[k] / config.tau).exp() for k in others]).sum()
-        if positives:
-            terms.append(torch.stack([total.log() - h[i] @ h[j] / config.tau for j in positives]).mean())
-    return (weights * losses).sum() / weights.sum() + config.beta * torch.stack(terms).mean()
 
 
 @pytest.mark.parametrize(
@@ -113,27 +90,27 @@ def textbook_benign(config: TrainConfig, logits: Tensor, features: Tensor, y: Te
 def test_one_step_is_the_textbook(tmp_path, config, textbook):
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
     index = torch.arange(10, 42)
-    train_step(run, next(run.train_set.batches(index, 32)))
-    after = run.model.state_dict()
+    take_step(run, next(run.images.train_set.batches(index, 32)))
+    after = run.learner.model.state_dict()
 
     other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
-    model, batch = other.model, other.train_set.take(index)
+    model, batch = other.learner.model, other.images.train_set.take(index)
     x, y = batch.images.float() / 16, batch.labels
-    keys = {"seed": derive_seed(config.seed, 0, ATTACK), "sample_ids": batch.ids}
+    keys = {"seed": derive_seed(config.run.seed, 0, ATTACK), "sample_ids": batch.ids}
     step = {"pgd": (pgd, {"steps": 2}), "n-fgsm": (fgsm, {"noise": 2, "clip": False})}
-    step["rs-fgsm"] = (fgsm, {"noise": 1, "step_size": 1.25 * config.eps})
-    attack, options = step[config.attack]
-    x_adv = attack(model.eval(), x, y, config.eps, **options, **keys)
+    step["rs-fgsm"] = (fgsm, {"noise": 1, "step_size": 1.25 * config.threat.eps})
+    attack, options = step[config.method.attack]
+    x_adv = attack(model.eval(), x, y, config.threat.eps, **options, **keys)
     model.train()
     normalized = (x_adv - model.mean) / model.std
     features = model.model[:5](normalized)
     loss = textbook(config, model.model[5](features), features, y)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    lr = learning_rate(config, 0.5 / 6)
+    lr = learning_rate(config.optimizer, 0.5 / 6)
     for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
-        expected = parameter - lr * (gradient + config.weight_decay * parameter)
+        expected = parameter - lr * (gradient + config.optimizer.weight_decay * parameter)
         torch.testing.assert_close(after[name], expected.detach(), rtol=1e-5, atol=1e-7)
-    assert float(run.losses[0]) == pytest.approx(loss.item(), rel=1e-5)
+    assert float(run.state.current.marks.losses[0]) == pytest.approx(loss.item(), rel=1e-5)
 
 
 def test_hr_without_budgets_is_plain_training(tmp_path, in_double):
@@ -164,7 +141,7 @@ def test_resumed_to_the_bit(tmp_path, monkeypatch, protocol):
     ],
 )
 def test_titles_say_what_was_trained(config, text):
-    assert describe(config) == text
+    assert describe_training(config) == text
 
 
 @pytest.mark.parametrize("protocol", ["hr", "bat"])

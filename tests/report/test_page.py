@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from dataclasses import asdict, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -14,10 +13,12 @@ from fastat.cli import main
 from fastat.report import page
 from fastat.report.page import write_page
 from fastat.report.results import judge
-from fastat.training.config import TrainConfig
+from fastat.training import TrainConfig, flat, updated
 from fastat.training.loop import train
 
-TINY = TrainConfig(model="mlp", width=16, epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16)
+TINY = updated(
+    TrainConfig(), model="mlp", width=16, epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16
+)
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -70,7 +71,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     configs = {
         "plain": TINY,
-        "l2": replace(TINY, protocol="hr", objective="holistic", norm="l2"),
+        "l2": updated(TINY, protocol="hr", objective="holistic", norm="l2"),
     }
     for name, config in configs.items():
         network = train(config, root / name)
@@ -225,7 +226,7 @@ def test_folders_of_one_name_are_told_apart(runs, tmp_path):
 
 def test_a_run_before_its_first_epoch(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(asdict(TINY)))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(flat(TINY)))
     page = Page(write_page([tmp_path / "run"], tmp_path / "page.html").read_text())
     assert "unfinished, epoch 0 of 2" in page.text
 

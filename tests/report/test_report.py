@@ -13,8 +13,7 @@ from fastat.evaluation.accuracy import Evaluation
 from fastat.report import results as report
 from fastat.report.figures import plot_curves
 from fastat.report.results import find_examples, format_eps, judge, results_table
-from fastat.training.config import TrainConfig, default_config
-from fastat.training.network import Network
+from fastat.training import Network, TrainConfig, default_config, updated
 
 HISTORY = [
     {
@@ -30,7 +29,7 @@ HISTORY = [
 
 def network(config: TrainConfig, title: str = "digits", channels: int = 1) -> Network:
     torch.manual_seed(0)
-    model = models.build(config.model, 10, channels, 0.3, 0.3).eval()
+    model = models.build(config.network.model, 10, channels, 0.3, 0.3).eval()
     return Network(model, config, title, tuple("0123456789"), HISTORY, 2, "best")
 
 
@@ -88,7 +87,7 @@ def test_titles_and_table_name_the_protocol(tmp_path, monkeypatch):
 
 def test_examples_are_what_they_say():
     test = data.load("digits").test
-    trained = network(TrainConfig(eps=0.05))
+    trained = network(updated(TrainConfig(), eps=0.05))
     examples = find_examples(trained, test)
     assert len(examples.true) == len(examples.predicted) == len(examples.images) == len(examples.adversarial)
     difference = examples.adversarial - examples.images

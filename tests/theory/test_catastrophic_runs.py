@@ -35,10 +35,15 @@ class TestCell:
         for name in ("digits", "cifar10"):
             model = "small_cnn" if name == "digits" else "preact_resnet18"
             config = train_config(Cell(method=method, data=name, model=model, width=None))
-            assert (config.augment, config.cutout, config.box, config.val_size) == ("none", 0, False, 0)
-            assert config.protocol == METHODS[method] and config.attack_mode == "train"
-        assert (config.grad_align == 0.2) == (method == "gradalign")
-        assert config.attack_steps == 10
+            assert (config.dataset.augment, config.dataset.cutout, config.threat.box, config.dataset.val_size) == (
+                "none",
+                0,
+                False,
+                0,
+            )
+            assert config.method.protocol == METHODS[method] and config.method.attack_mode == "train"
+        assert (config.method.grad_align == 0.2) == (method == "gradalign")
+        assert config.method.attack_steps == 10
 
     def test_unknown_method(self):
         with pytest.raises(ValueError, match=r"method must be one of fgsm, .*, got 'free'"):

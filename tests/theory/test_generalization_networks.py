@@ -91,7 +91,7 @@ def test_in_sample_loss_is_that_of_the_labels_trained_on(tiny):
     place = next(p for p in (folder / "runs").iterdir() if f"noise0.1-alpha0.1-r0.1-seed{cell.seed}" in p.name)
     model = load_network(place, which="last").model
     split = data.load("digits")
-    own = training_sets(cell.config, split)[0]
+    own = training_sets(cell.config.dataset, cell.config.run.seed, split)[0]
     assert len(own) == 40
     assert int((own.labels != split.train.subset(40, cell.seed).labels).sum()) == 4
     losses = adversarial_losses(

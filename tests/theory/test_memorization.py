@@ -205,11 +205,11 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
     split = load_split("digits", 150)
     known = Atypical(train=(3, 100, 7), test=(0, 5))
     study = experiment._Study(known, {1.0: 3}, members(known, 150, 1647), "digest", None)
-    cells = [cell for cell in study.cells(SMALL, "digits") if cell.config.seed == 0]
+    cells = [cell for cell in study.cells(SMALL, "digits") if cell.config.run.seed == 0]
     seen = []
 
     def spy(config, folder, **options):
-        seen.append((config.protocol, options["split"].train.ids))
+        seen.append((config.method.protocol, options["split"].train.ids))
         return train(config, folder, **options)
 
     train = cells_module.train
@@ -222,7 +222,7 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
     assert not (right(found["test"]["pgd-10"]) & ~right(found["test"]["clean"])).any()
     assert found["curve"] == []
     assert condition(by_score, {3: 1.0}) == "score 1"
-    assert [cell.config.protocol for cell in cells] == ["pgd-at", "pgd-at", "pgd-at", "bat", "trades"]
+    assert [cell.config.method.protocol for cell in cells] == ["pgd-at", "pgd-at", "pgd-at", "bat", "trades"]
     assert [cell.measure_every for cell in cells] == [1, None, None, None, None]
 
 

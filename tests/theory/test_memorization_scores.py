@@ -27,7 +27,7 @@ from fastat.theory.memorization import (
     small_mlp,
 )
 from fastat.theory.memorization.groups import group_measure, split_test
-from fastat.training.config import TrainConfig
+from fastat.training import TrainConfig
 
 QUICK = Recipe(epochs=3, batch_size=16, lr=0.1)
 
@@ -317,7 +317,13 @@ def test_groups_and_their_measure():
     assert list(measured) == ["typical clean", "typical pgd-10", "atypical clean", "atypical pgd-10"]
     some = groups["typical"]
     expected = evaluate(
-        model, some.pixels(), some.labels, config.eps, attacks=["pgd-10"], seed=config.seed, sample_ids=some.ids
+        model,
+        some.pixels(),
+        some.labels,
+        config.threat.eps,
+        attacks=["pgd-10"],
+        seed=config.run.seed,
+        sample_ids=some.ids,
     )
     assert measured["typical pgd-10"] == expected.accuracy["pgd-10"]
     assert all(module.training for module in model.modules())

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from fastat.theory.cost import passes_per_image, training_cost
 from fastat.theory.result import Finding, Picture, Result
 from fastat.theory.sweep import sweep
-from fastat.training.config import default_config
+from fastat.training import default_config
 
 
 @dataclass(frozen=True)

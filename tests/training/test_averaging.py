@@ -1,20 +1,17 @@
 """Averages of the weights: what they are, that they are what is judged and kept, and that they resume."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from killing import assert_resumes, assert_same_run
-from test_training import TINY
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from training_cases import TINY
 
 from fastat.support.files import load_checkpoint
+from fastat.training import load_network, probes, updated
 from fastat.training import loop as training
-from fastat.training import step
 from fastat.training.averaging import average_of, ema_share, move_average_
-from fastat.training.loop import train
-from fastat.training.network import load_network
+from fastat.training.loop import take_step, train
 
 
 def steps(model: nn.Module, n: int):
@@ -67,16 +64,16 @@ def recorded(monkeypatch) -> list[list[torch.Tensor]]:
     found = []
 
     def watching(run, batch):
-        step.train_step(run, batch)
-        found.append([p.detach().clone() for p in run.model.parameters()])
+        take_step(run, batch)
+        found.append([p.detach().clone() for p in run.learner.model.parameters()])
 
-    monkeypatch.setattr(training, "train_step", watching)
+    monkeypatch.setattr(training, "take_step", watching)
     return found
 
 
 def test_the_exponential_average_of_a_run(tmp_path, monkeypatch):
     weights = recorded(monkeypatch)
-    config = replace(TINY, average="ema", ema_decay=0.8, select="last")
+    config = updated(TINY, average="ema", ema_decay=0.8, select="last")
     trained = train(config, tmp_path)
     mean = weights[0]
     for i, now in enumerate(weights):
@@ -94,7 +91,7 @@ def test_the_exponential_average_of_a_run(tmp_path, monkeypatch):
 
 def test_the_equal_average_of_a_run(tmp_path, monkeypatch):
     weights = recorded(monkeypatch)
-    trained = train(replace(TINY, epochs=4, average="swa", swa_start=0.5, select="last"), tmp_path)
+    trained = train(updated(TINY, epochs=4, average="swa", swa_start=0.5, select="last"), tmp_path)
     expected = [(one + other) / 2 for one, other in zip(weights[8], weights[11], strict=True)]
     for one, other in zip(trained.model.parameters(), expected, strict=True):
         torch.testing.assert_close(one.detach(), other, rtol=1e-5, atol=1e-6)
@@ -102,19 +99,19 @@ def test_the_equal_average_of_a_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("average", ["ema", "swa"])
 def test_resumed_to_the_bit(tmp_path, monkeypatch, average):
-    assert_resumes(monkeypatch, replace(TINY, average=average, swa_start=0.0), tmp_path, 4)
+    assert_resumes(monkeypatch, updated(TINY, average=average, swa_start=0.0), tmp_path, 4)
 
 
 def test_the_best_network_is_the_average_of_its_epoch(tmp_path, monkeypatch):
     values = iter([0.1, 0.6, 0.3])
-    monkeypatch.setattr(training, "_accuracy", lambda *_, **__: {"clean": 0.9, "fgsm": 0.5, "pgd-20": next(values)})
+    monkeypatch.setattr(probes, "accuracy_of", lambda *_, **__: {"clean": 0.9, "fgsm": 0.5, "pgd-20": next(values)})
     averages = []
 
     def measure(model):
         averages.append({name: value.clone() for name, value in model.state_dict().items()})
         return {}
 
-    trained = train(replace(TINY, epochs=3, average="ema"), tmp_path, measure=measure)
+    trained = train(updated(TINY, epochs=3, average="ema"), tmp_path, measure=measure)
     assert (trained.epoch, trained.which) == (2, "best")
     again = load_network(tmp_path, "cpu")
     assert (again.epoch, again.which, again.finished) == (2, "best", True)
@@ -127,9 +124,9 @@ def test_the_best_network_is_the_average_of_its_epoch(tmp_path, monkeypatch):
 
 
 def test_an_interrupt_while_the_epoch_is_judged_does_not_average_it_twice(tmp_path, monkeypatch):
-    config = replace(TINY, epochs=3, average="swa", swa_start=0.0)
+    config = updated(TINY, epochs=3, average="swa", swa_start=0.0)
     train(config, tmp_path / "whole")
-    accuracy, calls = training._accuracy, iter(range(100))
+    accuracy, calls = probes.accuracy_of, iter(range(100))
 
     def interrupted(*arguments, **options):
         if next(calls) == 1:
@@ -137,7 +134,7 @@ def test_an_interrupt_while_the_epoch_is_judged_does_not_average_it_twice(tmp_pa
         return accuracy(*arguments, **options)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "_accuracy", interrupted)
+        patched.setattr(probes, "accuracy_of", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "stopped")
     train(config, tmp_path / "stopped")

@@ -1,22 +1,21 @@
 """Failures of training are seen, said, and answered as the configuration says."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
 from killing import Killed, assert_same_run, kill_at_step
-from test_training import TINY
+from training_cases import TINY
 
 from fastat.support.files import load_checkpoint
+from fastat.training import default_config, monitors, updated
 from fastat.training import loop as training
-from fastat.training import monitors, step
-from fastat.training.config import default_config
-from fastat.training.loop import train
+from fastat.training import probes as probes_module
+from fastat.training.loop import take_step, train
 from fastat.training.monitors import best_epoch, collapsed, new_robust_overfitting, too_many_skipped
 from fastat.training.run import open_run
 
-SMALL = replace(TINY, epochs=3, val_size=12)
+SMALL = updated(TINY, epochs=3, val_size=12)
 
 
 def row(pgd, findings=(), n=100, epoch=1):
@@ -69,11 +68,11 @@ def poison(monkeypatch, *steps):
     """NaN in the images of these steps, as if the network had overflowed."""
 
     def poisoned(run, batch):
-        if run.global_step in steps:
+        if run.state.step in steps:
             batch = batch._replace(x=batch.x * float("nan"))
-        step.train_step(run, batch)
+        take_step(run, batch)
 
-    monkeypatch.setattr(training, "train_step", poisoned)
+    monkeypatch.setattr(training, "take_step", poisoned)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +81,11 @@ def poison(monkeypatch, *steps):
 )
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, monkeypatch, changes, skipped):
-    config = replace(SMALL, epochs=1, **changes)
+    config = updated(SMALL, epochs=1, **changes)
     if "objective" in changes:
-        config = replace(config, protocol="hr")
+        config = updated(config, protocol="hr")
     if "attack" in changes:
-        config = replace(config, protocol="free")
+        config = updated(config, protocol="free")
     poison(monkeypatch, skipped)
     network = train(config, tmp_path)
     assert all(bool(value.isfinite().all()) for value in network.model.state_dict().values())
@@ -102,21 +101,21 @@ def test_a_skipped_step_leaves_weights_momenta_and_statistics(tmp_path, monkeypa
     before, after = [], []
 
     def state(run):
-        momenta = [value["momentum_buffer"] for value in run.optimizer.state_dict()["state"].values()]
+        momenta = [value["momentum_buffer"] for value in run.learner.optimizer.state_dict()["state"].values()]
         counters = ("num_batches_tracked",)
-        kept = [v for name, v in run.model.state_dict().items() if not name.endswith(counters)]
+        kept = [v for name, v in run.learner.model.state_dict().items() if not name.endswith(counters)]
         return [value.clone() for value in (*kept, *momenta)]
 
     def poisoned(run, batch):
-        if run.global_step == 1:
+        if run.state.step == 1:
             before.extend(state(run))
-            step.train_step(run, batch._replace(x=batch.x * float("nan")))
+            take_step(run, batch._replace(x=batch.x * float("nan")))
             after.extend(state(run))
         else:
-            step.train_step(run, batch)
+            take_step(run, batch)
 
-    monkeypatch.setattr(training, "train_step", poisoned)
-    train(replace(SMALL, epochs=1), tmp_path)
+    monkeypatch.setattr(training, "take_step", poisoned)
+    train(updated(SMALL, epochs=1), tmp_path)
     assert len(before) > 20
     assert all(old.equal(new) for old, new in zip(before, after, strict=True))
 
@@ -135,14 +134,14 @@ def collapse_at(monkeypatch, *probes):
     """
     seen, last = iter(range(1000)), [False]
 
-    def accuracy(run, images, attacks, *, of=None):
-        if attacks == training._PROBES:
+    def accuracy(run, images, attacks, model):
+        if attacks == probes_module._PROBES:
             last[0] = next(seen) in probes
             return {"clean": 0.9, "fgsm": 0.9, "pgd-10": 0.02 if last[0] else 0.5}
-        broken = last[0] and run.watch.rollbacks == 0
+        broken = last[0] and run.state.watch.rollbacks == 0
         return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.02 if broken else 0.5}
 
-    monkeypatch.setattr(training, "_accuracy", accuracy)
+    monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 3)
 
 
@@ -157,18 +156,18 @@ def test_a_collapse_is_reported_once(tmp_path, monkeypatch, capsys):
 
 def test_a_collapse_stops_the_run(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
-    network = train(replace(SMALL, epochs=5, on_collapse="stop"), tmp_path)
+    network = train(updated(SMALL, epochs=5, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
     assert network.finished
-    again = train(replace(SMALL, epochs=5, on_collapse="stop"), tmp_path)
+    again = train(updated(SMALL, epochs=5, on_collapse="stop"), tmp_path)
     assert again.history == network.history
 
 
 def test_a_collapse_in_the_middle_of_an_epoch_stops_there(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 2)
-    network = train(replace(SMALL, on_collapse="stop"), tmp_path)
+    network = train(updated(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 4]
     assert network.history[-1]["train"]["adversarial"] <= 1
 
@@ -177,12 +176,12 @@ def test_a_collapse_rolls_back_to_the_last_sound_weights(tmp_path, monkeypatch):
     weights = {}
 
     def watching(run, batch):
-        step.train_step(run, batch)
-        weights[run.global_step + 1] = [p.detach().clone() for p in run.model.parameters()]
+        take_step(run, batch)
+        weights[run.state.step + 1] = [p.detach().clone() for p in run.learner.model.parameters()]
 
     collapse_at(monkeypatch, 1)
-    monkeypatch.setattr(training, "train_step", watching)
-    config = replace(SMALL, epochs=2, on_collapse="rollback", average="ema", select="last")
+    monkeypatch.setattr(training, "take_step", watching)
+    config = updated(SMALL, epochs=2, on_collapse="rollback", average="ema", select="last")
     network = train(config, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     last = [state["model"][name] for name, _ in network.model.named_parameters()]
@@ -194,13 +193,13 @@ def test_a_collapse_rolls_back_to_the_last_sound_weights(tmp_path, monkeypatch):
 
 def test_rolling_back_has_an_end(tmp_path, monkeypatch):
     collapse_at(monkeypatch, *range(1, 20))
-    network = train(replace(SMALL, epochs=9, on_collapse="rollback"), tmp_path)
+    network = train(updated(SMALL, epochs=9, on_collapse="rollback"), tmp_path)
     assert network.stopped == monitors.CATASTROPHIC
     assert len(network.history) == 7
 
 
 def test_a_killed_run_remembers_what_was_sound(tmp_path, monkeypatch):
-    config = replace(SMALL, on_collapse="rollback")
+    config = updated(SMALL, on_collapse="rollback")
     with monkeypatch.context() as patched:
         collapse_at(patched, 1)
         train(config, tmp_path / "whole")
@@ -217,19 +216,19 @@ def test_a_killed_run_remembers_what_was_sound(tmp_path, monkeypatch):
 
 def test_standard_training_is_not_probed(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1, 2, 3)
-    network = train(replace(SMALL, protocol="standard", attack="none"), tmp_path)
+    network = train(updated(SMALL, protocol="standard", attack="none"), tmp_path)
     assert not any(line["findings"] for line in network.history)
 
 
 def test_patience(tmp_path, monkeypatch):
     values = iter([0.3, 0.5, 0.4, 0.5, 0.6])
 
-    def accuracy(run, images, attacks, *, of=None):
+    def accuracy(run, images, attacks, model):
         value = next(values)
         return {"clean": 0.9, "fgsm": value, "pgd-20": value}
 
-    monkeypatch.setattr(training, "_accuracy", accuracy)
-    network = train(replace(SMALL, epochs=9, patience=2), tmp_path)
+    monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
+    network = train(updated(SMALL, epochs=9, patience=2), tmp_path)
     assert len(network.history) == 4
     assert (network.epoch, network.which) == (2, "best")
     assert not any(line["findings"] for line in network.history)
@@ -239,11 +238,11 @@ def test_patience(tmp_path, monkeypatch):
 def test_robust_overfitting_of_a_run_is_reported_at_its_step(tmp_path, monkeypatch):
     values = iter([0.9, 0.9, 0.1])
 
-    def accuracy(run, images, attacks, *, of=None):
+    def accuracy(run, images, attacks, model):
         value = next(values)
         return {"clean": 0.9, "fgsm": value, "pgd-20": value}
 
-    monkeypatch.setattr(training, "_accuracy", accuracy)
+    monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
     network = train(SMALL, tmp_path)
     (found,) = network.history[-1]["findings"]
     assert (found["monitor"], found["step"]) == (monitors.ROBUST, 9)
@@ -255,15 +254,15 @@ def test_the_first_step_skipped_leaves_momenta_of_zero(tmp_path):
     junk = [torch.full((292_010,), 1e30) for _ in range(8)]
     del junk
     run = open_run(SMALL, tmp_path, None, torch.device("cpu"))
-    batch = next(run.train_set.batches(torch.arange(32), 32))
-    step.train_step(run, batch._replace(x=batch.x * float("nan")))
-    momenta = [value["momentum_buffer"] for value in run.optimizer.state_dict()["state"].values()]
-    assert len(momenta) == len(list(run.model.parameters()))
+    batch = next(run.images.train_set.batches(torch.arange(32), 32))
+    training.take_step(run, batch._replace(x=batch.x * float("nan")))
+    momenta = [value["momentum_buffer"] for value in run.learner.optimizer.state_dict()["state"].values()]
+    assert len(momenta) == len(list(run.learner.model.parameters()))
     assert not any(bool(value.any()) for value in momenta)
 
 
 def test_a_run_stopped_in_mid_epoch_and_killed_closes_its_epoch(tmp_path, monkeypatch):
-    config = replace(SMALL, on_collapse="stop")
+    config = updated(SMALL, on_collapse="stop")
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 2)
     with monkeypatch.context() as patched:
@@ -278,17 +277,17 @@ def test_a_run_stopped_in_mid_epoch_and_killed_closes_its_epoch(tmp_path, monkey
 
 
 def interrupt(run):
-    if run.stopped:
+    if run.state.stopped:
         raise Killed
 
 
 def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
-    def accuracy(run, images, attacks, *, of=None):
-        assert attacks == training.WATCHED
-        return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.1 if run.epoch == 1 else 0.5}
+    def accuracy(run, images, attacks, model):
+        assert attacks == probes_module.WATCHED
+        return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.1 if run.state.epoch == 1 else 0.5}
 
-    monkeypatch.setattr(training, "_accuracy", accuracy)
-    network = train(replace(SMALL, on_collapse="stop"), tmp_path)
+    monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
+    network = train(updated(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
 

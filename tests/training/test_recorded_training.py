@@ -1,19 +1,17 @@
 """Training whose steps are recorded, by a stand-in for CUDA graphs: nothing about it may differ."""
 
-import dataclasses
-
 import pytest
 import torch
 from stand_in import StandIn
 
 from fastat.graphs import recordings as graphs
-from fastat.protocols.objective import PROTOCOLS
+from fastat.protocols import PROTOCOLS
 from fastat.support.files import load_checkpoint
+from fastat.training import default_config, updated
 from fastat.training import loop as training
-from fastat.training import step
-from fastat.training.config import default_config
-from fastat.training.loop import train
-from fastat.training.run import RECORDED, open_run
+from fastat.training.folder import go_back, snapshot
+from fastat.training.loop import take_step, train
+from fastat.training.run import open_run
 
 SMALL = {"epochs": 2, "attack_steps": 2, "train_size": 128, "batch_size": 32, "val_size": 64, "width": 4, "lr": 0.05}
 
@@ -60,7 +58,7 @@ def test_every_protocol_trains_the_same(tmp_path, recorder, protocol):
     ids=lambda changes: ", ".join(changes),
 )
 def test_every_setting_trains_the_same(tmp_path, recorder, changes):
-    config = dataclasses.replace(small(changes.get("protocol", "pgd-at")), **changes)
+    config = updated(small(changes.get("protocol", "pgd-at")), **changes)
     for graph in (True, False):
         train(config, tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
     assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
@@ -80,15 +78,19 @@ def test_graph_is_true_or_false(tmp_path, graph):
     assert not (tmp_path / "run").exists()
 
 
+def is_replayed(run):
+    return run.learner.replay.ready and not run.learner.replay.refused
+
+
 def test_a_step_is_recorded_once(tmp_path, recorder):
     config = small(val_size=0, train_size=256)
     run = open_run(config, tmp_path, None, torch.device("cpu"))
-    batches = [next(run.train_set.batches(torch.arange(32) + 32 * i, 32)) for i in range(8)]
+    batches = [next(run.images.train_set.batches(torch.arange(32) + 32 * i, 32)) for i in range(8)]
     for batch in batches:
-        step.train_step(run, batch)
-        run.step += 1
-    assert run.recording == RECORDED and recorder.made == 1
-    assert len(set(run.losses.tolist())) == 8
+        take_step(run, batch)
+        run.state.current.step += 1
+    assert is_replayed(run) and recorder.made == 1
+    assert len(set(run.state.current.marks.losses.tolist())) == 8
 
 
 def test_a_killed_run_goes_on_the_same(tmp_path, recorder, monkeypatch):
@@ -99,10 +101,10 @@ def test_a_killed_run_goes_on_the_same(tmp_path, recorder, monkeypatch):
     def interrupted(run, batch):
         if next(steps) == 6:
             raise KeyboardInterrupt
-        step.train_step(run, batch)
+        take_step(run, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "train_step", interrupted)
+        patched.setattr(training, "take_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "killed", device="cpu", quiet=True, checkpoint_every=0)
     train(config, tmp_path / "killed", device="cpu", quiet=True)
@@ -111,32 +113,32 @@ def test_a_killed_run_goes_on_the_same(tmp_path, recorder, monkeypatch):
 
 def test_a_bad_step_is_skipped(tmp_path, recorder):
     run = open_run(small(), tmp_path, None, torch.device("cpu"))
-    batch = next(run.train_set.batches(torch.arange(32), 32))
+    batch = next(run.images.train_set.batches(torch.arange(32), 32))
     for _ in range(3):
-        step.train_step(run, batch)
-        run.step += 1
-    before = {k: v.clone() for k, v in run.model.state_dict().items() if v.is_floating_point()}
-    step.train_step(run, batch._replace(x=batch.x * float("nan")))
-    assert run.recording == RECORDED
-    assert all(torch.equal(run.model.state_dict()[k], v) for k, v in before.items())
-    assert run.losses[:4].isnan().tolist() == [False, False, False, True]
+        take_step(run, batch)
+        run.state.current.step += 1
+    before = {k: v.clone() for k, v in run.learner.model.state_dict().items() if v.is_floating_point()}
+    take_step(run, batch._replace(x=batch.x * float("nan")))
+    assert is_replayed(run)
+    assert all(torch.equal(run.learner.model.state_dict()[k], v) for k, v in before.items())
+    assert run.state.current.marks.losses[:4].isnan().tolist() == [False, False, False, True]
 
 
 def test_weights_that_a_rollback_put_back_are_those_that_train_on(tmp_path, recorder):
     runs = []
     for name, graph in (("a", True), ("b", False)):
         run = open_run(small(), tmp_path / name, None, torch.device("cpu"))
-        run.graph = graph
-        batches = [next(run.train_set.batches(torch.arange(32) + 16 * i, 32)) for i in range(4)]
+        run.learner.replay.wanted = graph
+        batches = [next(run.images.train_set.batches(torch.arange(32) + 16 * i, 32)) for i in range(4)]
         for i in range(8):
             if i == 3:
-                run.sound = training.snapshot(run)
+                run.state.sound = snapshot(run.learner, run.state.averaged)
             if i == 6:
-                training.go_back(run)
-            step.train_step(run, batches[i % 4])
-            run.step = (run.step + 1) % run.steps_per_epoch
+                go_back(run.learner, run.state)
+            take_step(run, batches[i % 4])
+            run.state.current.step = (run.state.current.step + 1) % run.images.steps_per_epoch
         runs.append(run)
-    for one, other in zip(*(run.model.state_dict().values() for run in runs), strict=True):
+    for one, other in zip(*(run.learner.model.state_dict().values() for run in runs), strict=True):
         assert torch.equal(one, other)
     assert recorder.made == 2  # the optimizer's momenta are in another place after the rollback
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fastat.support.files import load_checkpoint
-from fastat.training.config import ConfigError, default_config
+from fastat.training import ConfigError, default_config
 from fastat.training.loop import train
 from fastat.training.run import open_run
 
@@ -23,7 +23,7 @@ FLAGS = [
 ]  # fmt: skip
 
 
-DOUBLE = str(Path(__file__).parent / "double.py")
+DOUBLE = str(Path(__file__).parents[1] / "double.py")
 
 
 def arguments(folder: Path, protocol: str, **changes) -> list[str]:

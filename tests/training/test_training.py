@@ -14,24 +14,31 @@ import pytest
 import torch
 import torch.nn.functional as F
 from killing import Killed, assert_resumes, assert_same_run, kill_at_step, kill_at_write, metrics, state_of
+from training_cases import TINY, protocol_of
 
 from fastat import data
 from fastat.attacks import pgd
 from fastat.cli import main
 from fastat.data import Split
-from fastat.protocols.objective import attack_of
+from fastat.protocols import attack_of
 from fastat.support.files import load_checkpoint
-from fastat.support.keyed import derive_seed
+from fastat.support.keyed import derive_seed, keyed_permutation
+from fastat.training import (
+    TrainConfig,
+    config_from,
+    default_config,
+    differing_fields,
+    flat,
+    images,
+    load_network,
+    updated,
+)
 from fastat.training import loop as training
-from fastat.training.config import TrainConfig, config_from, default_config, differing_fields
 from fastat.training.interrupt import interrupts_deferred
-from fastat.training.loop import train
-from fastat.training.network import load_network
+from fastat.training.loop import take_step, train
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
-from fastat.training.step import ATTACK, train_step
-
-TINY = TrainConfig(epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16)
+from fastat.training.step import ATTACK
 
 
 @pytest.fixture(scope="module")
@@ -56,65 +63,67 @@ def test_run_folder(finished):
 
 
 def test_one_step_is_the_textbook(tmp_path):
-    config = replace(TINY, schedule="cosine", augment="crop-flip", lr=0.05, attack_mode="eval")
+    config = updated(TINY, schedule="cosine", augment="crop-flip", lr=0.05, attack_mode="eval")
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    before = {name: value.clone() for name, value in run.learner.model.state_dict().items()}
     index = torch.arange(10, 42)
-    train_step(run, next(run.train_set.batches(index, 32, augment="crop-flip", seed=config.seed)))
-    after = run.model.state_dict()
+    take_step(run, next(run.images.train_set.batches(index, 32, augment="crop-flip", seed=config.run.seed)))
+    after = run.learner.model.state_dict()
 
     # again by hand: same start, the attack in eval mode, one step of SGD with weight decay
     textbook = open_run(config, tmp_path / "other", None, torch.device("cpu"))
-    model = textbook.model
+    model = textbook.learner.model
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
-    batch = textbook.train_set.take(index)
-    x = data.augment(batch.images, batch.ids, "crop-flip", config.seed, 0).float() / 16
-    seed = derive_seed(config.seed, 0, ATTACK)
-    x_adv = pgd(model.eval(), x, batch.labels, config.eps, steps=2, seed=seed, sample_ids=batch.ids)
+    batch = textbook.images.train_set.take(index)
+    x = data.augment(batch.images, batch.ids, "crop-flip", config.run.seed, 0).float() / 16
+    seed = derive_seed(config.run.seed, 0, ATTACK)
+    x_adv = pgd(model.eval(), x, batch.labels, config.threat.eps, steps=2, seed=seed, sample_ids=batch.ids)
     loss = F.cross_entropy(model.train()(x_adv), batch.labels)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    lr = learning_rate(config, 0.5 / 6)
+    lr = learning_rate(config.optimizer, 0.5 / 6)
     for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
-        expected = parameter - lr * (gradient + config.weight_decay * parameter)
+        expected = parameter - lr * (gradient + config.optimizer.weight_decay * parameter)
         torch.testing.assert_close(after[name], expected.detach(), rtol=1e-5, atol=1e-7)
-    assert float(run.losses[0]) == pytest.approx(loss.item())
+    assert float(run.state.current.marks.losses[0]) == pytest.approx(loss.item())
 
 
 def test_attack_leaves_the_statistics_of_batch_norm_alone_in_eval_mode(tmp_path):
-    run = open_run(replace(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
-    train_step(run, next(run.train_set.batches(torch.arange(32), 32)))
-    counts = [int(value) for name, value in run.model.state_dict().items() if name.endswith("num_batches_tracked")]
+    run = open_run(updated(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
+    take_step(run, next(run.images.train_set.batches(torch.arange(32), 32)))
+    counts = [
+        int(value) for name, value in run.learner.model.state_dict().items() if name.endswith("num_batches_tracked")
+    ]
     assert set(counts) == {1}
 
 
 def test_every_epoch_has_its_own_order_and_every_image_comes_once():
-    orders = [training.keyed_permutation(96, 0, epoch, training._ORDER) for epoch in range(2)]
+    orders = [keyed_permutation(96, 0, epoch, images._ORDER) for epoch in range(2)]
     assert not orders[0].equal(orders[1])
     assert orders[0].sort().values.equal(torch.arange(96))
 
 
 def test_learning_rate():
-    cyclic, cosine = TrainConfig(lr=0.2), TrainConfig(lr=0.2, schedule="cosine")
-    values = [learning_rate(cyclic, t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
+    cyclic, cosine = updated(TrainConfig(), lr=0.2), updated(TrainConfig(), lr=0.2, schedule="cosine")
+    values = [learning_rate(cyclic.optimizer, t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
     assert values == pytest.approx([0, 0.1, 0.2, 0.1, 0])
-    assert [learning_rate(cosine, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0])
-    multistep = TrainConfig(lr=0.2, schedule="multistep")
-    assert [learning_rate(multistep, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
+    assert [learning_rate(cosine.optimizer, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0])
+    multistep = updated(TrainConfig(), lr=0.2, schedule="multistep")
+    assert [learning_rate(multistep.optimizer, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
         [0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
     )
-    early = replace(multistep, milestones=(0.1,))
-    assert [learning_rate(early, t) for t in (0.0, 0.1, 0.9)] == pytest.approx([0.2, 0.02, 0.02])
+    early = updated(multistep, milestones=(0.1,))
+    assert [learning_rate(early.optimizer, t) for t in (0.0, 0.1, 0.9)] == pytest.approx([0.2, 0.02, 0.02])
 
 
 def test_one_cycle_is_that_of_torch():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=101, cycle_momentum=False)
-    config = TrainConfig(lr=0.2, schedule="one-cycle")
+    config = updated(TrainConfig(), lr=0.2, schedule="one-cycle")
     for step in range(101):
         # torch's peak lies on the step 0.3 * 101 - 1
         at = step / 29.3 * 0.3 if step <= 29.3 else 0.3 + 0.7 * (step - 29.3) / 70.7
-        assert learning_rate(config, at) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        assert learning_rate(config.optimizer, at) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
         optimizer.step()
         if step < 100:
             theirs.step()
@@ -126,8 +135,8 @@ def test_seeds_repeat_and_differ(tmp_path, finished):
     train(TINY, tmp_path / "again")
     assert torch.get_rng_state().equal(before)
     assert_same_run(finished, tmp_path / "again")
-    other = open_run(replace(TINY, seed=1), tmp_path / "other", None, torch.device("cpu"))
-    assert not other.model.state_dict()["model.5.weight"].equal(state_of(finished)["model.5.weight"])
+    other = open_run(updated(TINY, seed=1), tmp_path / "other", None, torch.device("cpu"))
+    assert not other.learner.model.state_dict()["model.5.weight"].equal(state_of(finished)["model.5.weight"])
 
 
 @pytest.mark.parametrize("call", [0, 1, 3, 4, 7, 10, 11, 12, 13, 16])
@@ -143,10 +152,10 @@ def test_killed_around_any_write(tmp_path, monkeypatch, finished, call):
 
 def test_sigkill_mid_epoch_twice(tmp_path):
     """Real processes, killed for real; compared with one that was left alone."""
-    config = replace(TINY, epochs=3, train_size=512)
+    config = updated(TINY, epochs=3, train_size=512)
     script = (
-        "import sys; from fastat.training.config import TrainConfig; from fastat.training.loop import train\n"
-        f"train({config!r}, sys.argv[1], checkpoint_every=0)"
+        "import sys; from fastat.training import config_from, train\n"
+        f"train(config_from({flat(config)!r}), sys.argv[1], checkpoint_every=0)"
     )
 
     def start(folder: Path) -> subprocess.Popen:
@@ -182,7 +191,7 @@ def wait_for(process: subprocess.Popen, folder: Path, epoch: int) -> None:
 
 
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished, ctrl_c):
-    step, calls = training.train_step, iter(range(100))
+    step, calls = training.take_step, iter(range(100))
 
     def interrupted(run, batch):
         if next(calls) == 4:
@@ -190,7 +199,7 @@ def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished, ctr
         step(run, batch)
 
     with monkeypatch.context() as patched:
-        patched.setattr(training, "train_step", interrupted)
+        patched.setattr(training, "take_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(TINY, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
@@ -233,11 +242,11 @@ def test_interrupts_deferred(ctrl_c):
 
 def test_another_configuration_is_refused(finished):
     with pytest.raises(ValueError, match=r"another configuration \(epochs: 2 -> 5; lr: 0.1 -> 0.3\)"):
-        train(replace(TINY, epochs=5, lr=0.3), finished)
+        train(updated(TINY, epochs=5, lr=0.3), finished)
 
 
 def test_a_finished_run_is_loaded_not_trained(finished, monkeypatch):
-    monkeypatch.setattr(training, "train_step", None)
+    monkeypatch.setattr(training, "take_step", None)
     before = (finished / "checkpoint.pt").read_bytes()
     network = train(TINY, finished)
     assert network.finished
@@ -257,22 +266,22 @@ def test_load_network(finished):
 
 
 def test_a_training_set_smaller_than_the_batch_is_one_batch(tmp_path):
-    network = train(replace(TINY, train_size=20, epochs=1), tmp_path)
+    network = train(updated(TINY, train_size=20, epochs=1), tmp_path)
     assert network.history[0]["steps"] == 1
 
 
 def test_bf16_on_a_cpu(tmp_path):
-    network = train(replace(TINY, precision="bf16", epochs=1, train_size=64), tmp_path)
+    network = train(updated(TINY, precision="bf16", epochs=1, train_size=64), tmp_path)
     assert next(network.model.parameters()).dtype == torch.float32
     assert network.history[0]["train"]["loss"] > 0
 
 
 def test_label_noise_is_in_the_training_set_alone(tmp_path):
-    run = open_run(replace(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
+    run = open_run(updated(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
     clean = open_run(TINY, tmp_path / "clean", None, torch.device("cpu"))
-    assert int((run.train_set.labels != clean.train_set.labels).sum()) == 24
-    assert run.train_set.images.equal(clean.train_set.images)
-    assert run.val_set.labels.equal(clean.val_set.labels)
+    assert int((run.images.train_set.labels != clean.images.train_set.labels).sum()) == 24
+    assert run.images.train_set.images.equal(clean.images.train_set.images)
+    assert run.images.val_set.labels.equal(clean.images.val_set.labels)
 
 
 def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
@@ -283,11 +292,11 @@ def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     open_run(TINY, tmp_path, None, torch.device("cpu"))
     assert json.loads((tmp_path / "config.json").read_text())["protocol"] == "pgd-at"
-    assert differing_fields(config_from(saved), replace(TINY, width=8)) == ["width: None -> 8"]
+    assert differing_fields(config_from(saved), updated(TINY, width=8)) == ["width: None -> 8"]
 
 
 def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkeypatch):
-    config = replace(TINY, epochs=5, select="last")
+    config = updated(TINY, epochs=5, select="last")
 
     def measure(model):
         return {"weight": model.model[5].weight.sum().item()}
@@ -309,7 +318,7 @@ def test_a_network_with_dropout_is_seeded_and_resumes(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
     labels = np.arange(40) % 2
     np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
-    config = TrainConfig(
+    config = updated(TrainConfig(), 
         data=f"tensors:{tmp_path / 'images.npz'}", model="torchvision:mobilenet_v2", epochs=1, attack_steps=1,
         batch_size=8, val_size=0, lr=0.01,
     )  # fmt: skip
@@ -338,7 +347,8 @@ def test_images_outside_of_the_box_need_no_box(tmp_path: Path) -> None:
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
         x = shifted.pixels()[:64]
-        seen.append(float(attack_of(config)(model, x, shifted.labels[:64], seed=0, sample_ids=torch.arange(64)).min()))
+        attacked = attack_of(*protocol_of(config))(model, x, shifted.labels[:64], seed=0, sample_ids=torch.arange(64))
+        seen.append(float(attacked.min()))
         return {}
 
     train(config, tmp_path, split=Split(shifted, whole.test), measure=measure, quiet=True)

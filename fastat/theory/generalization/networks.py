@@ -125,7 +125,7 @@ def network_outcome(
     """
     split = data.load(cell.data, data_root, download=download)
     config = cell.config
-    train_set = training_sets(config, split)[0].load()
+    train_set = training_sets(config.dataset, config.run.seed, split)[0].load()
     test_set = split.test.subset(cell.test_size, 0).load()
     network = train(
         config,
@@ -153,7 +153,7 @@ def measurement(cell: NetworkCell, train_set: Dataset, test_set: Dataset) -> Cal
     def measure(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         seen, unseen = train_set.to(device), test_set.to(device)
-        options: dict[str, Any] = {"norm": cell.config.norm, "seed": cell.seed}
+        options: dict[str, Any] = {"norm": cell.config.threat.norm, "seed": cell.seed}
 
         def losses(of: Dataset) -> Tensor:
             return adversarial_losses(

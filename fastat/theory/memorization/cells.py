@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fastat.data import Dataset, Split
-from fastat.theory.digest import json_digest
+from fastat.theory.digest import cell_fields, json_digest
 from fastat.theory.memorization.groups import ATTACK, evaluate_samples, group_measure, in_two
 from fastat.theory.memorization.removal import Atypical, kept_positions
 from fastat.theory.memorization.split import load_split
@@ -49,7 +48,7 @@ class Cell:
     @property
     def name(self) -> str:
         """A folder's name that stands for the cell."""
-        return json_digest(dataclasses.asdict(self), 16)
+        return json_digest(cell_fields(self), 16)
 
 
 def train_cell(
@@ -69,9 +68,9 @@ def train_cell(
         reads it); "curve": accuracies of the groups by epoch, empty where none are measured.
     """
     config = cell.config
-    split = load_split(config.data, cell.split_size, cell.split_seed, root=root)
-    known = atypical[config.data]
-    kept = kept_positions(len(split.train), known, cell.removed, at_random=cell.at_random, seed=config.seed)
+    split = load_split(config.dataset.data, cell.split_size, cell.split_seed, root=root)
+    known = atypical[config.dataset.data]
+    kept = kept_positions(len(split.train), known, cell.removed, at_random=cell.at_random, seed=config.run.seed)
     run = folder / cell.name
     network = train(
         config,

@@ -62,7 +62,7 @@ def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURC
     found = sweep(train, cells, folder=folder / "cells", label="trainings")
     beds = []
     for name, study in studies.items():
-        own = [(cell, one) for cell, one in zip(cells, found, strict=True) if cell.config.data == name]
+        own = [(cell, one) for cell, one in zip(cells, found, strict=True) if cell.config.dataset.data == name]
         fractions = {count: fraction for fraction, count in study.counts.items()}
         trainings, contrasts = trainings_of([c for c, _ in own], [one for _, one in own], fractions, study.groups)
         curves = curves_of([c for c, _ in own], [one for _, one in own])
@@ -85,9 +85,9 @@ class _Study:
         rest = (settings.train_size, settings.seed, self.samples)
         cells = []
         for config in configs(settings):
-            if config.data != name:
+            if config.dataset.data != name:
                 continue
-            on_all = config.protocol == FULL
+            on_all = config.method.protocol == FULL
             cells.append(Cell(config, *rest, 0, False, settings.measure_every if on_all else None))
             if on_all:
                 removals = [(count, at_random) for count in self.counts.values() for at_random in (False, True)]
@@ -149,8 +149,8 @@ def _network(settings: Settings, split: Split) -> Callable[[], nn.Module]:
 def _cost(settings: Settings, name: str) -> str:
     trained = []
     for config in configs(settings):
-        if config.data == name:
-            trained += [config] * (1 + 2 * len(settings.removed) if config.protocol == FULL else 1)
+        if config.dataset.data == name:
+            trained += [config] * (1 + 2 * len(settings.removed) if config.method.protocol == FULL else 1)
     subsets = f"{name}: {settings.networks} networks of {settings.subset_epochs} epochs on random subsets"
     images, shape, classes = data_size(name)
     images = images if settings.train_size is None else min(settings.train_size, images)

@@ -41,8 +41,9 @@ def in_two(dataset: Dataset, atypical: Tensor) -> dict[str, Dataset]:
 
 def evaluate_samples(model: nn.Module, samples: Dataset, config: TrainConfig) -> Evaluation:
     """Clean and under PGD-10 with the norm, eps, bounds and seed of the training, on samples that lie where it does."""
+    threat = config.threat
     return evaluate_images(
-        model, samples, config.eps, config.norm, attacks=[ATTACK], bounds=config.bounds, seed=config.seed
+        model, samples, threat.eps, threat.norm, attacks=[ATTACK], bounds=threat.bounds, seed=config.run.seed
     )
 
 

@@ -103,7 +103,7 @@ class Bed:
 def condition(cell: Cell, fractions: Mapping[int, float]) -> str:
     """The name of what was trained, given the fractions of the atypical samples by their counts."""
     if cell.removed == 0:
-        return cell.config.protocol
+        return cell.config.method.protocol
     return f"{'random' if cell.at_random else 'score'} {fractions[cell.removed]:g}"
 
 
@@ -125,13 +125,14 @@ def trainings_of(
 ) -> tuple[list[Training], list[Contrast]]:
     """Accuracies and differences of the cells of one dataset."""
     trainings, contrasts = [], []
-    for eps in dict.fromkeys(cell.config.eps for cell in cells):
+    for eps in dict.fromkeys(cell.config.threat.eps for cell in cells):
         outcomes: dict[str, list[Mapping[str, Any]]] = {}
         for cell, result in zip(cells, results, strict=True):
-            if cell.config.eps == eps:
+            if cell.config.threat.eps == eps:
                 outcomes.setdefault(condition(cell, fractions), []).append(result)
         trainings += [Training(eps, name, _accuracies(found, groups)) for name, found in outcomes.items()]
-        protocols = [cell.config.protocol for cell in cells if cell.config.eps == eps and cell.removed == 0]
+        whole = [cell.config for cell in cells if cell.config.threat.eps == eps and cell.removed == 0]
+        protocols = [config.method.protocol for config in whole]
         pairs = _pairs(list(fractions.values()), [name for name in dict.fromkeys(protocols) if name != FULL])
         test = {name: _by_kind(found) for name, found in outcomes.items()}
         for first, second in pairs:
@@ -142,9 +143,9 @@ def trainings_of(
 def curves_of(cells: Sequence[Cell], results: Sequence[Mapping[str, Any]]) -> list[Curve]:
     """The curves by epoch of the cells that were measured by epoch."""
     curves = []
-    for eps in dict.fromkeys(cell.config.eps for cell in cells):
+    for eps in dict.fromkeys(cell.config.threat.eps for cell in cells):
         some = [
-            result["curve"] for cell, result in zip(cells, results, strict=True) if cell.config.eps == eps
+            result["curve"] for cell, result in zip(cells, results, strict=True) if cell.config.threat.eps == eps
             and result["curve"]
         ]  # fmt: skip
         names = [name for name in some[0][0] if name != "epoch"]

@@ -49,11 +49,11 @@ bench-table: $(VENV)/.extension
 
 # All protocols on digits and some on CIFAR-10, equal epochs; an hour on one core, resumed.
 compare: $(VENV)/.extension
-	$(PY) -m bench.compare $(ARGS)
+	$(PY) -m experiments.compare $(ARGS)
 
 # What HR and BAT training do, on the datasets that are there; three quarters of an hour on two cores, resumed.
 study: $(VENV)/.extension
-	$(PY) -m bench.study $(ARGS)
+	$(PY) -m experiments.study $(ARGS)
 
 # The theory experiments of the five papers, quick presets, and a page of all figures; 20 minutes on two cores, resumed.
 theory: $(VENV)/.extension

@@ -17,7 +17,17 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bench.study.cells import ACCURACY_ATTACK, ALPHAS, DATASETS, LOSS_ATTACK, ORDER, RS, Cell, config_of, setting_of
+from experiments.study.cells import (
+    ACCURACY_ATTACK,
+    ALPHAS,
+    DATASETS,
+    LOSS_ATTACK,
+    ORDER,
+    RS,
+    Cell,
+    config_of,
+    setting_of,
+)
 from fastat.checkpoint import write_json
 from fastat.config import TrainConfig
 from fastat.run import check_same_config
@@ -103,7 +113,7 @@ def run_all(jobs: Sequence[Job], data_root: str | None, processes: int) -> list[
 
 def _train(job: Job, data_root: str | None) -> float:
     """In a process of its own; returns its seconds."""
-    from bench.study.measure import measurement
+    from experiments.study.measure import measurement
     from fastat import data
     from fastat.training import train
 

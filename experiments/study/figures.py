@@ -10,9 +10,23 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from bench.study.cells import ALPHAS, ARMS, BENIGN, BOTH, BY_ALPHA, BY_R, DATASETS, NOISES, PLAIN, RS, WIDTHS, Arm, Cell
-from bench.study.measure import in_sample
-from bench.study.summary import (
+from experiments.study.cells import (
+    ALPHAS,
+    ARMS,
+    BENIGN,
+    BOTH,
+    BY_ALPHA,
+    BY_R,
+    DATASETS,
+    NOISES,
+    PLAIN,
+    RS,
+    WIDTHS,
+    Arm,
+    Cell,
+)
+from experiments.study.measure import in_sample
+from experiments.study.summary import (
     UNIFORM,
     Outcome,
     Spread,

@@ -1,6 +1,6 @@
 """The fixed sentences of study.md: what is measured and how to read it, never what came out."""
 
-from bench.study.summary import UNIFORM
+from experiments.study.summary import UNIFORM
 
 KEPT = "at least the test loss"
 

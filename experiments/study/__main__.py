@@ -1,4 +1,4 @@
-"""``python -m bench.study``: trains what is missing, measures, writes study.json, study.md and the figures.
+"""``python -m experiments.study``: trains what is missing, measures, writes study.json, study.md and the figures.
 
 About three quarters of an hour on two idle cores: 85 minutes of processor time. Interrupt it at any moment: the same
 command goes on from there.
@@ -12,23 +12,25 @@ import os
 import sys
 from pathlib import Path
 
-from bench.study.cells import DATASETS, cells_of
-from bench.study.figures import draw
-from bench.study.runs import check_measurements, jobs_of, run_all
-from bench.study.summary import as_json, read
-from bench.study.text import write_text
+from experiments.study.cells import DATASETS, cells_of
+from experiments.study.figures import draw
+from experiments.study.runs import check_measurements, jobs_of, run_all
+from experiments.study.summary import as_json, read
+from experiments.study.text import write_text
 from fastat.checkpoint import write_bytes
 
 ROOT = Path(__file__).parents[2]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.study", description="What HR and BAT training do, measured.")
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.study", description="What HR and BAT training do, measured."
+    )
     parser.add_argument("--data", nargs="+", choices=DATASETS, default=DATASETS, help="default: all of them")
     parser.add_argument("--data-root", help="folder with the datasets (default: the environment variable FASTAT_DATA)")
     parser.add_argument("--runs", type=Path, help="where runs are kept (default: runs/study, or runs/study-quick)")
     parser.add_argument(
-        "--out", type=Path, help="where results go (default: bench/results/study, or --runs with --quick)"
+        "--out", type=Path, help="where results go (default: experiments/results/study, or --runs with --quick)"
     )
     parser.add_argument(
         "--processes",
@@ -41,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="minutes: a trial of the machinery, not a measurement")
     options = parser.parse_args(arguments)
     root = options.runs or ROOT / "runs" / ("study-quick" if options.quick else "study")
-    out = options.out or (root if options.quick else ROOT / "bench" / "results" / "study")
+    out = options.out or (root if options.quick else ROOT / "experiments" / "results" / "study")
     jobs = {name: jobs_of(cells_of(name, options.quick), root, options.quick) for name in DATASETS}
     try:
         check_measurements(root, options.quick)

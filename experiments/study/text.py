@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from bench.study.cells import (
+from experiments.study.cells import (
     ACCURACY_ATTACK,
     ARMS,
     BENIGN,
@@ -21,10 +21,10 @@ from bench.study.cells import (
     Cell,
     setting_of,
 )
-from bench.study.figures import panel_title
-from bench.study.measure import in_sample
-from bench.study.prose import CERTIFICATE, CHOICES, COUNTED, KEPT, LENGTH, OVERFITTING, PROMISE
-from bench.study.summary import Outcome, Spread, by_cell, clean, epochs, final, robust, test_loss
+from experiments.study.figures import panel_title
+from experiments.study.measure import in_sample
+from experiments.study.prose import CERTIFICATE, CHOICES, COUNTED, KEPT, LENGTH, OVERFITTING, PROMISE
+from experiments.study.summary import Outcome, Spread, by_cell, clean, epochs, final, robust, test_loss
 from fastat.checkpoint import write_bytes
 from fastat.objectives import certificate
 from fastat.report import format_eps
@@ -38,7 +38,7 @@ def write_text(
     """Writes the report about these runs; pictures lie beside it."""
     cells = by_cell(outcomes)
     parts = [
-        "# HR and BAT training, measured\n\nWritten by `python -m bench.study`"
+        "# HR and BAT training, measured\n\nWritten by `python -m experiments.study`"
         + (" --quick: a trial of the machinery, not a measurement." if quick else ".")
         + " Numbers are means over the seeds, in brackets the smallest and the largest; a seed draws the training"
         " images, the flipped labels, the weights and the order. The numbers of every run are in `study.json`.",

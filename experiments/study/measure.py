@@ -7,7 +7,7 @@ from itertools import product
 
 from torch import Tensor, nn
 
-from bench.study.cells import ACCURACY_ATTACK, ALPHAS, LOSS_ATTACK, ORDER, RS
+from experiments.study.cells import ACCURACY_ATTACK, ALPHAS, LOSS_ATTACK, ORDER, RS
 from fastat import data
 from fastat.config import TrainConfig
 from fastat.data import Dataset

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-from bench.study.cells import ALPHAS, ARMS, RS, Arm, Cell
-from bench.study.measure import in_sample
-from bench.study.runs import Job
+from experiments.study.cells import ALPHAS, ARMS, RS, Arm, Cell
+from experiments.study.measure import in_sample
+from experiments.study.runs import Job
 
 UNIFORM = math.log(10)
 """The loss of a uniform prediction, attacked or not: all datasets of the study have ten classes."""

@@ -1,4 +1,4 @@
-"""The protocols side by side: ``make compare``, or ``python -m bench.compare [--quick] [--data NAME ...]``.
+"""The protocols side by side: ``make compare``, or ``python -m experiments.compare [--quick] [--data NAME ...]``.
 
 Every protocol trains the same network for equally many epochs (those of Free count its replays) with the settings that
 :func:`fastat.config.default_config` gives it: nothing is tuned here. Judged are the network of the best epoch on the
@@ -100,7 +100,7 @@ def as_markdown(results: Mapping[str, Any]) -> str:
     lines = [
         "# The protocols side by side",
         "",
-        "Made by `make compare` (bench/compare.py) from the numbers in compare.json, "
+        "Made by `make compare` (experiments/compare.py) from the numbers in compare.json, "
         f"{results['measured']}; {results['environment']['devices']}, one thread used; "
         f"torch {results['environment']['torch'].split()[0]}.",
         "Robust: under PGD-50 with 10 restarts. Best: the epoch with the best PGD-20 accuracy on validation images, "
@@ -207,7 +207,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m experiments.compare", description=__doc__)
     parser.add_argument("--data", nargs="+", choices=tuple(CONTESTS), default=list(CONTESTS), help="which contests")
     parser.add_argument("--quick", action="store_true", help="a trial of the machinery, into the folder of the runs")
     parser.add_argument("--out", type=Path, default=Path("runs/compare"), help="folder of the runs")

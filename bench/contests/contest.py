@@ -151,15 +151,3 @@ def compiled(function: Contender) -> Contender:
     """``function`` under torch.compile, one specialized graph per shape; compiled when first called."""
     torch._dynamo.reset()
     return torch.compile(function, dynamic=False, fullgraph=True)
-
-
-def close(actual: Tensor, expected: Tensor, atol: float, rtol: float = 0.0) -> None:
-    """AssertionError unless the two agree, a NaN being wrong."""
-    torch.testing.assert_close(actual.double(), expected.double(), rtol=rtol, atol=atol)
-
-
-def inside(point: Tensor, x: Tensor, eps: float, p: float) -> None:
-    """AssertionError unless every sample lies in the ball and in the box [0, 1], up to rounding."""
-    norms = torch.linalg.vector_norm((point.double() - x.double()).flatten(1), p, dim=1)
-    assert bool((norms <= eps * (1 + 1e-4) + 1e-6).all()), f"norm {norms.max().item():.6g} beyond eps {eps:.6g}"
-    assert bool(((point >= 0) & (point <= 1)).all()), "outside the box"

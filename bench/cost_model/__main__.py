@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from bench.contests import timing
+from bench.contests import machine
 from bench.cost_model.measure import measured, parts, sweeps, swept
 from bench.cost_model.report import figures, markdown_of
 from bench.reports.files import commit, date, file_name, results_folder, write
@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     out = options.out or results_folder()
-    environment = timing.environment(device)
-    found: dict[str, Any] = {"environment": environment, "commit": commit(), "ceilings": timing.ceilings(device)}
+    environment = machine.environment(device)
+    found: dict[str, Any] = {"environment": environment, "commit": commit(), "ceilings": machine.ceilings(device)}
     found |= {"date": date(), "parts": [], "sweeps": []}
     stem = f"cost-model-{file_name(environment)}"
 

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import fastat
-from bench.contests import timing
+from bench.contests import machine, timing
 from bench.cost_model.counts import kernels, on_paper, shares
 from bench.peers.attackers import alone
+from bench.suites.inputs import rand
 from bench.suites.networks import NETWORKS, Network, random_network
 from fastat import ops
 
@@ -40,7 +41,7 @@ class Sweep:
 
 def parts(device: torch.device) -> list[Part]:
     if device.type == "cpu":
-        precisions = ("fp32", "bf16") if timing.has_bf16(device) else ("fp32",)
+        precisions = ("fp32", "bf16") if machine.has_bf16(device) else ("fp32",)
         sizes = {"small_cnn": 128, "preact_resnet18": 8, "wide_resnet_28_10": 2, "resnet50": 2, "vit_b_16": 2}
     else:
         precisions = ("tf32", "bf16", "fp32")
@@ -67,7 +68,7 @@ def measured(part: Part, copy: float, device: torch.device) -> dict[str, Any]:
     model, x, y = _inputs(about, part.precision, part.batch, device)
     dtype = torch.bfloat16 if part.precision == "bf16" else torch.float32
     paper = on_paper(model, x, dtype.itemsize)
-    product, product_flop = timing.product(device, dtype)
+    product, product_flop = machine.product(device, dtype)
     with torch.no_grad():
         logits = model(x)
     count = timing.sets_beyond_cache(3 * x.numel() * x.element_size(), device)
@@ -128,7 +129,7 @@ def fitted_power(values: Sequence[float], seconds: Sequence[float]) -> dict[str,
 
 def _inputs(about: Network, precision: str, batch: int, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
     model = random_network(about, precision, device)
-    x = timing.rand((batch, 3, about.size, about.size), device, 0)
+    x = rand((batch, 3, about.size, about.size), device, 0)
     with torch.no_grad():
         return model, x, model(x).argmax(1)
 

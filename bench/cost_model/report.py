@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from bench.cost_model.counts import GROUPS
-from bench.reports.batch_figure import plain_log_ticks, ticks_at
 from bench.reports.layout import markdown, time_of
+from bench.reports.ticks import plain_log_ticks, ticks_at
 from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 Found = dict[str, Any]

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 import fastat
+from bench.contests.contest import OURS
 from bench.peers import eager, libraries
 from fastat.engine import attacking
 
 Attack = libraries.Attack
-OURS, TEXTBOOK, ALONE = "ours", "eager", "model alone"
+TEXTBOOK, ALONE = "eager", "model alone"
 ATTACKERS = (OURS, TEXTBOOK, ALONE, *libraries.PEERS)
 RECORDED = (OURS, ALONE)
 """Those that can be given as one CUDA graph."""

@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contests.timing import environment
+from bench.contests.machine import environment
 from bench.peers.eager import linf_step, random_start
 from bench.reports.files import commit, date, file_name, results_folder
 from fastat import data, info

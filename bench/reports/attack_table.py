@@ -3,9 +3,10 @@
 import math
 from collections.abc import Callable, Sequence
 
+from bench.contests.contest import OURS
 from bench.contests.timing import LEAST_ROUNDS
 from bench.peers import attackers
-from bench.peers.attackers import ALONE, OURS, TEXTBOOK, Contender
+from bench.peers.attackers import ALONE, TEXTBOOK, Contender
 from bench.peers.libraries import PEERS
 from bench.reports.layout import Case, markdown, noise_of, ratio_of, time_of
 

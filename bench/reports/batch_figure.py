@@ -7,13 +7,14 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, FormatStrFormatter, LogLocator, NullLocator
 
+from bench.contests.contest import OURS
 from bench.peers import attackers
-from bench.peers.attackers import ALONE, OURS, TEXTBOOK
+from bench.peers.attackers import ALONE, TEXTBOOK
 from bench.peers.libraries import PEERS
 from bench.reports.attack_table import best, has_variants
 from bench.reports.layout import Case
+from bench.reports.ticks import plain_log_ticks, ticks_at
 from fastat.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes
 
 LEAST_SIZES = 3
@@ -109,18 +110,3 @@ def _point(case: Case, line: Line, variants: set[tuple[str, ...]]) -> tuple[floa
 def _batch_axis(axes: Axes, batches: Sequence[int]) -> None:
     axes.set_xscale("log", base=2)
     ticks_at(axes, batches)
-
-
-def ticks_at(axes: Axes, values: Sequence[int]) -> None:
-    """Labels just these values of a logarithmic x-axis."""
-    axes.xaxis.set_major_locator(FixedLocator(values))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{value:,}" for value in values]))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def plain_log_ticks(axes: Axes) -> None:
-    """A logarithmic y-axis with plain numbers at 1, 2 and 5 times powers of ten."""
-    axes.set_yscale("log")
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
-    axes.yaxis.set_minor_locator(NullLocator())

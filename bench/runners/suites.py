@@ -39,7 +39,7 @@ def run_suites(device: str | None, out: Path, suites: Sequence[str], limit: floa
     """
     import torch
 
-    from bench.contests import timing
+    from bench.contests import machine
     from bench.peers import libraries
 
     end = time.monotonic() + total
@@ -47,7 +47,7 @@ def run_suites(device: str | None, out: Path, suites: Sequence[str], limit: floa
     if device == "cuda" and not torch.cuda.is_available():
         print("bench: no CUDA device found", file=sys.stderr)
         return None
-    environment = timing.environment(torch.device(device)) | {"peers": libraries.versions(), "variables": variables()}
+    environment = machine.environment(torch.device(device)) | {"peers": libraries.versions(), "variables": variables()}
     run: dict[str, Any] = {"environment": environment, "commit": commit(), "date": date()}
     run |= {"ceilings": {}, "cases": [], "cut": [], "failed": {}}
     name = file_name(environment)

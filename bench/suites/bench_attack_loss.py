@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from bench.contests.contest import OURS, Contest, close, compiled
-from bench.contests.timing import randn, seeded
+from bench.contests.contest import OURS, Contest, compiled
 from bench.peers import eager
+from bench.suites.checks import close
 from bench.suites.entries import clock, record
+from bench.suites.inputs import labels, randn
 from fastat import ops, reference
 
 ROW, TITLE = 4, "attack loss"
@@ -42,7 +43,7 @@ def contest(case: Case, device: torch.device) -> Contest:
     kl = case.kind == "kl"
 
     def inputs(i: int):
-        y = torch.randint(case.classes, (case.rows,), device=device, generator=seeded(device, i))
+        y = labels(case.rows, case.classes, device, i)
         clean = 3 * randn(shape, device, 2 * i)
         return clean, y, (clean + randn(shape, device, 2 * i + 1) if kl else None)
 

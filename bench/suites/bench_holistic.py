@@ -17,9 +17,9 @@ import torch.nn.functional as F
 
 import fastat
 from bench.contests.contest import OURS, Contest, NotHere, compiled
-from bench.contests.timing import randn, seeded
 from bench.peers import cone, eager
 from bench.suites.entries import clock, record
+from bench.suites.inputs import labels, randn
 from fastat import reference
 
 ROW, TITLE = 5, "HR weights"
@@ -60,7 +60,7 @@ def cases(device: torch.device) -> list[Case]:
 
 def contest(case: Case, device: torch.device) -> Contest:
     def inputs(i: int):
-        y = torch.randint(10, (case.n,), device=device, generator=seeded(device, i))
+        y = labels(case.n, 10, device, i)
         losses = F.cross_entropy(3 * randn((case.n, 10), device, i), y, reduction="none")
         return losses, losses.cpu().numpy()
 

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from bench.contests.contest import OURS, Contest, close, compiled, inside
-from bench.contests.timing import rand, randn
+from bench.contests.contest import OURS, Contest, compiled
 from bench.peers import eager
+from bench.suites.checks import close, inside
 from bench.suites.entries import clock, record
+from bench.suites.inputs import rand, randn
 from fastat import ops, reference
 
 ROW, TITLE = 2, "l2 and l1 step"
 WHO = ("ours", "ours again", "eager", "torch.compile")
 EPS = {"l2": 0.5, "l1": 12.0}
-P = {"l2": 2, "l1": 1}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def contest(case: Case, device: torch.device) -> Contest:
         some = slice(0, 512)
         expected = exact(x_adv[some].double(), grad[some].double(), x[some].double(), step, eps)
         close(result[some], expected, atol=1e-6 if name == OURS else 1e-4)
-        inside(result, x, eps, P[case.norm])
+        inside(result, x, eps, case.norm)
 
     contenders = {
         "ours": lambda x_adv, grad, x: ours(x_adv, grad, x, step, eps),

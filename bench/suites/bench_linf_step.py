@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from bench.contests.contest import OURS, Contest, close, compiled, inside
-from bench.contests.timing import rand, randn
+from bench.contests.contest import OURS, Contest, compiled
 from bench.peers import eager
+from bench.suites.checks import close, inside
 from bench.suites.entries import clock, record
+from bench.suites.inputs import rand, randn
 from fastat import ops, reference
 
 ROW, TITLE = 1, "linf step"
@@ -47,7 +48,7 @@ def contest(case: Case, device: torch.device) -> Contest:
         x_adv, grad, x = untouched
         if name == OURS:
             assert torch.equal(result, reference.linf_step_(x_adv.clone(), grad, x, STEP, EPS)), "not the twin's bits"
-            inside(result, x, EPS, math.inf)
+            inside(result, x, EPS, "linf")
         else:  # half-precision expressions round at every operation
             close(
                 result, reference.linf_step_(x_adv.double(), grad.double(), x.double(), STEP, EPS), 4 * ulp(case.dtype)

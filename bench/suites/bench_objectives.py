@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastat
-from bench.contests.contest import OURS, Contest, close, compiled
-from bench.contests.timing import rand, randn, seeded
+from bench.contests.contest import OURS, Contest, compiled
 from bench.peers import eager
 from bench.reports.report import TRAINING_STEP
+from bench.suites.checks import close
 from bench.suites.entries import clock, record
+from bench.suites.inputs import labels, rand, randn
 from fastat import models, reference
 from fastat.features import with_features
 
@@ -117,7 +118,7 @@ def step_contest(case: Step, device: torch.device) -> Contest:
         x = rand(case.shape, device, i)
         if case.bf16:
             x = x.contiguous(memory_format=torch.channels_last)
-        return x, torch.randint(CLASSES, case.shape[:1], device=device, generator=seeded(device, i))
+        return x, labels(case.shape[0], CLASSES, device, i)
 
     @cache
     def outputs() -> tuple[Tensor, Tensor]:
@@ -165,7 +166,7 @@ def attacked(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
 def objective_contest(case: Alone, device: torch.device) -> Contest:
     def inputs(i: int) -> tuple[Tensor, Tensor, Tensor]:
         logits, features = (randn((case.batch, size), device, 2 * i + k) for k, size in enumerate((CLASSES, FEATURES)))
-        return 3 * logits, features, torch.randint(CLASSES, (case.batch,), device=device, generator=seeded(device, i))
+        return 3 * logits, features, labels(case.batch, CLASSES, device, i)
 
     @cache
     def exact() -> tuple[Tensor, ...]:

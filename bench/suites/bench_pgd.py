@@ -17,11 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contests.contest import AGAIN, OURS, Contest, inside
-from bench.contests.timing import has_bf16, rand
+from bench.contests.contest import AGAIN, OURS, Contest
+from bench.contests.machine import has_bf16
 from bench.peers import attackers, eager
 from bench.peers.attackers import ALONE, TEXTBOOK, Problem
+from bench.suites.checks import inside
 from bench.suites.entries import clock, record
+from bench.suites.inputs import rand
 from bench.suites.networks import NETWORKS, random_network
 
 ROW, TITLE = 7, "PGD-10"
@@ -90,7 +92,7 @@ def contest(case: Case, device: torch.device) -> Contest:
         if attackers.parse(name).attacker == ALONE:
             return None
         x, y = untouched
-        inside(x_adv, x, about.eps, float("inf"))
+        inside(x_adv, x, about.eps, "linf")
         fooled, reached = outcome_of(model, x_adv, y)
         if name == OURS:
             assert reached > 0.98 * loss, f"weaker than the textbook loop: loss {reached}, there {loss}"

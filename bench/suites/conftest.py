@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench.contests import timing
 from bench.contests.contest import NO_TIME, Outcome, hold
+from bench.contests.machine import ceilings
 from bench.reports.files import write
 
 LEAST_SECONDS = 20.0
@@ -73,7 +73,7 @@ def outcome(request) -> Outcome:
         found.save(file)
         pytest.skip(NO_TIME)
     if not found.ceilings:
-        found.ceilings = timing.ceilings(device)
+        found.ceilings = ceilings(device)
     held = hold(suite.contest(case, device), device, found.end)
     held = replace(held, label={**label, "settings": asdict(case)})
     found.outcomes.append(asdict(held))

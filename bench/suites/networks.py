@@ -8,7 +8,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
-from bench.contests.timing import rand, seeded
+from bench.suites.inputs import rand, seeded
 from fastat import models
 
 
@@ -36,9 +36,6 @@ NETWORKS = {
     "vit_b_16": Network("torchvision:vit_b_16", 224, 1000, 1.5 / 255),
 }
 
-PRECISIONS = ("fp32", "tf32", "bf16")
-"""float32 with TF32 off; float32 as PyTorch comes, convolutions in TF32 where there is a GPU; bfloat16 by autocast."""
-
 
 class Autocast(nn.Module):
     """A network in bfloat16 that takes and returns float32: every attack can use it."""
@@ -55,7 +52,8 @@ class Autocast(nn.Module):
 def random_network(about: Network, precision: str, device: torch.device) -> nn.Module:
     """That network freshly initialized, in eval mode, its batch statistics those of uniform noise.
 
-    Sets torch's TF32 switches to what the precision asks for.
+    Sets torch's TF32 switches to what the precision asks for: "fp32" is float32 with TF32 off; "tf32" float32 as
+    PyTorch comes, convolutions in TF32 where there is a GPU; "bf16" bfloat16 by autocast.
     """
     torch.backends.cudnn.allow_tf32 = precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,1 +1,1 @@
-"""What ours is compared with: plain PyTorch, other attack libraries and solvers; they are told the task, not timed."""
+"""What ours is compared with: plain PyTorch, other attack libraries and solvers, all given the same task."""

@@ -49,11 +49,11 @@ bench-table: $(VENV)/.extension
 
 # All protocols on digits and some on CIFAR-10, equal epochs; an hour on one core, resumed.
 compare: $(VENV)/.extension
-	$(PY) -m bench.compare $(ARGS)
+	$(PY) -m experiments.compare $(ARGS)
 
 # What HR and BAT training do, on the datasets that are there; three quarters of an hour on two cores, resumed.
 study: $(VENV)/.extension
-	$(PY) -m bench.study $(ARGS)
+	$(PY) -m experiments.study $(ARGS)
 
 # The theory experiments of the five papers, quick presets, and a page of all figures; 20 minutes on two cores, resumed.
 theory: $(VENV)/.extension
@@ -64,9 +64,10 @@ cuda-all: $(VENV)/.dependencies
 	mkdir -p build
 	FASTAT_CUDA=1 FASTAT_ARCHS=all $(PY) setup.py build_ext --build-lib build/cuda-all --build-temp build/cuda-all/tmp \
 	  > build/cuda-all.log 2>&1 || { tail -n 40 build/cuda-all.log; exit 1; }
-	$(PY) bench/resources.py build/cuda-all.log
+	$(PY) -m bench.kernels.resources build/cuda-all.log
 
-# Registers, spills, widths of loads, occupancy and launches of every CUDA kernel in place: the tables of bench/kernels.md.
+# Registers, spills, widths of loads, occupancy and launches of every CUDA kernel in place: the tables of
+# bench/kernels/kernels.md.
 kernels: $(VENV)/.extension
 	$(PY) -m bench.kernels $(ARGS)
 
@@ -84,7 +85,7 @@ sanitize: $(VENV)/.dependencies
 	  -k "not opcheck and not compile and not two_to_the_31 and not ten_million and not large_batch"
 
 gpu:
-	$(PYTHON) bench/gpu.py $(ARGS)
+	$(PYTHON) bench/runners/gpu.py $(ARGS)
 
 # Row 7 with more networks, batch sizes and precisions than `make gpu` has time for; what does not fit is cut.
 gpu-pgd:
@@ -96,7 +97,7 @@ gpu-cost-model:
 
 # Row 8: PGD training of PreAct ResNet-18 on CIFAR-10 beside the plain loop, resumed; FASTAT_DATA says where the data are.
 gpu-train:
-	$(PYTHON) -m bench.train_rate $(ARGS)
+	$(PYTHON) -m bench.rates.training $(ARGS)
 
 clean:
 	rm -rf build dist *.egg-info fastat/kernels/*.so $(VENV)/.extension

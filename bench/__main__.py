@@ -9,8 +9,9 @@ A run writes ``cpu.json`` or ``gpu-<device>.json``, of some suites ``cpu-<suites
 ``.md``, after every case: what a run that is cut off has measured is kept. The exit status tells whether every suite
 passed its checks, never how fast anything was.
 
-Commands of their own: ``python -m bench.train_rate``, images per second of training, with a GPU in mind, and
-``python -m bench.cost_model``, what the time of an attack is made of.
+Commands of their own: ``python -m bench.cost_model``, what the time of an attack is made of; ``python -m
+bench.rates.training``, images per second of training, with a GPU in mind; ``python -m bench.rates.theory``, a curve of
+theory; ``python -m bench.kernels``, the compiled CUDA kernels; ``bench/runners/gpu.py``, all that needs a GPU.
 """
 
 import argparse
@@ -18,11 +19,12 @@ import math
 import sys
 from pathlib import Path
 
-from bench import changes, report
-from bench.batch_figure import draw_batches
-from bench.runner import ROOT, SUITES, run_suites
+from bench.reports import changes, report
+from bench.reports.batch_figure import draw_batches
+from bench.reports.files import RESULTS, ROOT, load, write
+from bench.reports.layout import fill
+from bench.runners.suites import SUITES, run_suites
 
-RESULTS = ROOT / "bench" / "results"
 LIMIT = 900.0
 
 
@@ -35,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.command == "compare":
         return compare(options.new, options.old, options.limit, options.fail)
     written = run_suites(options.device, options.out, options.only, options.limit, options.total)
-    return 0 if written and not report.load(written)["failed"] else 1
+    return 0 if written and not load(written)["failed"] else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,17 +66,14 @@ def _parser() -> argparse.ArgumentParser:
 
 def write_table(files: list[Path], readme: Path) -> int:
     """Regenerates the speed table of the README."""
-    text = "\n".join(report.tables(report.load(path)) for path in sorted(files))
-    if report.into_readme(readme, text):
-        return 0
-    print(text)
-    print(f"{readme.name} has no lines {report.BEGIN} and {report.END}: nothing was written", file=sys.stderr)
-    return 1
+    text = "\n".join(report.tables(load(path)) for path in sorted(files))
+    write(readme, fill(readme.read_text(), {"speed": text}))
+    return 0
 
 
 def draw(file: Path, out: Path | None) -> int:
     """The figures of time against batch size."""
-    written = draw_batches(report.load(file), out or file.parent, file.stem)
+    written = draw_batches(load(file), out or file.parent, file.stem)
     print("\n".join(map(str, written)) or f"{file.name} holds no network at three batch sizes or more")
     return 0 if written else 1
 
@@ -84,8 +83,8 @@ def compare(new: Path | None, old: list[Path] | None, limit: float, fail: bool) 
     new = new or run_suites(None, ROOT / "build" / "bench-compare", SUITES, limit, math.inf)
     if new is None:
         return 1
-    run = report.load(new)
-    earlier = [report.load(path) for path in old or sorted(RESULTS.glob("*.json"))]
+    run = load(new)
+    earlier = [load(path) for path in old or sorted(RESULTS.glob("*.json"))]
     found = changes.changes(earlier, run)
     print(changes.table(found, run))
     return 1 if fail and any(change.verdict == changes.SLOWER for change in found) else 0

@@ -3,7 +3,7 @@
 from fastat.report import html
 from fastat.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes, show_image
 from fastat.report.page import write_page
-from fastat.report.results import format_eps, judge, results_table
+from fastat.report.results import attack_title, format_eps, judge, results_table
 
 __all__ = [
     "BLUE",
@@ -12,6 +12,7 @@ __all__ = [
     "GREY",
     "ORANGE",
     "RED",
+    "attack_title",
     "format_eps",
     "html",
     "judge",

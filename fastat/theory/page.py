@@ -27,7 +27,7 @@ def write_theory_page(folders: Sequence[str | Path], path: str | Path) -> Path:
     """Writes a page with the findings, figures and settings of saved results, and returns its path.
 
     Args:
-        folders: where results were saved (:meth:`fastat.theory.result.Result.save`), in the order to show them in.
+        folders: where results were saved (:meth:`fastat.theory.Result.save`), in the order to show them in.
         path: the file to write; its folder is made if missing.
 
     Raises:

@@ -9,14 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from bench import attackers, bench_pgd, changes, report
 from bench.__main__ import main
-from bench.attack_table import best, by_case, counts
-from bench.batch_figure import draw_batches
-from bench.contest import NO_TIME, hold
-from bench.cost_counts import group_of, on_paper
-from bench.cost_model import fitted_power
-from bench.timing import FIRST_ROUNDS, LEAST_ROUNDS
+from bench.contests.contest import NO_TIME, hold
+from bench.contests.timing import FIRST_ROUNDS, LEAST_ROUNDS
+from bench.cost_model.counts import group_of, on_paper
+from bench.cost_model.measure import fitted_power
+from bench.peers import attackers
+from bench.reports import changes, report
+from bench.reports.attack_table import best, by_case, counts
+from bench.reports.batch_figure import draw_batches
+from bench.suites import bench_pgd
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import kernels, launches, sass
-from bench.sass import Compiled
+from bench.kernels import launches, sass, tables
+from bench.kernels.sass import Compiled
+from bench.reports.layout import fill
 
 USAGE = """
 Resource usage:
@@ -145,10 +146,10 @@ def test_every_route_is_in_the_source(op):
         launches.configuration(source, route.launch)
         if route.condition:
             launches.quoted(source, route.condition)
-    for sizes in kernels.INPUTS[op]:
+    for sizes in tables.INPUTS[op]:
         found = launches.launch_of(op, sizes, storage=2000)
         assert found.block == launches.block_size(found.kernel) and found.grid > 0
-        assert kernels.is_float32(found.kernel) and kernels.design_of(found.kernel)
+        assert tables.is_float32(found.kernel) and tables.design_of(found.kernel)
 
 
 def test_a_source_that_has_moved_on_is_refused():
@@ -157,7 +158,7 @@ def test_a_source_that_has_moved_on_is_refused():
     with pytest.raises(SystemExit, match="out of date"):
         launches.configuration("other<T><<<1, 32, 0, s>>>(a)", "kernel<T>")
     with pytest.raises(SystemExit, match="no entry"):
-        kernels.design_of("unheard_of<float>")
+        tables.design_of("unheard_of<float>")
 
 
 def test_tables():
@@ -165,11 +166,11 @@ def test_tables():
         return Compiled(name, registers, 8 * spills, 0, Counter({16: 6}), Counter({16: 2}), spills, spills, 0, 0, 0)
 
     found = [kernel("linf_step_kernel<float, 4, true, false>", 40, 0), kernel("scale_elements<double>", 18, 1)]
-    rows = kernels.kernels_table(found).splitlines()
+    rows = tables.kernels_table(found).splitlines()
     assert len(rows) == 3 and "75%, registers" in rows[2] and "6 x 16" in rows[2] and "16 / 16" in rows[2]
-    extremes = kernels.extremes_table(found)
+    extremes = tables.extremes_table(found)
     assert "most registers of a thread" in extremes and "`scale_elements<double>`" in extremes
     page = "a\n<!-- one:begin -->\nold\n<!-- one:end -->\nb\n"
-    assert kernels.fill(page, {"one": "new"}) == page.replace("old", "new")
+    assert fill(page, {"one": "new"}) == page.replace("old", "new")
     with pytest.raises(SystemExit, match="no one place"):
-        kernels.fill(page, {"two": ""})
+        fill(page, {"two": ""})

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench import train_rate
-from bench.train_rate import PLAIN, plain_rate, plain_rates
+from bench.rates import training
+from bench.rates.training import PLAIN, plain_rate, plain_rates
 from fastat.training import default_config
 
 CPU = torch.device("cpu")
@@ -18,7 +18,7 @@ def test_plain_loops_take_turns_and_both_halves_count(tmp_path, monkeypatch):
         order.append(plain)
         return 100.0 if len(order) <= len(PLAIN) else 300.0
 
-    monkeypatch.setattr(train_rate, "plain_rate", rate)
+    monkeypatch.setattr(training, "plain_rate", rate)
     found = plain_rates(default_config("digits"), tmp_path, CPU, 10)
     assert order == [*PLAIN.values()] * 2
     for one in found.values():  # as many images at 100 a second as at 300

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from bench.study.__main__ import main
-from bench.study.cells import ALPHAS, ARMS, DATASETS, PLAIN, RS, Cell, cells_of, config_of, setting_of
-from bench.study.figures import draw
-from bench.study.measure import in_sample, measurement
-from bench.study.runs import jobs_of
-from bench.study.summary import Outcome, Spread, by_cell, curve, robust
-from bench.study.text import kept, number, write_text
+from experiments.study.__main__ import main
+from experiments.study.cells import ALPHAS, ARMS, DATASETS, PLAIN, RS, Cell, cells_of, config_of, setting_of
+from experiments.study.figures import draw
+from experiments.study.measure import in_sample, measurement
+from experiments.study.runs import jobs_of
+from experiments.study.summary import Outcome, Spread, by_cell, curve, robust
+from experiments.study.text import kept, number, write_text
 from fastat import data
 from fastat.evaluation.accuracy import adversarial_losses
 from fastat.kernels.reference import holistic_loss

@@ -32,7 +32,7 @@ def cost(settings: Settings) -> str:
 
 
 def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> CatastrophicResult:
-    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says."""
+    """Runs it as :meth:`fastat.theory.Experiment.run` says."""
     test = data.load(settings.data, resources.data_root, download=resources.download).test.load()
     outcomes = run_cells(cells(settings), folder, **asdict(resources))
     images = len(test.subset(settings.test_size, 0))

@@ -226,7 +226,7 @@ def cost(settings: Settings) -> str:
 
 
 def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> CgroResult:
-    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says.
+    """Runs it as :meth:`fastat.theory.Experiment.run` says.
 
     Raises:
         ValueError: also where delta is too large for the balls of different classes.

@@ -43,7 +43,7 @@ def cost(settings: Settings) -> str:
 
 
 def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> GeneralizationResult:
-    """Runs it as :meth:`fastat.theory.experiment.Experiment.run` says."""
+    """Runs it as :meth:`fastat.theory.Experiment.run` says."""
     linear = functools.partial(linear_outcome, device=resources.device)
     networks = functools.partial(network_outcome, folder=folder / _RUNS, **dataclasses.asdict(resources))
 

@@ -39,7 +39,7 @@ def cost(settings: Settings) -> str:
 
 
 def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> MemorizationResult:
-    """Estimates memorization, trains, and compares, as :meth:`fastat.theory.experiment.Experiment.run` says.
+    """Estimates memorization, trains, and compares, as :meth:`fastat.theory.Experiment.run` says.
 
     The folder then holds, for each dataset, networks.npz (what the networks on subsets got right) and memorization.npz
     (:func:`fastat.theory.memorization.load` reads it), and the finished trainings of all.

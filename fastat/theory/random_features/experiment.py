@@ -233,7 +233,7 @@ def _rate(settings: Settings) -> float:
 
 
 def run(settings: Settings, folder: Path, resources: Resources = DEFAULT_RESOURCES) -> RandomFeaturesResult:
-    """Computes the curves and simulates the points, as :meth:`fastat.theory.experiment.Experiment.run` says.
+    """Computes the curves and simulates the points, as :meth:`fastat.theory.Experiment.run` says.
 
     The data are simulated: of the resources only the device matters.
 

@@ -1,0 +1,1 @@
+"""The suites: one pytest-benchmark file per operation or attack, and what only they share."""

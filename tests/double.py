@@ -35,7 +35,7 @@ if __name__ == "__main__":
     with (
         double(),
         torchrun_group(torch.device("cpu")) as group,  # one for all runs: a second would reuse the first's rendezvous
-        mock.patch("fastat.cli.entry.torchrun_group", return_value=nullcontext(group)),
+        mock.patch("fastat.cli.train.torchrun_group", return_value=nullcontext(group)),
     ):
         for arguments in json.loads(sys.argv[1]):
             main(arguments)

@@ -15,10 +15,8 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 import joblib
 
 from fastat.support.files import differences, write_json
-from fastat.theory import Experiment, Resources
-from fastat.theory.experiment import DEFAULT_RESOURCES
+from fastat.theory import DEFAULT_RESOURCES, FIGURES, Experiment, Resources
 from fastat.theory.page import write_theory_page
-from fastat.theory.result import FIGURES
 from fastat.training import choose_device
 
 EXPERIMENTS = {
@@ -89,7 +87,7 @@ def usage() -> str:
     )
 
 
-def main(given: Sequence[str], parse: Callable[..., Any]) -> None:
+def run_theory(given: Sequence[str], parse: Callable[..., Any]) -> None:
     """Runs ``fastat theory`` with these arguments.
 
     Args:

@@ -1,6 +1,6 @@
 """What five papers prove or observe as experiments, a package each; :class:`Experiment` says what each offers."""
 
-from fastat.theory.experiment import Experiment, Resources
-from fastat.theory.result import Finding, Picture, Result
+from fastat.theory.experiment import DEFAULT_RESOURCES, Experiment, Resources
+from fastat.theory.result import FIGURES, Finding, Picture, Result
 
-__all__ = ["Experiment", "Finding", "Picture", "Resources", "Result"]
+__all__ = ["DEFAULT_RESOURCES", "FIGURES", "Experiment", "Finding", "Picture", "Resources", "Result", "page"]

@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
-from fastat.cli import entry as cli
-from fastat.cli.entry import default_folder, main, parse, parse_number
+from fastat.cli import main
+from fastat.cli.reading import parse, parse_number
+from fastat.cli.train import default_folder
 from fastat.kernels import describe_environment
 from fastat.protocols import PROTOCOLS
 from fastat.training import TrainConfig, default_config, flat, updated
@@ -203,7 +204,7 @@ def test_ctrl_c(tmp_path, monkeypatch, capsys):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "train", interrupt)
+    monkeypatch.setattr("fastat.cli.train.train", interrupt)
     with pytest.raises(SystemExit) as stop:
         main([*TINY, "--out", str(tmp_path)])
     assert stop.value.code == 130

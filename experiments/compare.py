@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from fastat import data
-from fastat.evaluation import evaluate, wilson_interval
+from fastat.evaluation import evaluate_images, wilson_interval
 from fastat.kernels import describe_environment
 from fastat.protocols import PROTOCOLS, ProtocolName
 from fastat.report import format_eps
@@ -172,9 +172,7 @@ def _outcome(config: TrainConfig, contest: Contest, test: data.Dataset, folder: 
             found["last"] = found["best"]  # they are one network
             continue
         model, threat = load_network(folder, "cpu", which=which).model, config.threat
-        judged = evaluate(
-            model, test.pixels(), test.labels, threat.eps, threat.norm, attacks=(_ATTACK,), sample_ids=test.ids
-        )
+        judged = evaluate_images(model, test, threat, attacks=(_ATTACK,))
         found[which] = {"clean": judged.accuracy["clean"], "robust": judged.accuracy[_ATTACK]}
     found["seconds"] = [row["seconds"] for row in network.history]
     found["test_images"] = len(test)

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastat import attacks, data, evaluation, graphs, models, objectives, protocols, report, theory, training
-    from fastat.attacks import Fastest, fastest, fgsm, pgd
+    from fastat.attacks import Fastest, fastest
+    from fastat.attacks.fgsm import fgsm
+    from fastat.attacks.pgd import pgd
     from fastat.graphs import CaptureError
     from fastat.kernels import build_info, ops, reference
     from fastat.kernels.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start

@@ -27,6 +27,7 @@ from bench.contests.machine import environment
 from bench.peers.eager import linf_step, random_start
 from bench.reports.files import commit, date, file_name, results_folder
 from fastat import data
+from fastat.data import Augmentation
 from fastat.kernels import describe_environment
 from fastat.report import attack_title, judge
 from fastat.support.files import write_json
@@ -153,9 +154,8 @@ def _batches(run: Run, config: TrainConfig, steps: int) -> Iterator[tuple[Tensor
     given = 0
     for epoch in range(steps):
         order = torch.randperm(len(run.images.train_set))[: run.images.steps_per_epoch * run.images.batch_size]
-        for batch in run.images.train_set.batches(
-            order, run.images.batch_size, augment=config.dataset.augment, epoch=epoch
-        ):
+        changed = Augmentation(config.dataset.augment, epoch=epoch)
+        for batch in run.images.train_set.batches(order, run.images.batch_size, changed):
             if given == steps:
                 return
             given += 1

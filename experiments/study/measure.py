@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from experiments.study.cells import ACCURACY_ATTACK, ALPHAS, LOSS_ATTACK, ORDER, RS
 from fastat import data
 from fastat.data import Dataset
-from fastat.evaluation import adversarial_losses, evaluate
+from fastat.evaluation import adversarial_losses, evaluate_images
 from fastat.objectives import holistic_loss
 from fastat.training import TrainConfig, training_sets
 
@@ -48,15 +48,8 @@ def measurement(config: TrainConfig, data_root: str | None, test_size: int) -> C
         vector = losses(model, train)
         found = {in_sample(alpha, r): float(holistic_loss(vector, alpha, r, ORDER)) for alpha, r in product(ALPHAS, RS)}
         found["test loss"] = float(losses(model, test).mean())
-        accuracy = evaluate(
-            model,
-            test.pixels(),
-            test.labels,
-            config.threat.eps,
-            config.threat.norm,
-            attacks=(ACCURACY_ATTACK,),
-            seed=config.run.seed,
-            sample_ids=test.ids,
+        accuracy = evaluate_images(
+            model, test, config.threat, attacks=(ACCURACY_ATTACK,), seed=config.run.seed
         ).accuracy
         return found | {"clean": accuracy["clean"], "robust": accuracy[ACCURACY_ATTACK]}
 

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from fastat.attacks.gradient import LossFunction, attacking
 from fastat.attacks.problem import Normalization, Problem, check_images, checked, run
-from fastat.graphs import Graph, check_graph
-from fastat.graphs.recordings import Tensors
+from fastat.graphs import Graph, Tensors, check_graph
 from fastat.kernels import ops
 from fastat.models import Model, unwrapped
 from fastat.support.threat import Bounds, Norm

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastat import graphs
 from fastat.attacks.gradient import LossFunction, attacking, couples_samples
 from fastat.attacks.problem import (
     Labels,
@@ -21,9 +22,7 @@ from fastat.attacks.problem import (
     run,
     take,
 )
-from fastat.graphs import Graph, check_graph
-from fastat.graphs import recordings as graphs
-from fastat.graphs.recordings import Tensors
+from fastat.graphs import Graph, Tensors, check_graph
 from fastat.kernels import ops
 from fastat.models import Model, unwrapped
 from fastat.support.threat import Bounds, Norm, check_size

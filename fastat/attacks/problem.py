@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdRef
 
+from fastat import graphs
 from fastat.attacks.gradient import LossFunction, Objective
-from fastat.graphs import Graph, capturing
-from fastat.graphs import recordings as graphs
-from fastat.graphs.recordings import CaptureError, Tensors
+from fastat.graphs import CaptureError, Graph, Tensors, capturing
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype, integer_labels
 from fastat.models import Model

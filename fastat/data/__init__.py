@@ -6,10 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fastat.data.augment import AUGMENTATIONS, augment
+from fastat.data.augment import AUGMENTATIONS, Augmentation, augment
 from fastat.data.cifar import load_cifar10, load_cifar100
 from fastat.data.config import DataConfig
-from fastat.data.dataset import Batch, Dataset, make_dataset
+from fastat.data.dataset import Batch, Dataset, chosen_positions, make_dataset
 from fastat.data.digits import load_digits
 from fastat.data.folder import load_folder
 from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
@@ -23,6 +23,7 @@ from fastat.data.tensors import load_tensors
 __all__ = [
     "AUGMENTATIONS",
     "AnyDataset",
+    "Augmentation",
     "Batch",
     "DataConfig",
     "Dataset",
@@ -31,6 +32,7 @@ __all__ = [
     "augment",
     "channel_statistics",
     "check_name",
+    "chosen_positions",
     "content_digest",
     "dataset_digest",
     "flip_labels",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,26 @@ AUGMENTATIONS = ("none", "crop", "crop-flip")
 
 _PADDING = 4
 _AUGMENT, _CUTOUT = 0xA06, 0xC07  # purposes in the keys
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How images are changed; what happens to an image depends on the seed, the epoch and its id alone.
+
+    Attributes:
+        kind: "none", "crop" or "crop-flip", see :func:`augment`.
+        cutout: side in pixels of the square that :func:`cut_out` blacks out; 0 for none.
+        seed: the run's seed.
+        epoch: the epoch, from 0.
+    """
+
+    kind: str = "none"
+    cutout: int = 0
+    seed: int = 0
+    epoch: int = 0
+
+
+NO_AUGMENTATION = Augmentation()
 
 
 def check_augment(kind: str) -> None:

@@ -9,8 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastat.data.augment import augment as augmented
-from fastat.data.augment import cut_out
+from fastat.data.augment import NO_AUGMENTATION, Augmentation, augment, cut_out
 from fastat.support.keyed import keyed_permutation
 
 _SUBSET = 0x5B5E7  # the purpose in the key of a random subset
@@ -78,11 +77,8 @@ class Dataset:
         self,
         positions: Tensor,
         batch_size: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
-        augment: str = "none",
-        cutout: int = 0,
-        seed: int = 0,
-        epoch: int = 0,
         device: torch.device | None = None,
     ) -> Iterator[Batch]:
         """The images at these positions, ``batch_size`` at a time, on the dataset's own device.
@@ -90,16 +86,17 @@ class Dataset:
         Args:
             positions: int64 [M].
             batch_size: the last batch may be smaller.
-            augment, cutout: see :func:`fastat.data.augment` and :func:`fastat.data.augment.cut_out`.
-            seed, epoch: keys of the random numbers of these, beside the images' ids.
+            augmentation: how they are changed.
             device: the dataset's.
         """
         for index in positions.to(self.labels.device).split(batch_size):
             if len(index) == 0:  # split makes one empty part of no positions
                 return
             some = self.take(index)
-            images = augmented(some.images, some.ids, augment, seed, epoch)
-            yield Batch(self.pixels(cut_out(images, some.ids, cutout, seed, epoch)), some.labels, some.ids)
+            seed, epoch = augmentation.seed, augmentation.epoch
+            images = augment(some.images, some.ids, augmentation.kind, seed, epoch)
+            images = cut_out(images, some.ids, augmentation.cutout, seed, epoch)
+            yield Batch(self.pixels(images), some.labels, some.ids)
 
     def pixels(self, images: Tensor | None = None) -> Tensor:
         """Stored images (all of them by default) as float32, 1.0 for ``scale``."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from fastat.data.augment import check_augment, cut_out
+from fastat.data.augment import NO_AUGMENTATION, Augmentation, check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
 from fastat.data.images import read_image
 from fastat.support.keyed import keyed_hash
@@ -72,7 +72,7 @@ class Streamed:
 
     def load(self) -> Dataset:
         """All images in memory: the shorter side resized to 256 pixels, the middle 224x224 cut out."""
-        found = list(self._decoded(torch.arange(len(self)), 64, "none", 0, 0))
+        found = list(self._decoded(torch.arange(len(self)), 64, NO_AUGMENTATION))
         images, labels, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
         return Dataset(self.title, images, labels, self.classes, 255, ids)
 
@@ -80,36 +80,28 @@ class Streamed:
         self,
         positions: Tensor,
         batch_size: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
         *,
-        augment: str = "none",
-        cutout: int = 0,
-        seed: int = 0,
-        epoch: int = 0,
         device: torch.device | None = None,
     ) -> Iterator[Batch]:
         """See :meth:`fastat.data.Dataset.batches`.
 
-        ``augment`` "none" resizes the shorter side to 256 pixels and cuts out the middle; "crop" cuts out a random part
+        "none" resizes the shorter side to 256 pixels and cuts out the middle; "crop" cuts out a random part
         of 8% to all of the area with sides of 3:4 to 4:3 and resizes it, as is usual on ImageNet (Szegedy et al. 2015);
         "crop-flip" also mirrors half of the images. Worker processes decode, as many as there are cores, 8 at most.
         """
         device = torch.device("cpu") if device is None else device
-        for images, labels, ids in self._decoded(positions.cpu(), batch_size, augment, seed, epoch, device):
-            images = cut_out(images.to(device, non_blocking=True), ids.to(device), cutout, seed, epoch)
-            yield Batch(images.float() / 255, labels.to(device, non_blocking=True), ids.to(device))
+        for images, labels, ids in self._decoded(positions.cpu(), batch_size, augmentation, device):
+            on_device, keys = images.to(device, non_blocking=True), ids.to(device)
+            images = cut_out(on_device, keys, augmentation.cutout, augmentation.seed, augmentation.epoch)
+            yield Batch(images.float() / 255, labels.to(device, non_blocking=True), keys)
 
     def _decoded(
-        self,
-        positions: Tensor,
-        batch_size: int,
-        augment: str,
-        seed: int,
-        epoch: int,
-        device: torch.device | None = None,
+        self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        check_augment(augment)
+        check_augment(augmentation.kind)
         loader = DataLoader(
-            _Files(self.take(positions), augment, seed, epoch),
+            _Files(self.take(positions), augmentation),
             batch_size,
             generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
             num_workers=min(_cores(), 8),
@@ -121,8 +113,9 @@ class Streamed:
 class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
     """What a worker process makes of a file: image uint8 [3, 224, 224], label, id."""
 
-    def __init__(self, source: Streamed, augment: str, seed: int, epoch: int) -> None:
-        self._source, self._augment, self._key = source, augment, (seed, epoch, _PLACE)
+    def __init__(self, source: Streamed, augmentation: Augmentation) -> None:
+        self._source, self._augment = source, augmentation.kind
+        self._key = augmentation.seed, augmentation.epoch, _PLACE
 
     def __len__(self) -> int:
         return len(self._source)

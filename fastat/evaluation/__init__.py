@@ -10,6 +10,7 @@ from fastat.evaluation.accuracy import (
     robust_accuracy_curve,
     wilson_interval,
 )
+from fastat.evaluation.images import evaluate_images
 
 __all__ = [
     "ATTACKS",
@@ -17,6 +18,7 @@ __all__ = [
     "adversarial_losses",
     "eval_mode",
     "evaluate",
+    "evaluate_images",
     "predict",
     "robust_accuracy_curve",
     "wilson_interval",

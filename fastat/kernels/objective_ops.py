@@ -5,14 +5,20 @@ As in :mod:`fastat.ops`, arithmetic that decides something is in float64 and not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from fastat.kernels._extension import _C
 from fastat.kernels.arguments import compute_dtype
 
 _ops = torch.ops.fastat
+holistic_of_array: Callable[[NDArray[np.float64], float, float, int], tuple[NDArray[np.float64], float]] = _C.holistic
+"""``(losses, alpha, r, order) -> (weights, value)`` of numpy arrays, without a graph."""
 holistic = _ops.holistic
 benign_cross_entropy = _ops.benign_cross_entropy
 scale_rows = _ops.scale_rows

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastat.kernels import _C  # type: ignore[attr-defined]
 from fastat.kernels import objective_ops as ops
 from fastat.kernels.arguments import check_data, check_logits, check_number, class_labels
 from fastat.kernels.ops import LOSS_KINDS, attack_loss
@@ -186,7 +185,7 @@ def _numpy_weights(losses: np.ndarray, alpha: Budget, r: Budget, order: Order) -
         raise TypeError(f"losses must be floating-point, got {losses.dtype}")
     if order not in ORDERS:
         raise ValueError(f"order must be 'hd' or 'hr', got {order!r}")
-    weights, value = _C.holistic(
+    weights, value = ops.holistic_of_array(
         losses.astype(np.float64, copy=False), _check_budget(alpha, "alpha"), _check_budget(r, "r"), ORDERS.index(order)
     )
     if math.isnan(value):

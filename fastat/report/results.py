@@ -12,7 +12,7 @@ from torch import Tensor
 from fastat import models
 from fastat.attacks import pgd
 from fastat.data import Dataset
-from fastat.evaluation import eval_mode, evaluate, predict, robust_accuracy_curve
+from fastat.evaluation import eval_mode, evaluate_images, predict, robust_accuracy_curve
 from fastat.graphs import Graph
 from fastat.report.figures import Examples, literal, plot_curves, plot_examples, plot_robustness
 from fastat.support.files import write_json
@@ -46,11 +46,8 @@ def judge(network: Network, test: Dataset, folder: Path, *, graph: Graph = "auto
         The content of results.json: the accuracies with their 95% intervals, by class, against eps, and what they are
         accuracies of.
     """
-    config, threat, history = network.config, network.config.threat, network.history
-    found = evaluate(
-        network.model, test.pixels(), test.labels, threat.eps, threat.norm, bounds=threat.bounds, seed=config.run.seed,
-        sample_ids=test.ids, graph=graph,
-    )  # fmt: skip
+    config, history = network.config, network.history
+    found = evaluate_images(network.model, test, config.threat, seed=config.run.seed, graph=graph)
     curve = _curve(network, test.subset(_CURVE_IMAGES, config.run.seed), graph)
     rows = {}
     for name, accuracy in found.accuracy.items():

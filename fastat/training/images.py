@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import torch
 
-from fastat.data import AnyDataset, Batch, DataConfig, Dataset, Split, flip_labels, held_out
+from fastat.data import AnyDataset, Augmentation, Batch, DataConfig, Dataset, Split, flip_labels, held_out
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.keyed import keyed_permutation
 from fastat.training.config import ConfigError
@@ -70,7 +70,7 @@ def images_of(
 
 
 def batches(
-    images: Images, steps: range, *, replays: int, augment: str, cutout: int, seed: int, device: torch.device
+    images: Images, steps: range, augmentation: Augmentation, *, replays: int, device: torch.device
 ) -> Iterator[Batch]:
     """This process's part of the batches of these steps, which are counted over the whole run.
 
@@ -80,16 +80,13 @@ def batches(
     for number, group in groupby(steps, key=lambda step: step // replays // per_pass):
         in_pass = list(group)
         first = in_pass[0] // replays - number * per_pass
-        order = keyed_permutation(len(images.train_set), seed, number, _ORDER)
+        order = keyed_permutation(len(images.train_set), augmentation.seed, number, _ORDER)
         rows = order[: per_pass * images.batch_size].view(per_pass, images.batch_size)[:, images.part]
         times = [len(list(same)) for _, same in groupby(in_pass, key=lambda step: step // replays)]
         found = images.train_set.batches(
             rows[first : first + len(times)].flatten(),
             rows.shape[1],
-            augment=augment,
-            cutout=cutout,
-            seed=seed,
-            epoch=number,
+            replace(augmentation, epoch=number),
             device=device,
         )
         for count, batch in zip(times, found, strict=True):

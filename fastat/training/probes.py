@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from fastat.data import Dataset
-from fastat.evaluation import evaluate
+from fastat.evaluation import evaluate_images
 from fastat.support.distributed import rank_of, size_of, sum_
 from fastat.training import monitors
 from fastat.training.folder import go_back, snapshot
@@ -74,21 +74,17 @@ def _react(run: Run, display: Display, found: Mapping[str, float], images: int) 
 
 def accuracy_of(run: Run, images: Dataset, attacks: tuple[str, ...], model: nn.Module) -> dict[str, float]:
     """Accuracies on the images, each process measuring its share of them."""
-    learner, threat = run.learner, run.threat
+    learner = run.learner
     own = torch.arange(rank_of(learner.group), len(images), size_of(learner.group), device=learner.device)
     share = images.take(own)
     counts = torch.zeros(1 + len(attacks), device=learner.device)
     if len(share) > 0:
-        found = evaluate(
+        found = evaluate_images(
             run.front.before(model),
-            share.pixels(),
-            share.labels,
-            threat.eps,
-            threat.norm,
+            share,
+            run.threat,
             attacks=attacks,
-            bounds=threat.bounds,
             seed=learner.seed,
-            sample_ids=share.ids,
             graph="auto" if learner.replay.wanted else False,
         )
         right = torch.tensor([found.accuracy[name] for name in ("clean", *attacks)], device=learner.device)

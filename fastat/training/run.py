@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fastat import data
-from fastat.data import Batch, Split, channel_statistics
+from fastat.data import Augmentation, Batch, Split, channel_statistics
 from fastat.kernels import describe_environment
 from fastat.protocols import attack_of, objective_of
 from fastat.support.distributed import Group, rank_of, size_of
@@ -153,10 +153,8 @@ def _new_run(
         batches=partial(
             batches,
             images,
+            augmentation=Augmentation(config.dataset.augment, config.dataset.cutout, settings.seed),
             replays=method.replays if free else 1,
-            augment=config.dataset.augment,
-            cutout=config.dataset.cutout,
-            seed=settings.seed,
             device=device,
         ),
         state=new_state(images.steps_per_epoch, device),

@@ -114,7 +114,7 @@ def test_one_process_under_torchrun(tmp_path, flags):
 
 def test_all_augmentations_have_the_bits_of_the_cpu(tmp_path):
     dataset = data.load("digits").train
-    options = {"augment": "crop-flip", "cutout": 3, "seed": 5, "epoch": 2}
-    one = next(dataset.batches(torch.arange(50), 50, **options))
-    other = next(dataset.to(CUDA).batches(torch.arange(50), 50, **options))
+    changed = data.Augmentation("crop-flip", cutout=3, seed=5, epoch=2)
+    one = next(dataset.batches(torch.arange(50), 50, changed))
+    other = next(dataset.to(CUDA).batches(torch.arange(50), 50, changed))
     assert one.x.equal(other.x.cpu())

@@ -275,10 +275,10 @@ class TestDataset:
 
     def test_batches_are_augmented_by_id(self):
         dataset = data.load("digits").train
-        positions, options = torch.arange(60), {"augment": "crop-flip", "cutout": 3, "seed": 5, "epoch": 2}
-        whole = next(dataset.batches(positions, 60, **options)).x
+        positions, changed = torch.arange(60), data.Augmentation("crop-flip", cutout=3, seed=5, epoch=2)
+        whole = next(dataset.batches(positions, 60, changed)).x
         assert not whole.equal(dataset.images[:60] / 16)
-        pieces = [batch.x for batch in dataset.take(positions.flip(0)).batches(positions, 7, **options)]
+        pieces = [batch.x for batch in dataset.take(positions.flip(0)).batches(positions, 7, changed)]
         assert torch.cat(pieces).flip(0).equal(whole)
 
     def test_statistics_are_exact(self):

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional as transforms
 
-from fastat.data import Streamed, channel_statistics, flip_labels, held_out, load
+from fastat.data import Augmentation, Streamed, channel_statistics, flip_labels, held_out, load
 from fastat.data.streamed import _random_part
 
 SIZES = [(260, 300), (300, 260), (256, 256), (500, 240), (230, 231), (40, 60), (257, 700)]
@@ -57,33 +58,31 @@ class TestStreamed:
 
     @pytest.mark.parametrize("kind", ["crop", "crop-flip"])
     def test_randomness_depends_on_the_sample_alone(self, source, monkeypatch, kind):
-        options = {"augment": kind, "cutout": 60, "seed": 3, "epoch": 1}
-        whole = next(source.batches(torch.arange(7), 7, **options)).x
+        changed = Augmentation(kind, cutout=60, seed=3, epoch=1)
+        whole = next(source.batches(torch.arange(7), 7, changed)).x
         order = torch.tensor([4, 0, 6, 1, 5, 3, 2])
         for cores in (1, 2):
             monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
-            pieces = torch.cat([batch.x for batch in source.take(order).batches(torch.arange(7), 2, **options)])
+            pieces = torch.cat([batch.x for batch in source.take(order).batches(torch.arange(7), 2, changed)])
             assert pieces.equal(whole[order])
         for change in ({"seed": 4}, {"epoch": 2}):
             # without the cutout, which would differ alone
-            one, other = (
-                next(source.batches(torch.arange(7), 7, **{**options, "cutout": 0, **more})).x for more in ({}, change)
-            )
+            whole = replace(changed, cutout=0)
+            one, other = (next(source.batches(torch.arange(7), 7, replace(whole, **more))).x for more in ({}, change))
             assert all(not a.equal(b) for a, b in zip(one, other, strict=True))
 
     def test_crop_flip_mirrors_some_crops(self, source):
         many = source.take(torch.zeros(40, dtype=torch.int64))
         many = Streamed(many.title, many.files, many.labels, many.classes, torch.arange(40))
-        crops, flips = (
-            torch.cat([b.x for b in many.batches(torch.arange(40), 40, augment=kind)]) for kind in ("crop", "crop-flip")
-        )
+        kinds = Augmentation("crop"), Augmentation("crop-flip")
+        crops, flips = (torch.cat([b.x for b in many.batches(torch.arange(40), 40, kind)]) for kind in kinds)
         mirrored = sum(bool(b.equal(a.flip(2))) for a, b in zip(crops, flips, strict=True))
         assert mirrored + sum(bool(b.equal(a)) for a, b in zip(crops, flips, strict=True)) == 40
         assert 8 <= mirrored <= 32  # 20 expected, standard deviation 3.2
 
     def test_leaves_the_global_generator_alone(self, source):
         before = torch.get_rng_state()
-        next(source.batches(torch.arange(2), 2, augment="crop"))
+        next(source.batches(torch.arange(2), 2, Augmentation("crop")))
         assert torch.get_rng_state().equal(before)
 
     def test_workers_stop_when_the_iterator_is_dropped(self, source):
@@ -99,7 +98,7 @@ class TestStreamed:
 
     def test_unknown_augment_and_no_positions(self, source):
         with pytest.raises(ValueError, match="augment must be one of none, crop, crop-flip, got 'flip'"):
-            next(source.batches(torch.arange(2), 2, augment="flip"))
+            next(source.batches(torch.arange(2), 2, Augmentation("flip")))
         assert list(source.batches(torch.arange(0), 2)) == []
 
     def test_broken_file_is_named(self, source, tmp_path):

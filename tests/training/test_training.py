@@ -67,7 +67,7 @@ def test_one_step_is_the_textbook(tmp_path):
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
     before = {name: value.clone() for name, value in run.learner.model.state_dict().items()}
     index = torch.arange(10, 42)
-    take_step(run, next(run.images.train_set.batches(index, 32, augment="crop-flip", seed=config.run.seed)))
+    take_step(run, next(run.images.train_set.batches(index, 32, data.Augmentation("crop-flip", seed=config.run.seed))))
     after = run.learner.model.state_dict()
 
     # again by hand: same start, the attack in eval mode, one step of SGD with weight decay

@@ -12,8 +12,9 @@ from torch import nn
 
 from fastat import data
 from fastat.data import Dataset
+from fastat.evaluation import evaluate_images
 from fastat.protocols import ProtocolName
-from fastat.theory.accuracy import evaluate_images
+from fastat.support.threat import ThreatModel
 from fastat.theory.catastrophic.curvature import curvature
 from fastat.theory.catastrophic.low_pass import LowPass
 from fastat.theory.catastrophic.views import PARTS, Injection, injected_dataset, injected_split, view_accuracies, views
@@ -153,7 +154,8 @@ def measurement(test: Dataset, cell: Cell) -> Callable[[nn.Module], dict[str, fl
         some = injected.to(device)
         x, y = some.pixels(), some.labels
         attacks = ["fgsm", cell.attack]
-        accuracy = evaluate_images(model, some, cell.eps, attacks=attacks, bounds=None, seed=cell.seed).accuracy
+        threat = ThreatModel(eps=cell.eps, box=False)
+        accuracy = evaluate_images(model, some, threat, attacks=attacks, seed=cell.seed).accuracy
         return {
             "clean": accuracy["clean"],
             "fgsm": accuracy["fgsm"],

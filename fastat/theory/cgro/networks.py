@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from fastat import data
 from fastat.data import Dataset, Split
+from fastat.evaluation import evaluate_images
 from fastat.support.keyed import derive_seed
-from fastat.theory.accuracy import evaluate_images
+from fastat.support.threat import ThreatModel
 from fastat.theory.cgro.memorizer import RobustMemorizer
 from fastat.theory.digest import json_digest
 from fastat.training import TrainConfig, choose_device, default_config, train
@@ -183,6 +184,7 @@ def _accuracies(
     found: dict[str, float] = {}
     for name, images, key in (("train", split.train, _TRAIN), ("test", split.test, _TEST)):
         some = _measured(images, cell, key, device)
-        accuracy = evaluate_images(model, some, cell.delta, attacks=[cell.attack], seed=cell.seed).accuracy
+        threat = ThreatModel(eps=cell.delta)
+        accuracy = evaluate_images(model, some, threat, attacks=[cell.attack], seed=cell.seed).accuracy
         found |= {f"clean_{name}": accuracy["clean"], f"robust_{name}": accuracy[cell.attack]}
     return found

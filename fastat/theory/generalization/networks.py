@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from fastat import data
 from fastat.data import Dataset
-from fastat.evaluation import adversarial_losses
+from fastat.evaluation import adversarial_losses, evaluate_images
 from fastat.objectives import holistic_loss
-from fastat.theory.accuracy import evaluate_images
 from fastat.theory.digest import json_digest
 from fastat.training import TrainConfig, default_config, train, training_sets
 
@@ -161,7 +160,7 @@ def measurement(cell: NetworkCell, train_set: Dataset, test_set: Dataset) -> Cal
             )
 
         own = losses(seen)
-        accuracy = evaluate_images(model, unseen, cell.eps, attacks=[ATTACK], **options).accuracy
+        accuracy = evaluate_images(model, unseen, cell.config.threat, attacks=[ATTACK], seed=cell.seed).accuracy
         return {
             "in_sample": float(holistic_loss(own, cell.alpha, cell.r)),
             "mean": float(own.mean()),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastat.data import Dataset
-from fastat.evaluation import Evaluation
-from fastat.theory.accuracy import evaluate_images
+from fastat.evaluation import Evaluation, evaluate_images
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 from fastat.training import TrainConfig
 
@@ -41,10 +40,7 @@ def in_two(dataset: Dataset, atypical: Tensor) -> dict[str, Dataset]:
 
 def evaluate_samples(model: nn.Module, samples: Dataset, config: TrainConfig) -> Evaluation:
     """Clean and under PGD-10 with the norm, eps, bounds and seed of the training, on samples that lie where it does."""
-    threat = config.threat
-    return evaluate_images(
-        model, samples, threat.eps, threat.norm, attacks=[ATTACK], bounds=threat.bounds, seed=config.run.seed
-    )
+    return evaluate_images(model, samples, config.threat, attacks=[ATTACK], seed=config.run.seed)
 
 
 def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:

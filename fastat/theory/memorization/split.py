@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 from fastat import data
-from fastat.data import Dataset, Split
-from fastat.data.dataset import chosen_positions
+from fastat.data import Dataset, Split, chosen_positions
 
 
 def load_split(

@@ -81,6 +81,14 @@ def loaded_by(statement: str, *modules: str) -> list[str]:
     return done.stdout.split()
 
 
+def test_the_package_is_found_beside_a_clone_of_its_name(tmp_path):
+    """Python takes a folder without __init__.py for an empty package, unless the real one is on its path."""
+    (tmp_path / "fastat" / "csrc").mkdir(parents=True)
+    program = "import fastat; print(fastat.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.strip() == str(ROOT / "__init__.py")
+
+
 def test_import_fastat_imports_nothing_and_its_names_what_they_need():
     slow = ("torchvision", "sklearn", "scipy", "matplotlib", "joblib", "rich", "torch._dynamo")
     assert loaded_by("import fastat", "torch", *slow) == []

@@ -6,7 +6,8 @@ from numbers import Real
 from torch import Tensor
 
 from fastat.attacks.gradient import LossFunction, attacking
-from fastat.attacks.problem import Normalization, Problem, check_images, checked, run
+from fastat.attacks.inputs import Normalization, check_images, checked
+from fastat.attacks.problem import Problem, run
 from fastat.graphs import Graph, Tensors, check_graph
 from fastat.kernels import ops
 from fastat.models import Model, unwrapped

@@ -10,18 +10,8 @@ from torch import Tensor
 
 from fastat import graphs
 from fastat.attacks.gradient import LossFunction, attacking, couples_samples
-from fastat.attacks.problem import (
-    Labels,
-    Normalization,
-    Problem,
-    Terms,
-    check_images,
-    check_start,
-    checked,
-    problem_of,
-    run,
-    take,
-)
+from fastat.attacks.inputs import Normalization, check_images, check_start, checked
+from fastat.attacks.problem import Labels, Problem, Terms, problem_of, run, take
 from fastat.graphs import Graph, Tensors, check_graph
 from fastat.kernels import ops
 from fastat.models import Model, unwrapped

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastat.attacks.gradient import attacking
-from fastat.attacks.problem import check_images
+from fastat.attacks.inputs import check_images
 from fastat.graphs import first_line
 from fastat.models import buffers_put_back
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -50,30 +53,43 @@ class PreActBottleneck(nn.Module):
         return shortcut + self.conv3(F.relu(self.bn3(residual)))
 
 
-def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module | None:
+def shortcut_convolution(in_channels: int, channels: int, stride: int) -> nn.Module | None:
     """A 1x1 convolution where the shape changes; None where it does not."""
     if stride == 1 and in_channels == channels:
         return None
     return nn.Conv2d(in_channels, channels, 1, stride=stride, bias=False)
 
 
+def _shortcut(in_channels: int, channels: int, stride: int) -> nn.Module | None:
+    convolution = shortcut_convolution(in_channels, channels, stride)
+    return None if convolution is None else nn.Sequential(convolution)
+
+
 def stage(
-    in_channels: int,
-    channels: int,
-    blocks: int,
-    stride: int,
-    block: type[PreActBlock] | type[PreActBottleneck] = PreActBlock,
+    in_channels: int, channels: int, blocks: int, stride: int, block: Callable[[int, int, int], nn.Module]
 ) -> nn.Sequential:
     """A row of blocks of equal width; the first one changes the shape."""
     first = block(in_channels, channels, stride)
     return nn.Sequential(first, *(block(channels, channels, 1) for _ in range(blocks - 1)))
 
 
-def initialize(network: nn.Module) -> nn.Module:
+def initialize(network: nn.Module) -> None:
     """He-normal convolutions (fan out) and a zero bias in the linear layer, in place; draws from torch's generator."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.Linear):
             nn.init.zeros_(module.bias)
-    return network
+
+
+def rename(state: dict[str, Any], prefix: str, new_names: Mapping[str, str]) -> None:
+    """Gives the entries of a state dict, in place, the names that a network's modules have today.
+
+    Args:
+        prefix: of the network's own entries.
+        new_names: the beginning of a name, up to a dot, by what it was before.
+    """
+    for key in [key for key in state if key.startswith(prefix)]:
+        first, _, rest = key[len(prefix) :].partition(".")
+        if first in new_names:
+            state[f"{prefix}{new_names[first]}.{rest}"] = state.pop(key)

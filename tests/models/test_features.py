@@ -31,7 +31,8 @@ def test_networks_of_the_library_by_default(name, width, channels):
         logits, features = with_features(model)(x)
         assert logits.equal(model(x))
         assert features.shape == (3, width)
-        torch.testing.assert_close(model.model[-1](features), logits)
+        *_, classifier = model.modules()
+        torch.testing.assert_close(classifier(features), logits)
     assert hooks(model) == 0
 
 

@@ -123,11 +123,11 @@ def test_one_initialization_per_seed(name):
 
 
 def test_wide_resnet_counts_its_layers():
-    network = models.wide_resnet.wide_resnet(28, 1, 10, 3)
+    network = models.wide_resnet.WideResNet(28, 1, 10, 3)
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len([m for m in convolutions if m.kernel_size == (3, 3)]) + 1 + 2 == 28  # linear, two 1x1 shortcuts
     with pytest.raises(ValueError, match="got 27"):
-        models.wide_resnet.wide_resnet(27, 1, 10, 3)
+        models.wide_resnet.WideResNet(27, 1, 10, 3)
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 8), (1, 28), (3, 32), (3, 64)])
@@ -151,8 +151,68 @@ def test_preact_resnet_shapes_and_gradient():
     model(x).sum().backward()
     assert x.grad is not None
     assert float(x.grad.abs().sum()) > 0
-    features = model.model[:5](torch.rand(1, 3, 32, 32))
+    network, features = model.model, torch.rand(1, 3, 32, 32)
+    for stage in (network.conv1, network.layer1, network.layer2, network.layer3, network.layer4):
+        features = stage(features)
     assert features.shape == (1, 512, 4, 4)
+
+
+def entries(network: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in network.state_dict().items()}
+
+
+def of_batch_norm(name: str) -> set[str]:
+    return {f"{name}.{entry}" for entry in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+
+
+def test_preact_resnet_has_the_usual_names():
+    """Those of RobustBench's PreActResNet with a batch norm before the linear layer."""
+    blocks = [f"layer{stage}.{block}" for stage in range(1, 5) for block in range(2)]
+    expected = {"conv1.weight", "linear.weight", "linear.bias", *of_batch_norm("bn")}
+    expected |= {f"{block}.conv{i}.weight" for block in blocks for i in (1, 2)}
+    expected |= {f"layer{stage}.0.shortcut.0.weight" for stage in (2, 3, 4)}
+    expected |= {name for block in blocks for i in (1, 2) for name in of_batch_norm(f"{block}.bn{i}")}
+    assert entries(models.preact_resnet18()).keys() == expected
+
+
+def test_wide_resnet_has_the_usual_names():
+    """Those of RobustBench and of the code of TRADES."""
+    blocks = [f"block{stage}.layer.{block}" for stage in range(1, 4) for block in range(4)]
+    expected = {"conv1.weight", "fc.weight", "fc.bias", *of_batch_norm("bn1")}
+    expected |= {f"{block}.conv{i}.weight" for block in blocks for i in (1, 2)}
+    expected |= {f"block{stage}.layer.0.convShortcut.weight" for stage in (2, 3)}
+    expected |= {name for block in blocks for i in (1, 2) for name in of_batch_norm(f"{block}.bn{i}")}
+    network = models.wide_resnet.WideResNet(28, 1, 10, 3)  # its first stage has as many channels as the stem
+    assert entries(network).keys() == expected
+
+
+OLD = {
+    "preact": {"conv1": "0", "layer1": "1", "layer2": "2", "layer3": "3", "layer4": "4", "bn": "5", "linear": "9"},
+    "wide": {"conv1": "0", "block1.layer": "1", "block2.layer": "2", "block3.layer": "3", "bn1": "4", "fc": "8"},
+}
+"""What the first versions called the modules."""
+
+
+@pytest.mark.parametrize(("kind", "build"), [
+    ("preact", models.preact_resnet18), ("preact", models.preact_resnet50),
+    ("wide", lambda: models.wide_resnet.WideResNet(10, 2, 10, 3)),
+])  # fmt: skip
+def test_weights_saved_by_the_first_versions_load(kind, build):
+    saved, loaded = Normalized(build(), 0.5, 0.2), Normalized(build(), 0.5, 0.2)
+    old = {}
+    for name, value in saved.state_dict().items():
+        inner = name.removeprefix("model.")
+        for new, number in OLD[kind].items():
+            if inner.startswith(f"{new}."):
+                name = f"model.{number}{inner.removeprefix(new)}"
+        old[name.replace("shortcut.0", "shortcut").replace("convShortcut", "shortcut")] = value
+    assert "model.2.0.shortcut.weight" in old and not {"model.conv1.weight", "model.fc.weight"} & old.keys()
+    before = dict(old)
+    loaded.load_state_dict(old)
+    assert all(value.equal(saved.state_dict()[name]) for name, value in loaded.state_dict().items())
+    assert old.keys() == before.keys()  # what the caller holds stays as it is
+    with pytest.raises(RuntimeError, match=r"Missing key.*model\.conv1\.weight"):
+        loaded.load_state_dict({name: value for name, value in old.items() if name != "model.0.weight"})
 
 
 def test_preact_block_is_its_formula():

@@ -31,6 +31,7 @@ lint: $(VENV)/.extension $(VENV)/.lint
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 	$(VENV)/bin/clang-format --dry-run -Werror $(FORMAT)
 
 bench: $(VENV)/.extension $(VENV)/.peers

@@ -1,8 +1,8 @@
 // From tensors to kernel arguments, and the registration of the ops, once for both backends. A Backend has static
 // functions of the ops' names that take the structs of args.h and a device index.
 //
-// The checks here are internal: fastat/kernels/ops.py has already looked at what a user can get wrong and brought every tensor
-// into the layout the kernels want.
+// The checks here are internal: fastat/kernels/ops.py has already looked at what a user can get wrong and brought every
+// tensor into the layout the kernels want.
 #pragma once
 
 #include <optional>

@@ -1,4 +1,5 @@
-// The module fastat.kernels._cuda: registers the CUDA kernels behind the ops and launches them on torch's current stream.
+// The module fastat.kernels._cuda: registers the CUDA kernels behind the ops and launches them on torch's current
+// stream.
 #include <cuda_runtime.h>
 #include <pybind11/pybind11.h>
 #include <torch/csrc/stable/accelerator.h>

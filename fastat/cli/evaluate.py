@@ -29,10 +29,10 @@ def run_evaluate(command: Evaluate) -> None:
             f"have: judge it there, with fastat.evaluation.evaluate"
         )
     size = network.config.run.eval_size if command.eval_size is None else command.eval_size
-    judge_network(network, folder, command.data_root, size, command.graph)
+    evaluate_network(network, folder, command.data_root, size, command.graph)
 
 
-def judge_network(network: Network, folder: Path, data_root: Path | None, size: int | None, graph: bool) -> None:
+def evaluate_network(network: Network, folder: Path, data_root: Path | None, size: int | None, graph: bool) -> None:
     """Evaluates, draws, writes results.json, prints the table."""
     config = network.config
     device = next(network.model.parameters()).device

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from fastat.cli.commands import Train
-from fastat.cli.evaluate import judge_network, show
+from fastat.cli.evaluate import evaluate_network, show
 from fastat.support.distributed import agreed, rank_of, torchrun_group
 from fastat.training import TrainConfig, check_same_config, choose_device, flat, train
 
@@ -39,7 +39,7 @@ def run_train(command: Train) -> None:
                 tensorboard=command.tensorboard,
             )
     if first and network is not None:
-        judge_network(network, folder, command.data_root, config.run.eval_size, command.graph)
+        evaluate_network(network, folder, command.data_root, config.run.eval_size, command.graph)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         show(json.loads(results.read_text()), folder)

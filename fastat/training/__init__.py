@@ -19,8 +19,8 @@ from fastat.training.devices import choose_device, layout_of, place
 from fastat.training.folder import check_same_config
 from fastat.training.images import training_sets
 from fastat.training.interrupt import interrupts_deferred
-from fastat.training.loop import train
 from fastat.training.network import CALLER, CONFIG, ENVIRONMENT, METRICS, Network, Which, load_network
+from fastat.training.train import train
 
 __all__ = [
     "CALLER",

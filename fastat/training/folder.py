@@ -67,10 +67,10 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
     }
     save_checkpoint(folder.path / CHECKPOINT, saved)
     write_json_lines(folder.path / METRICS, state.history)
-    save_best(folder, learner.judged, state)
+    save_best(folder, learner.evaluated, state)
 
 
-def save_best(folder: RunFolder, judged: nn.Module, state: State) -> None:
+def save_best(folder: RunFolder, evaluated: nn.Module, state: State) -> None:
     """Keeps the network if it has just finished its best epoch.
 
     After the checkpoint of the end of that epoch, which has the same weights: whichever write a kill comes between,
@@ -79,7 +79,7 @@ def save_best(folder: RunFolder, judged: nn.Module, state: State) -> None:
     best = best_epoch(state.history)
     if state.current.step > 0 or best is None or best + 1 != state.epoch:
         return
-    saved = network_state(folder.config, folder.train_set, judged)
+    saved = network_state(folder.config, folder.train_set, evaluated)
     save_checkpoint(folder.path / BEST, {**saved, "history": state.history, "epoch": state.epoch})
 
 
@@ -108,10 +108,10 @@ def as_network(folder: RunFolder, learner: Learner, state: State) -> Network:
     which: Which = "last"
     if folder.config.run.select == "best" and best is not None:
         if best + 1 != epoch:
-            learner.judged.load_state_dict(load_checkpoint(folder.path / BEST)["model"])
+            learner.evaluated.load_state_dict(load_checkpoint(folder.path / BEST)["model"])
         epoch, which = best + 1, "best"
     title, classes = folder.train_set.title, folder.train_set.classes
-    return Network(learner.judged.eval(), folder.config, title, classes, state.history, epoch, which)
+    return Network(learner.evaluated.eval(), folder.config, title, classes, state.history, epoch, which)
 
 
 def snapshot(learner: Learner, averaged: int) -> dict[str, Any]:

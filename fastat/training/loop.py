@@ -1,29 +1,23 @@
-"""Adversarial training, resumable to the bit."""
+"""The loop over steps and epochs: what comes when, what is written down, when it ends."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
-import torch
-import torch.distributed as dist
 from torch import nn
 
 from fastat import graphs
-from fastat.data import Batch, Split
-from fastat.support.distributed import Group, agreed, rank_of
+from fastat.data import Batch
+from fastat.support.distributed import agreed
 from fastat.training import monitors
 from fastat.training.averaging import move_average_
-from fastat.training.config import ConfigError, TrainConfig
-from fastat.training.devices import choose_device
 from fastat.training.event_log import EventLog
-from fastat.training.folder import as_network, save_run
+from fastat.training.folder import save_run
 from fastat.training.interrupt import interrupts_deferred
-from fastat.training.network import Network
 from fastat.training.probes import probe, report, validate
-from fastat.training.progress import Display, training_display
-from fastat.training.run import Run, open_run
+from fastat.training.progress import Display
+from fastat.training.run import Run
 from fastat.training.schedules import learning_rate
 from fastat.training.state import State, start_epoch
 from fastat.training.step import train_step
@@ -31,106 +25,44 @@ from fastat.training.step import train_step
 _LOOK_EVERY = 25  # steps between two looks at the loss on a GPU: each look waits for the GPU
 
 
-def train(
-    config: TrainConfig,
-    folder: str | Path,
-    *,
-    data_root: str | Path | None = None,
-    download: bool = False,
-    device: str | torch.device | None = None,
-    group: Group | None = None,
-    split: Split | None = None,
-    front: nn.Module | None = None,
-    quiet: bool = False,
-    graph: bool = True,
-    checkpoint_every: float = 300.0,
-    tensorboard: bool = False,
-    measure: Callable[[nn.Module], Mapping[str, float]] | None = None,
-    measure_every: int = 1,
-) -> Network:
-    """Trains a network adversarially and keeps the run in a folder.
-
-    min over w of E [ max over |d| <= eps of CE(w, x + d, y) ] (Madry et al. 2018, equation 2.1): each step finds d by
-    the configured attack and descends the configured objective there, by default PGD and the mean of the
-    cross-entropies (:mod:`fastat.protocols.objective` has the others). The folder holds config.json, environment.json,
-    metrics.jsonl (a line per epoch), checkpoint.pt, and best.pt, the network of the epoch with the best PGD-20 accuracy
-    on the validation images.
-
-    If the folder holds an unfinished run of the same configuration, that run is continued. On a CPU, in one process, it
-    then ends with the same bits as a run that was never stopped, whenever the old one was killed. A finished run is not
-    trained again.
+def train_epochs(
+    run: Run,
+    display: Display,
+    log: EventLog | None,
+    measure: Callable[[nn.Module], Mapping[str, float]] | None,
+    measure_every: int,
+    checkpoint_every: float,
+) -> None:
+    """The epochs that are left of a run; on Ctrl-C the run is saved, in one process, before KeyboardInterrupt goes on.
 
     Args:
-        config: what to train.
-        folder: the run's folder; made if missing. Processes of a group share it, on several machines too.
-        data_root, download: see :func:`fastat.data.load`.
-        device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
-        group: processes of torch.distributed that train together: each takes its part of every batch, with the random
-            numbers of its images, and the first one writes. All call this with the same arguments.
-        split: images to train on in place of the train half of ``config.data``. A run is continued on the same only.
-        front: stands in front of the network wherever this run calls it, in the training, the attacks, the validation
-            and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned, and a run
-            is continued behind the same only.
-        quiet: show nothing while training.
-        graph: on a GPU, record each step, or with a group the attack, as a CUDA graph, and the attacks of the
-            validation and the monitors; what cannot be recorded runs as it is. False records nothing. The training is
-            the same; accuracies on the validation images are, up to rounding.
-        checkpoint_every: seconds between two checkpoints within an epoch; 0 saves after every step.
-        tensorboard: also write the curves to the folder "tensorboard" of the run.
-        measure: called with the network after every epoch, by the first process; the numbers it returns are kept in the
-            epoch's line of metrics.jsonl, under "measured". It must leave the network as it found it.
-        measure_every: epochs between two of these calls; the last epoch is always measured.
-
-    Returns:
-        The network that ``config.select`` chooses.
-
-    Raises:
-        FileNotFoundError: the dataset is missing.
-        ModuleNotFoundError: tensorboard is asked for and not installed.
-        ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
-            of processes, the folder holds a run of another configuration (the message names the fields), of other
-            images or behind another front, front has parameters or changes, measure_every < 1, or graph is no bool.
-        FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
-        KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint; with a group at once, without one.
+        display: shows where the run stands.
+        log: what else is told of every epoch.
+        measure: see :func:`fastat.training.train`; None in processes that do not measure.
+        measure_every: epochs between two measurements.
+        checkpoint_every: seconds between two checkpoints within an epoch.
     """
-    if measure_every < 1:
-        raise ValueError(f"measure_every must be at least 1, got {measure_every}")
-    if not isinstance(graph, bool):
-        raise ValueError(f"graph must be True or False, got {graph!r}")
-    if not checkpoint_every >= 0:
-        raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
-    run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front)
-    run.learner.replay.wanted = graph
-    first, epochs, state = rank_of(group) == 0, run.optimizer.epochs, run.state
-    total = epochs * run.images.steps_per_epoch
-    with training_display(epochs, total, state.step, quiet=quiet or not first) as display:
-        log = EventLog(run.folder.path, state.history) if tensorboard and first else None
-        try:
-            while not run.over or state.current.step > 0:  # a run that a monitor stops has its last epoch to close
-                _train_epoch(run, display, checkpoint_every)
-                _average_epoch(run)
-                accuracy = validate(run, display)
-                due = (state.epoch + 1) % measure_every == 0 or state.epoch + 1 == epochs
-                judged = run.front.before(run.learner.judged)
-                measured = dict(measure(judged)) if measure is not None and due and first else {}
-                with interrupts_deferred(group is None):
-                    _close_epoch(run, display, accuracy, measured)
-                display.epoch(state.history[-1])
-                if log is not None:
-                    log.write(state.history[-1])
-        except KeyboardInterrupt:
-            if group is None:
-                _save(run)
-            raise
-        finally:
-            for model in (run.learner.network, run.learner.model, run.learner.judged, *run.front.seen.values()):
-                if isinstance(model, nn.Module):
-                    graphs.forget(model)
+    learner, state, epochs = run.learner, run.state, run.optimizer.epochs
+    try:
+        while not run.over or state.current.step > 0:  # a run that a monitor stops has its last epoch to close
+            _train_epoch(run, display, checkpoint_every)
+            _average_epoch(run)
+            accuracy = validate(run, display)
+            due = (state.epoch + 1) % measure_every == 0 or state.epoch + 1 == epochs
+            measured = dict(measure(run.front.before(learner.evaluated))) if measure is not None and due else {}
+            with interrupts_deferred(learner.group is None):
+                _close_epoch(run, display, accuracy, measured)
+            display.epoch(state.history[-1])
             if log is not None:
-                log.close()
-    if group is not None:
-        dist.barrier(group)  # the first process has written the network that all read now
-    return as_network(run.folder, run.learner, state)
+                log.write(state.history[-1])
+    except KeyboardInterrupt:
+        if learner.group is None:
+            _save(run)
+        raise
+    finally:
+        for model in (learner.network, learner.model, learner.evaluated, *run.front.seen.values()):
+            if isinstance(model, nn.Module):
+                graphs.forget(model)
 
 
 def take_step(run: Run, batch: Batch) -> None:

@@ -28,7 +28,7 @@ def validate(run: Run, display: Display) -> dict[str, float]:
     val_set = run.images.val_set
     if val_set is None:
         return {}
-    accuracy = accuracy_of(run, val_set, WATCHED, run.learner.judged)
+    accuracy = accuracy_of(run, val_set, WATCHED, run.learner.evaluated)
     if run.learner.average is None and run.attacked:
         _react(run, display, accuracy, len(val_set))
     return accuracy

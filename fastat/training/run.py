@@ -179,7 +179,7 @@ def _write_files(run: Run, given: dict[str, str]) -> None:
     if not run.over:
         write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(run.learner.group))})
     write_json_lines(folder / METRICS, run.state.history)
-    save_best(run.folder, run.learner.judged, run.state)
+    save_best(run.folder, run.learner.evaluated, run.state)
 
 
 def _load(name: str, data_root: str | Path | None, download: bool, group: Group | None) -> Split:

@@ -85,7 +85,7 @@ class Learner:
     replay: Replay = field(default_factory=Replay)
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluated(self) -> nn.Module:
         """The network that is measured and kept: the average, where there is one."""
         return self.model if self.average is None else self.average
 

@@ -14,8 +14,9 @@ from fastat.graphs import recordings as graphs
 from fastat.graphs.recordings import CaptureError
 from fastat.models import preact_resnet18, small_cnn
 from fastat.training import default_config
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
+from fastat.training.train import train
 
 
 def network(dropout=0.0, seed=0):

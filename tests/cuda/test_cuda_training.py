@@ -12,8 +12,9 @@ from fastat import data
 from fastat.evaluation.accuracy import evaluate
 from fastat.protocols import PROTOCOLS
 from fastat.training import TrainConfig, default_config
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
+from fastat.training.train import train
 
 SMALL = {"epochs": 2, "attack_steps": 3, "train_size": 512, "batch_size": 64, "val_size": 64, "lr": 0.05}
 CUDA = torch.device("cuda")

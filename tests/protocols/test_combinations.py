@@ -12,8 +12,9 @@ from fastat.kernels import reference
 from fastat.objectives import trades_loss
 from fastat.protocols import AttackedBatch, objective_of
 from fastat.training import describe_training, updated
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
+from fastat.training.train import train
 
 
 def batch_and_model():

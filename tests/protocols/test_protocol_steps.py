@@ -9,10 +9,11 @@ from training_cases import config_of
 from fastat import fgsm, pgd, random_start
 from fastat.protocols.awp import perturbed_weights
 from fastat.support.keyed import derive_seed
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
 from fastat.training.step import ATTACK
+from fastat.training.train import train
 
 ROWS = torch.arange(10, 42)
 

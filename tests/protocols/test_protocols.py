@@ -13,10 +13,11 @@ from fastat.kernels import reference
 from fastat.protocols import PROTOCOLS, AttackName, ProtocolName, attack_of
 from fastat.support.keyed import derive_seed
 from fastat.training import TrainConfig, check_config, default_config, describe_training, load_network, updated
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
 from fastat.training.step import ATTACK
+from fastat.training.train import train
 
 
 def test_every_protocol_is_a_valid_configuration():

@@ -14,7 +14,7 @@ from fastat.report import page
 from fastat.report.page import write_page
 from fastat.report.results import judge
 from fastat.training import TrainConfig, flat, updated
-from fastat.training.loop import train
+from fastat.training.train import train
 
 TINY = updated(
     TrainConfig(), model="mlp", width=16, epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16

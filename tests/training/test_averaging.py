@@ -11,7 +11,8 @@ from fastat.support.files import load_checkpoint
 from fastat.training import load_network, probes, updated
 from fastat.training import loop as training
 from fastat.training.averaging import average_of, ema_share, move_average_
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
+from fastat.training.train import train
 
 
 def steps(model: nn.Module, n: int):

@@ -10,9 +10,9 @@ from fastat.support.files import load_checkpoint
 from fastat.support.keyed import keyed_permutation
 from fastat.training import images, updated
 from fastat.training import loop as training
-from fastat.training.loop import train
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
+from fastat.training.train import train
 
 FREE = config_of("free", replays=2)
 

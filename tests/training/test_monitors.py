@@ -11,9 +11,10 @@ from fastat.support.files import load_checkpoint
 from fastat.training import default_config, monitors, updated
 from fastat.training import loop as training
 from fastat.training import probes as probes_module
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.monitors import best_epoch, collapsed, new_robust_overfitting, too_many_skipped
 from fastat.training.run import open_run
+from fastat.training.train import train
 
 SMALL = updated(TINY, epochs=3, val_size=12)
 

@@ -10,8 +10,9 @@ from fastat.support.files import load_checkpoint
 from fastat.training import default_config, updated
 from fastat.training import loop as training
 from fastat.training.folder import go_back, snapshot
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
+from fastat.training.train import train
 
 SMALL = {"epochs": 2, "attack_steps": 2, "train_size": 128, "batch_size": 32, "val_size": 64, "width": 4, "lr": 0.05}
 

@@ -14,8 +14,8 @@ import torch
 
 from fastat.support.files import load_checkpoint
 from fastat.training import ConfigError, default_config
-from fastat.training.loop import train
 from fastat.training.run import open_run
+from fastat.training.train import train
 
 FLAGS = [
     "--model", "mlp", "--width", "32", "--epochs", "1", "--train-size", "96", "--batch-size", "24", "--attack-steps",

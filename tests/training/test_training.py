@@ -35,10 +35,11 @@ from fastat.training import (
 )
 from fastat.training import loop as training
 from fastat.training.interrupt import interrupts_deferred
-from fastat.training.loop import take_step, train
+from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
 from fastat.training.step import ATTACK
+from fastat.training.train import train
 
 
 @pytest.fixture(scope="module")

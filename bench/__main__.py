@@ -19,7 +19,8 @@ import math
 import sys
 from pathlib import Path
 
-from bench.reports import changes, report
+from bench.reports import changes
+from bench.reports import speed_tables as report
 from bench.reports.batch_figure import draw_batches
 from bench.reports.files import RESULTS, ROOT, load, write
 from bench.reports.layout import fill

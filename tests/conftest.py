@@ -9,7 +9,7 @@ import torch
 from double import double
 from stand_in import StandIn
 
-from fastat.graphs import recordings as graphs
+from fastat.graphs import replay as graphs
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastat.graphs.recorder import Recording
+from fastat.graphs.capture import Recording
 from fastat.models.access import fresh_casts
 
 

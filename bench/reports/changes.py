@@ -14,7 +14,7 @@ from typing import Any
 from bench.contests.contest import OURS
 from bench.contests.timing import LEAST_ROUNDS
 from bench.reports.layout import Case, markdown, time_of
-from bench.reports.report import TRAINING_STEP
+from bench.reports.speed_tables import TRAINING_STEP
 
 SLOWER, FASTER, SAME = "slower", "faster", "within noise"
 YARDSTICK = "eager"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 Case = dict[str, Any]
-"""One case of a run, as :func:`bench.reports.report.cases_of` makes it."""
+"""One case of a run, as :func:`bench.reports.speed_tables.cases_of` makes it."""
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import fastat
 from bench.contests.contest import OURS, Contest, compiled
 from bench.peers import eager
-from bench.reports.report import TRAINING_STEP
+from bench.reports.speed_tables import TRAINING_STEP
 from bench.suites.checks import close
 from bench.suites.entries import clock, record
 from bench.suites.inputs import labels, rand, randn

@@ -137,7 +137,7 @@ Work = Callable[[Problem, Tensors], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class _Attack:
-    """PGD on a model; the methods take the tensors that :func:`fastat.attacks.problem.checked` makes."""
+    """PGD on a model; the methods take the tensors that :func:`fastat.attacks.inputs.checked` makes."""
 
     model: Model
     terms: Terms

@@ -15,18 +15,9 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 import joblib
 
 from fastat.support.files import differences, write_json
-from fastat.theory import DEFAULT_RESOURCES, FIGURES, Experiment, Resources
+from fastat.theory import DEFAULT_RESOURCES, EXPERIMENTS, FIGURES, Experiment, Resources
 from fastat.theory.page import write_theory_page
 from fastat.training import choose_device
-
-EXPERIMENTS = {
-    "random-features": "more parameters can hurt robust training, exactly (Hassani and Javanmard 2024)",
-    "cgro": "clean generalization beside robust overfitting (Li and Li 2025)",
-    "catastrophic": "catastrophic overfitting caused by the data (Ortiz-Jimenez et al. 2023)",
-    "memorization": "atypical samples, and benign adversarial training (Xu et al. 2021)",
-    "generalization": "the guarantee of holistic robust training (Bennouna, Lucas, Van Parys 2023)",
-}
-"""The experiments by name, and what they show."""
 
 Preset = Literal["quick", "paper"]
 _CONTINUES = "The same command again continues an experiment that was stopped."

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from fastat.data.dataset import Dataset, make_dataset
-from fastat.data.images import image_files, mode_and_size, read_images
+from fastat.data.image_files import image_files, mode_and_size, read_images
 from fastat.data.splits import Split
 from fastat.data.streamed import Streamed
 

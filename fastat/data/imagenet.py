@@ -8,7 +8,7 @@ import torch
 
 from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.folder import class_folders, labelled_files
-from fastat.data.images import image_files, read_images
+from fastat.data.image_files import image_files, read_images
 from fastat.data.splits import Split
 from fastat.data.streamed import Streamed
 

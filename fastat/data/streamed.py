@@ -14,7 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fastat.data.augment import NO_AUGMENTATION, Augmentation, check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
-from fastat.data.images import read_image
+from fastat.data.image_files import read_image
 from fastat.support.keyed import keyed_hash
 
 SIDE = 224

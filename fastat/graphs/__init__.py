@@ -1,8 +1,8 @@
 """CUDA graphs: attacks and training steps recorded once and replayed, and what is inspected before a replay."""
 
-from fastat.graphs.recorder import Made, Tensors, capturing, first_line
-from fastat.graphs.recordings import Graph, can_record, check_graph, forget, possible, run
-from fastat.graphs.survey import CaptureError
+from fastat.graphs.capture import Made, Tensors, capturing, first_line
+from fastat.graphs.inspection import CaptureError
+from fastat.graphs.replay import Graph, can_record, check_graph, forget, possible, run
 
 __all__ = [
     "CaptureError",

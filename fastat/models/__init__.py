@@ -8,13 +8,13 @@ from torch import nn
 
 from fastat.models.access import Model, buffers_put_back, fresh_casts, uncompiled, unwrapped
 from fastat.models.config import ModelConfig
+from fastat.models.external import PREFIXES, zoo_model
 from fastat.models.features import Features, with_features
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
 from fastat.models.small_cnn import small_cnn
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
-from fastat.models.zoo import PREFIXES, zoo_model
 
 __all__ = [
     "WITH_WIDTH",

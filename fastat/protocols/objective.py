@@ -91,7 +91,7 @@ def _fuses(method: ProtocolConfig) -> bool:
 
 
 def _sample_losses(method: ProtocolConfig, clean: Tensor | None, logits: Tensor, y: Tensor) -> Tensor:
-    """[B], of the methodured loss."""
+    """[B], of the configured loss."""
     smoothing = method.label_smoothing
     if clean is None:
         return F.cross_entropy(logits, y, reduction="none", label_smoothing=smoothing)

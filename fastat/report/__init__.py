@@ -1,9 +1,9 @@
 """Reports: what is measured of a finished network, its figures and tables, and the HTML page of runs."""
 
 from fastat.report import html
-from fastat.report.figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes, show_image
 from fastat.report.page import write_page
 from fastat.report.results import attack_title, format_eps, judge, results_table
+from fastat.report.run_figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes, show_image
 
 __all__ = [
     "BLUE",

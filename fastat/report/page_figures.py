@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fastat.report.figures import BLUE, GREEN, GREY, ORANGE, RED, label_axes, literal
 from fastat.report.results import eps_axis
+from fastat.report.run_figures import BLUE, GREEN, GREY, ORANGE, RED, label_axes, literal
 
 _COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")  # Okabe and Ito's, without the yellow
 _DASHES = ("-", "--", ":", "-.")

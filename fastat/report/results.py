@@ -14,7 +14,7 @@ from fastat.attacks import pgd
 from fastat.data import Dataset
 from fastat.evaluation import eval_mode, evaluate_images, predict, robust_accuracy_curve
 from fastat.graphs import Graph
-from fastat.report.figures import Examples, literal, plot_curves, plot_examples, plot_robustness
+from fastat.report.run_figures import Examples, literal, plot_curves, plot_examples, plot_robustness
 from fastat.support.files import write_json
 from fastat.training import Network, describe_training
 

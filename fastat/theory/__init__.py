@@ -1,6 +1,25 @@
 """What five papers prove or observe as experiments, a package each; :class:`Experiment` says what each offers."""
 
-from fastat.theory.experiment import DEFAULT_RESOURCES, Experiment, Resources
+from fastat.theory.contract import DEFAULT_RESOURCES, Experiment, Resources
 from fastat.theory.result import FIGURES, Finding, Picture, Result
 
-__all__ = ["DEFAULT_RESOURCES", "FIGURES", "Experiment", "Finding", "Picture", "Resources", "Result", "page"]
+__all__ = [
+    "DEFAULT_RESOURCES",
+    "EXPERIMENTS",
+    "FIGURES",
+    "Experiment",
+    "Finding",
+    "Picture",
+    "Resources",
+    "Result",
+    "page",
+]
+
+EXPERIMENTS = {
+    "random-features": "more parameters can hurt robust training, exactly (Hassani and Javanmard 2024)",
+    "cgro": "clean generalization beside robust overfitting (Li and Li 2025)",
+    "catastrophic": "catastrophic overfitting caused by the data (Ortiz-Jimenez et al. 2023)",
+    "memorization": "atypical samples, and benign adversarial training (Xu et al. 2021)",
+    "generalization": "the guarantee of holistic robust training (Bennouna, Lucas, Van Parys 2023)",
+}
+"""The experiments by name, and what they show."""

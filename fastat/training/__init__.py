@@ -1,6 +1,7 @@
 """Training: ``train()``, its loop and step, the run folder, the configuration, schedules, monitors and progress."""
 
 from fastat.training import monitors
+from fastat.training.checkpoint import check_same_config
 from fastat.training.checks import check_config
 from fastat.training.config import (
     ConfigError,
@@ -16,7 +17,6 @@ from fastat.training.config import (
 )
 from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, place
-from fastat.training.folder import check_same_config
 from fastat.training.images import training_sets
 from fastat.training.interrupt import interrupts_deferred
 from fastat.training.network import CALLER, CONFIG, ENVIRONMENT, METRICS, Network, Which, load_network

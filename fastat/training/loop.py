@@ -12,8 +12,8 @@ from fastat.data import Batch
 from fastat.support.distributed import agreed
 from fastat.training import monitors
 from fastat.training.averaging import move_average_
+from fastat.training.checkpoint import save_run
 from fastat.training.event_log import EventLog
-from fastat.training.folder import save_run
 from fastat.training.interrupt import interrupts_deferred
 from fastat.training.probes import probe, report, validate
 from fastat.training.progress import Display

@@ -11,7 +11,7 @@ from fastat.data import Dataset
 from fastat.evaluation import evaluate_images
 from fastat.support.distributed import rank_of, size_of, sum_
 from fastat.training import monitors
-from fastat.training.folder import go_back, snapshot
+from fastat.training.checkpoint import go_back, snapshot
 from fastat.training.progress import Display
 from fastat.training.run import Run
 from fastat.training.state import State

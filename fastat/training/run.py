@@ -22,10 +22,17 @@ from fastat.support.files import load_checkpoint, write_json, write_json_lines
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import ThreatModel
 from fastat.training.averaging import average_of
+from fastat.training.checkpoint import (
+    RunFolder,
+    check_same_caller,
+    check_same_config,
+    of_the_caller,
+    restore,
+    save_best,
+)
 from fastat.training.checks import check_config
 from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig, flat
 from fastat.training.devices import layout_of, place, uses_bf16
-from fastat.training.folder import RunFolder, check_same_caller, check_same_config, of_the_caller, restore, save_best
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of, training_sets
 from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model

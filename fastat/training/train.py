@@ -11,10 +11,10 @@ from torch import nn
 
 from fastat.data import Split
 from fastat.support.distributed import Group, rank_of
+from fastat.training.checkpoint import as_network
 from fastat.training.config import ConfigError, TrainConfig
 from fastat.training.devices import choose_device
 from fastat.training.event_log import EventLog
-from fastat.training.folder import as_network
 from fastat.training.loop import train_epochs
 from fastat.training.network import Network
 from fastat.training.progress import training_display

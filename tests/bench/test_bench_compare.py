@@ -15,7 +15,8 @@ from bench.contests.timing import FIRST_ROUNDS, LEAST_ROUNDS
 from bench.cost_model.counts import group_of, on_paper
 from bench.cost_model.measure import fitted_power
 from bench.peers import attackers
-from bench.reports import changes, report
+from bench.reports import changes
+from bench.reports import speed_tables as report
 from bench.reports.attack_table import best, by_case, counts
 from bench.reports.batch_figure import draw_batches
 from bench.suites import bench_pgd

@@ -11,7 +11,7 @@ import pytest
 
 from fastat.cli import main
 from fastat.cli import theory as command
-from fastat.theory.experiment import Experiment
+from fastat.theory.contract import Experiment
 from fastat.theory.page import write_theory_page
 
 SMALL = [

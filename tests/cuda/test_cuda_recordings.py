@@ -10,8 +10,8 @@ from cuda_cases import DELAY, DEVICE
 from torch import nn
 
 import fastat
-from fastat.graphs import recordings as graphs
-from fastat.graphs.recordings import CaptureError
+from fastat.graphs import replay as graphs
+from fastat.graphs.replay import CaptureError
 from fastat.models import preact_resnet18, small_cnn
 from fastat.training import default_config
 from fastat.training.loop import take_step

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fastat.evaluation.accuracy import adversarial_losses, evaluate, robust_accuracy_curve, wilson_interval
-from fastat.graphs import recordings as graphs
+from fastat.graphs import replay as graphs
 
 
 class Threshold(nn.Module):

@@ -14,7 +14,7 @@ from torch import nn
 
 import fastat
 from fastat.attacks.problem import Labels
-from fastat.graphs import recordings as graphs
+from fastat.graphs import replay as graphs
 
 pytestmark = pytest.mark.usefixtures("recorder")
 

@@ -14,8 +14,8 @@ from stand_in import StandIn
 from torch import nn
 
 import fastat
-from fastat.graphs import recordings as graphs
-from fastat.graphs.recordings import CaptureError
+from fastat.graphs import replay as graphs
+from fastat.graphs.replay import CaptureError
 
 pytestmark = pytest.mark.usefixtures("recorder")
 

@@ -11,8 +11,8 @@ from PIL import Image
 from fastat import data, models
 from fastat.evaluation.accuracy import Evaluation
 from fastat.report import results as report
-from fastat.report.figures import plot_curves
 from fastat.report.results import find_examples, format_eps, judge, results_table
+from fastat.report.run_figures import plot_curves
 from fastat.training import Network, TrainConfig, default_config, updated
 
 HISTORY = [

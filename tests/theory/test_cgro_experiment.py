@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from fastat.theory.cgro import experiment
 from fastat.theory.cgro.experiment import PRESETS, Settings, cost, run
 from fastat.theory.cgro.networks import MemorizerCell, count_outcome, memorizer_outcome
-from fastat.theory.experiment import Resources
+from fastat.theory.contract import Resources
 
 CPU = Resources(device="cpu")
 

@@ -12,7 +12,7 @@ from killing import Killed, kill_at_step
 
 from fastat import data, holistic_loss
 from fastat.evaluation import adversarial_losses
-from fastat.theory.experiment import Resources
+from fastat.theory.contract import Resources
 from fastat.theory.generalization import PRESETS, NetworkCell, NetworkOutcome, Settings, cost, network_outcome, run
 from fastat.theory.generalization.network_findings import network_findings
 from fastat.theory.generalization.settings import budgets, corruption_cells, network_cells, optimism_cells, rate_cells

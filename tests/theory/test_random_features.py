@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from fastat.theory.experiment import Resources
+from fastat.theory.contract import Resources
 from fastat.theory.random_features import asymptotics, critical_eps, curve, simulate
 from fastat.theory.random_features.envelope import envelope
 from fastat.theory.random_features.erm import robust_least_squares

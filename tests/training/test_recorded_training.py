@@ -4,12 +4,12 @@ import pytest
 import torch
 from stand_in import StandIn
 
-from fastat.graphs import recordings as graphs
+from fastat.graphs import replay as graphs
 from fastat.protocols import PROTOCOLS
 from fastat.support.files import load_checkpoint
 from fastat.training import default_config, updated
 from fastat.training import loop as training
-from fastat.training.folder import go_back, snapshot
+from fastat.training.checkpoint import go_back, snapshot
 from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.train import train

@@ -12,8 +12,8 @@ from fastat.theory.catastrophic.outcome import CatastrophicResult
 from fastat.theory.catastrophic.settings import PRESETS, Settings, cells
 from fastat.theory.catastrophic.sweeping import run_cells
 from fastat.theory.catastrophic.trainings import Example
+from fastat.theory.contract import DEFAULT_RESOURCES, Resources
 from fastat.theory.cost import data_size, training_cost
-from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 
 __all__ = ["PRESETS", "Settings", "cost", "run"]
 

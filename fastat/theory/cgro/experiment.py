@@ -21,8 +21,8 @@ from fastat.theory.cgro.networks import (
 )
 from fastat.theory.cgro.outcome import CgroResult
 from fastat.theory.cgro.runs import DynamicsCell, dynamics_outcome, trajectory
+from fastat.theory.contract import DEFAULT_RESOURCES, Resources
 from fastat.theory.cost import data_size, training_cost
-from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.sweep import sweep
 from fastat.training import check_config
 

@@ -7,8 +7,8 @@ import functools
 from pathlib import Path
 
 from fastat import data
+from fastat.theory.contract import DEFAULT_RESOURCES, Resources
 from fastat.theory.cost import data_size, training_cost
-from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.generalization.disappointment import LinearCell, LinearOutcome, linear_outcome
 from fastat.theory.generalization.networks import ATTACK, NetworkOutcome, network_outcome
 from fastat.theory.generalization.outcome import GeneralizationResult

@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from fastat.data import Split, content_digest, dataset_digest
+from fastat.theory.contract import DEFAULT_RESOURCES, Resources
 from fastat.theory.cost import data_size, training_cost
-from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.memorization.cells import Cell, train_cell
 from fastat.theory.memorization.estimation import estimate
 from fastat.theory.memorization.figures import histogram

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fastat.theory.contract import DEFAULT_RESOURCES, Resources
 from fastat.theory.cost import duration
-from fastat.theory.experiment import DEFAULT_RESOURCES, Resources
 from fastat.theory.random_features.asymptotics import Asymptotics, asymptotics, check_arguments, critical_eps
 from fastat.theory.random_features.curves import Curve, curve
 from fastat.theory.random_features.figures import plot_features, plot_radius, plot_trained

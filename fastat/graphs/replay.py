@@ -18,7 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from fastat.graphs.recorder import (
+from fastat.graphs.capture import (
     Body,
     CudaRecorder,
     Made,
@@ -29,7 +29,7 @@ from fastat.graphs.recorder import (
     left_as_found,
     random_state,
 )
-from fastat.graphs.survey import CaptureError, Survey, first_difference, place, survey
+from fastat.graphs.inspection import CaptureError, Survey, first_difference, place, survey
 from fastat.models import unwrapped
 
 Graph = bool | Literal["auto"]

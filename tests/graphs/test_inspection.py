@@ -12,8 +12,8 @@ from stand_in import StandIn
 from torch import nn
 
 import fastat
-from fastat.graphs.recordings import CaptureError
-from fastat.graphs.survey import survey
+from fastat.graphs.inspection import survey
+from fastat.graphs.replay import CaptureError
 
 pytestmark = pytest.mark.usefixtures("recorder")
 

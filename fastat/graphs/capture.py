@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastat.graphs.survey import CaptureError, Survey
+from fastat.graphs.inspection import CaptureError, Survey
 from fastat.models import fresh_casts
 
 Tensors = Mapping[str, Tensor]

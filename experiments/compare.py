@@ -29,7 +29,15 @@ from fastat.kernels import describe_environment
 from fastat.protocols import PROTOCOLS, ProtocolName
 from fastat.report import format_eps
 from fastat.support.files import write_bytes, write_json
-from fastat.training import TrainConfig, check_same_config, default_config, describe_training, flat, load_network, train
+from fastat.training import (
+    TrainConfig,
+    as_fields,
+    check_same_config,
+    default_config,
+    describe_training,
+    load_network,
+    train,
+)
 
 RESULTS = Path(__file__).parent / "results" / "compare"
 _ATTACK = "pgd-50x10"
@@ -152,7 +160,7 @@ def _hold(name: str, contest: Contest, folder: Path) -> dict[str, Any]:
         "train_images": min(first.dataset.train_size or len(split.train), len(split.train) - first.dataset.val_size),
         "test_images": len(test),
         "seeds": contest.seeds,
-        "settings": flat(first),
+        "settings": as_fields(first),
         "rows": rows,
     }
 

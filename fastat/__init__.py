@@ -4,7 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastat import attacks, data, evaluation, graphs, models, objectives, protocols, report, theory, training
+    from fastat import attacks as attacks
+    from fastat import data as data
+    from fastat import evaluation as evaluation
+    from fastat import graphs as graphs
+    from fastat import models as models
+    from fastat import objectives as objectives
+    from fastat import protocols as protocols
+    from fastat import report as report
+    from fastat import theory as theory
+    from fastat import training as training
     from fastat.attacks import Fastest, fastest
     from fastat.attacks.fgsm import fgsm
     from fastat.attacks.pgd import pgd
@@ -54,19 +63,15 @@ __all__ = [
     "Normalized",
     "__version__",
     "attack_loss",
-    "attacks",
     "benign_loss",
     "benign_weights",
     "best_",
     "build_info",
     "certificate",
-    "data",
     "discrimination_loss",
-    "evaluation",
     "fastest",
     "fgsm",
     "gradient_misalignment",
-    "graphs",
     "holistic_cross_entropy",
     "holistic_loss",
     "holistic_weights",
@@ -74,35 +79,33 @@ __all__ = [
     "l2_step_",
     "linf_step_",
     "mart_loss",
-    "models",
-    "objectives",
     "ops",
     "perturbed_weights",
     "pgd",
     "project_",
-    "protocols",
     "random_start",
     "reference",
-    "report",
-    "theory",
     "trades_loss",
-    "training",
     "with_features",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        value: Any = str(import_module("fastat.kernels").build_info()["version"])
-    elif name in _ROOMS:
-        return import_module(f"fastat.{name}")  # which sets the attribute
-    elif name in _MODULE_OF:
-        value = getattr(import_module(_MODULE_OF[name]), name)
-    else:
-        raise AttributeError(f"module 'fastat' has no attribute {name!r}")
-    globals()[name] = value  # asked for once only
-    return value
+if not TYPE_CHECKING:  # a type checker knows the names from above, and would take this for any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            value = str(import_module("fastat.kernels").build_info()["version"])
+        elif name in _ROOMS:
+            return import_module(f"fastat.{name}")  # which sets the attribute
+        elif name in _MODULE_OF:
+            import_module(_MODULE_OF[name].rpartition(".")[0])  # a package first: two threads wait in one order
+            value = getattr(import_module(_MODULE_OF[name]), name)
+        else:
+            raise AttributeError(f"module 'fastat' has no attribute {name!r}")
+        globals()[name] = value  # asked for once only
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    hidden = {"Any", "TYPE_CHECKING", "import_module"}
+    return sorted({*globals(), *__all__, *_ROOMS} - hidden)

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from fastat.protocols import ProtocolConfig
 from fastat.support.threat import ThreatModel
-from fastat.training import TrainConfig, default_config, updated
+from fastat.training import TrainConfig, default_config, with_fields
 
 SMALL = {"epochs": 2, "attack_steps": 2, "batch_size": 32, "train_size": 96, "val_size": 16}
-TINY = updated(TrainConfig(), **SMALL)
+TINY = with_fields(TrainConfig(), **SMALL)
 
 
 def config_of(protocol: str, **changes) -> TrainConfig:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import fastat
 from bench.contests.contest import OURS
 from bench.peers import eager, libraries
-from fastat.attacks.gradient import attacking
+from fastat.attacks import attacking
 
 Attack = libraries.Attack
 TEXTBOOK, ALONE = "eager", "model alone"

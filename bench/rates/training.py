@@ -31,8 +31,7 @@ from fastat.data import Augmentation
 from fastat.kernels import describe_environment
 from fastat.report import attack_title, judge
 from fastat.support.files import write_json
-from fastat.training import TrainConfig, choose_device, default_config, train, updated
-from fastat.training.run import Run, open_run
+from fastat.training import Run, TrainConfig, choose_device, default_config, open_run, train, with_fields
 
 _WARM_UP = 5  # steps
 _TEST_IMAGES = 1000
@@ -115,7 +114,7 @@ def plain_rate(config: TrainConfig, folder: Path, device: torch.device, plain: P
     """Images per second of the textbook loop on the same network and data."""
     torch.backends.cudnn.allow_tf32 = plain.tf32
     torch.backends.cudnn.benchmark = True
-    run = open_run(updated(config, channels_last=plain.channels_last), folder, None, device)
+    run = open_run(with_fields(config, channels_last=plain.channels_last), folder, None, device)
     layout = torch.channels_last if plain.channels_last == "on" else torch.contiguous_format
     model = run.learner.model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)

@@ -1,8 +1,8 @@
 """Attacks, one per file, and what they share: a user's inputs as a loop wants them, and gradients to the input."""
 
 from fastat.attacks.fgsm import fgsm
-from fastat.attacks.gradient import LossFunction
+from fastat.attacks.gradient import LossFunction, attacking
 from fastat.attacks.pgd import pgd
 from fastat.attacks.speed import Fastest, fastest
 
-__all__ = ["Fastest", "LossFunction", "fastest", "fgsm", "pgd"]
+__all__ = ["Fastest", "LossFunction", "attacking", "fastest", "fgsm", "pgd"]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from fastat.cli.commands import Command, Evaluate, Report, Theory, Train
-from fastat.cli.reading import parse, read
+from fastat.cli.reading import parse
 from fastat.kernels import describe_environment
 from fastat.training import ConfigError
 
@@ -46,7 +46,7 @@ def _run(command: Command) -> None:
     elif isinstance(command, Theory):
         from fastat.cli.theory import run_theory
 
-        run_theory(command.arguments, read)
+        run_theory(command.arguments)
     else:
         for name, value in describe_environment().items():
             print(f"{name:9} {value}")

@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, Train
 from fastat.protocols import PROTOCOL_FIELDS, PROTOCOLS, ProtocolName
-from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, updated
+from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, with_fields
 
 
 def parse(given: Sequence[str]) -> Command:
@@ -122,7 +122,7 @@ def _saved(file: Path, protocol: ProtocolName | None) -> TrainConfig:
         return config
     fresh = default_config(config.dataset.data, protocol)
     decided = {field: getattr(fresh.method, field) for field in (*PROTOCOL_FIELDS, "protocol")}
-    return updated(config, **decided)
+    return with_fields(config, **decided)
 
 
 def _one_line(box: str) -> str:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 
 import joblib
 
+from fastat.cli.reading import read
 from fastat.support.files import differences, write_json
 from fastat.theory import DEFAULT_RESOURCES, EXPERIMENTS, FIGURES, Experiment, Resources
 from fastat.theory.page import write_theory_page
@@ -78,12 +79,11 @@ def usage() -> str:
     )
 
 
-def run_theory(given: Sequence[str], parse: Callable[..., Any]) -> None:
+def run_theory(given: Sequence[str]) -> None:
     """Runs ``fastat theory`` with these arguments.
 
     Args:
         given: after the word "theory".
-        parse: ``(type, default, prog, arguments, description) -> instance``, the command line's parser.
 
     Raises:
         SystemExit: the command line is wrong, or asked for help.
@@ -94,15 +94,15 @@ def run_theory(given: Sequence[str], parse: Callable[..., Any]) -> None:
     name, rest = given[0], list(given[1:])
     if name == "page":
         given = rest if rest[:1] == ["--help"] or "--folders" in rest else ["--folders", *rest]
-        page = parse(Page, None, "fastat theory page", given, _PAGE)
+        page = read(Page, None, "fastat theory page", given, _PAGE)
         print(f"page: {write_theory_page(page.folders, page.out)}")
     elif name == "all":
-        _all(parse(Theory[NoSettings], Theory(NoSettings(), _preset(rest)), "fastat theory all", rest, _ALL))
+        _all(read(Theory[NoSettings], Theory(NoSettings(), _preset(rest)), "fastat theory all", rest, _ALL))
     elif name in EXPERIMENTS:
         module, preset = module_of(name), _preset(rest)
         default = Theory(module.PRESETS[preset], preset)
         kind = Theory[module.Settings]  # type: ignore[name-defined]
-        command = parse(kind, default, f"fastat theory {name}", rest, f"{name}: {EXPERIMENTS[name]}.\n\n{_CONTINUES}")
+        command = read(kind, default, f"fastat theory {name}", rest, f"{name}: {EXPERIMENTS[name]}.\n\n{_CONTINUES}")
         folder = command.out or Path("runs") / "theory" / command.preset / name
         _run(name, command, folder)
     else:

@@ -10,7 +10,7 @@ from pathlib import Path
 from fastat.cli.commands import Train
 from fastat.cli.evaluate import evaluate_network, show
 from fastat.support.distributed import agreed, rank_of, torchrun_group
-from fastat.training import TrainConfig, check_same_config, choose_device, flat, train
+from fastat.training import TrainConfig, as_fields, check_same_config, choose_device, train
 
 
 def run_train(command: Train) -> None:
@@ -50,8 +50,8 @@ def default_folder(config: TrainConfig) -> Path:
 
     The hash is of what differs from a field's default, so that a field that is new does not change old names.
     """
-    usual = flat(TrainConfig())
-    changed = {field: value for field, value in flat(config).items() if value != usual[field]}
+    usual = as_fields(TrainConfig())
+    changed = {field: value for field, value in as_fields(config).items() if value != usual[field]}
     digest = hashlib.sha256(json.dumps(changed, sort_keys=True).encode()).hexdigest()[:8]
     parts = [_as_file_name(config.dataset.data), config.method.protocol, _as_file_name(config.network.model), digest]
     return Path("runs") / "-".join(parts)

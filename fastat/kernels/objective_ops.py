@@ -1,6 +1,6 @@
 """The compiled ops behind the training objectives: fake kernels and autograd formulas. Their users are in objectives/.
 
-As in :mod:`fastat.ops`, arithmetic that decides something is in float64 and nothing is read back from a device.
+As in ``fastat.ops``, arithmetic that decides something is in float64 and nothing is read back from a device.
 """
 
 from __future__ import annotations

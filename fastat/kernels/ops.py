@@ -8,7 +8,7 @@ that they stay inside the ball and the box.
 
 Shapes, dtypes, devices and Python numbers are checked on every call (TypeError, ValueError). Values inside tensors are
 checked on the CPU; on CUDA, where looking would stall the device, a label out of range gives its row a NaN loss and a
-zero gradient. Each op has a twin of the same name and signature in :mod:`fastat.reference`.
+zero gradient. Each op has a twin of the same name and signature in ``fastat.reference``.
 """
 
 import math

@@ -1,6 +1,6 @@
 """The ops in plain PyTorch: the oracle of the tests and the baseline of the benchmarks.
 
-Same names, arguments and results as in :mod:`fastat.ops`, written for clarity and computed in the precision of their
+Same names, arguments and results as in ``fastat.ops``, written for clarity and computed in the precision of their
 arguments; on float64 copies of the data they are the exact answer that the kernels are compared with. Nothing here
 calls the compiled code.
 """

@@ -1,17 +1,18 @@
 """PreAct ResNets for 32x32 images; the one of 18 layers is the network of most adversarial-training papers.
 
-Modules have the names that they have in RobustBench and in the code of most papers, so that weights load by name.
+Modules have the names of RobustBench's PreActResNet, and the function is that of its second block (the shortcut takes
+the activated input) with the batch norm before the linear layer: such weights load. Those of its first block, which
+Wong et al. (2020) use, lack the batch norm "bn" and are refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import ClassVar
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from fastat.models.preact import PreActBlock, PreActBottleneck, initialize, rename, stage
+from fastat.models.preact import PreActBlock, PreActBottleneck, PreActNetwork, initialize, row_of_blocks
 
 
 def preact_resnet18(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
@@ -29,11 +30,7 @@ def preact_resnet50(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return PreActResNet((3, 4, 6, 3), PreActBottleneck, (256, 512, 1024, 2048), num_classes, in_channels)
 
 
-_OLD_NAMES = {"0": "conv1", **{str(i): f"layer{i}" for i in range(1, 5)}, "5": "bn", "9": "linear"}
-"""What run folders of the first versions call the modules."""
-
-
-class PreActResNet(nn.Module):
+class PreActResNet(PreActNetwork):
     """Pre-activation ResNet (He et al. 2016) in its CIFAR form: 3x3 stem, no pooling before the stages.
 
     Batch norm and ReLU before the global average. Takes images of any size; each of the last three stages halves it.
@@ -46,6 +43,13 @@ class PreActResNet(nn.Module):
         in_channels: channels of the image.
     """
 
+    stages = ("conv1", "layer1", "layer2", "layer3", "layer4")
+    head = ("bn", "linear")
+    first_names: ClassVar = {
+        "0": "conv1", "1": "layer1", "2": "layer2", "3": "layer3", "4": "layer4", "5": "bn", "9": "linear",
+    }  # fmt: skip
+    shortcut_weight = "shortcut.0.weight"
+
     def __init__(
         self,
         blocks: Sequence[int],
@@ -56,25 +60,12 @@ class PreActResNet(nn.Module):
     ) -> None:
         super().__init__()
         widths = (64, *channels)
-        stages = [
-            stage(widths[i], widths[i + 1], number, 1 if i == 0 else 2, block) for i, number in enumerate(blocks)
+        layers = [
+            row_of_blocks(widths[i], widths[i + 1], number, 1 if i == 0 else 2, block)
+            for i, number in enumerate(blocks)
         ]  # made before the stem, as ever: a seed gives the same weights
         self.conv1 = nn.Conv2d(in_channels, 64, 3, padding=1, bias=False)
-        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.layer1, self.layer2, self.layer3, self.layer4 = layers
         self.bn = nn.BatchNorm2d(channels[-1])
         self.linear = nn.Linear(channels[-1], num_classes)
         initialize(self)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] -> logits [B, num_classes]."""
-        for layer in (self.conv1, self.layer1, self.layer2, self.layer3, self.layer4):
-            x = layer(x)
-        x = F.adaptive_avg_pool2d(F.relu(self.bn(x), inplace=True), 1)
-        logits: Tensor = self.linear(x.flatten(1))
-        return logits
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        rename(state_dict, prefix, _OLD_NAMES)
-        for key in [key for key in state_dict if key.startswith(prefix) and key.endswith(".shortcut.weight")]:
-            state_dict[key.removesuffix("weight") + "0.weight"] = state_dict.pop(key)
-        super()._load_from_state_dict(state_dict, prefix, *rest)

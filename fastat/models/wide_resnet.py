@@ -1,16 +1,17 @@
 """Wide residual networks (Zagoruyko and Komodakis 2016).
 
-Modules have the names that they have in RobustBench and in the code of TRADES, so that weights load by name.
+Modules have the names that they have in RobustBench and in the code of TRADES, and the function is theirs: weights
+from there load. Those of TRADES and of networks after it hold a stage "sub_block1" that no forward pass uses; it is
+left out.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastat.models.preact import initialize, rename, shortcut_convolution, stage
+from fastat.models.preact import BasicBlock, PreActNetwork, initialize, row_of_blocks, shortcut_convolution
 
 
 def wide_resnet_28_10(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
@@ -28,27 +29,16 @@ def wide_resnet_34_20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
     return WideResNet(34, 20, num_classes, in_channels)
 
 
-_OLD_NAMES = {"0": "conv1", **{str(i): f"block{i}.layer" for i in range(1, 4)}, "4": "bn1", "8": "fc"}
-"""What run folders of the first versions call the modules."""
-
-
-class WideBlock(nn.Module):
-    """x -> shortcut(x) + conv(relu(bn(conv(relu(bn(x)))))), as :class:`fastat.models.preact.PreActBlock`."""
+class WideBlock(BasicBlock):
+    """The block of wide residual networks."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        super().__init__(in_channels, channels, stride)
         self.convShortcut = shortcut_convolution(in_channels, channels, stride)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] -> [B, channels, H / stride, W / stride]."""
-        activated = F.relu(self.bn1(x))
-        shortcut = x if self.convShortcut is None else self.convShortcut(activated)
-        residual = self.conv1(activated)
-        return shortcut + self.conv2(F.relu(self.bn2(residual)))
+    def changed(self, activated: Tensor) -> Tensor | None:
+        """See :class:`fastat.models.preact.BasicBlock`."""
+        return None if self.convShortcut is None else self.convShortcut(activated)
 
 
 class WideStage(nn.Module):
@@ -56,7 +46,7 @@ class WideStage(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, blocks: int, stride: int) -> None:
         super().__init__()
-        self.layer = stage(in_channels, channels, blocks, stride, WideBlock)
+        self.layer = row_of_blocks(in_channels, channels, blocks, stride, WideBlock)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in_channels, H, W] -> [B, channels, H / stride, W / stride]."""
@@ -64,7 +54,7 @@ class WideStage(nn.Module):
         return changed
 
 
-class WideResNet(nn.Module):
+class WideResNet(PreActNetwork):
     """WRN-depth-widen of Zagoruyko and Komodakis (2016, table 1), without dropout.
 
     Three stages of 16, 32, 64 times ``widen`` channels with (depth - 4) / 6 pre-activation blocks each.
@@ -79,6 +69,13 @@ class WideResNet(nn.Module):
         ValueError: depth is not 6 n + 4 with n >= 1.
     """
 
+    stages = ("conv1", "block1", "block2", "block3")
+    head = ("bn1", "fc")
+    first_names: ClassVar = {
+        "0": "conv1", "1": "block1.layer", "2": "block2.layer", "3": "block3.layer", "4": "bn1", "8": "fc",
+    }  # fmt: skip
+    shortcut_weight = "convShortcut.weight"
+
     def __init__(self, depth: int, widen: int, num_classes: int, in_channels: int) -> None:
         super().__init__()
         blocks, rest = divmod(depth - 4, 6)
@@ -92,16 +89,7 @@ class WideResNet(nn.Module):
         self.fc = nn.Linear(64 * widen, num_classes)
         initialize(self)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[B, in_channels, H, W] -> logits [B, num_classes]."""
-        for layer in (self.conv1, self.block1, self.block2, self.block3):
-            x = layer(x)
-        x = F.adaptive_avg_pool2d(F.relu(self.bn1(x), inplace=True), 1)
-        logits: Tensor = self.fc(x.flatten(1))
-        return logits
-
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        rename(state_dict, prefix, _OLD_NAMES)
-        for key in [key for key in state_dict if key.startswith(prefix) and key.endswith(".shortcut.weight")]:
-            state_dict[key.removesuffix("shortcut.weight") + "convShortcut.weight"] = state_dict.pop(key)
+        for key in [key for key in state_dict if key.startswith(f"{prefix}sub_block1.")]:
+            del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -4,6 +4,7 @@ from fastat.protocols.attack import TrainingAttack, attack_of
 from fastat.protocols.awp import perturbed_weights
 from fastat.protocols.config import ProtocolConfig, describe
 from fastat.protocols.objective import AttackedBatch, Objective, objective_of
+from fastat.protocols.procedure import Procedure, procedure_of
 from fastat.protocols.table import PROTOCOL_FIELDS, PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LossName",
     "Objective",
     "ObjectiveName",
+    "Procedure",
     "ProtocolConfig",
     "ProtocolName",
     "TrainingAttack",
@@ -21,4 +23,5 @@ __all__ = [
     "describe",
     "objective_of",
     "perturbed_weights",
+    "procedure_of",
 ]

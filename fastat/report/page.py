@@ -13,7 +13,7 @@ from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
 from fastat.support.files import write_bytes
 from fastat.support.foreign_json import read_inside, read_object
-from fastat.training import CONFIG, ENVIRONMENT, METRICS, TrainConfig, Which, config_from, describe_training, flat
+from fastat.training import CONFIG, ENVIRONMENT, METRICS, TrainConfig, Which, as_fields, config_from, describe_training
 
 _ROW = {
     "epoch": int,
@@ -161,7 +161,7 @@ def _findings(run: _Shown) -> str:
 
 def _configuration(runs: Sequence[_Shown]) -> Iterable[str]:
     """The fields in which the runs differ, then the others, folded away."""
-    values = [{field: html.plain(value) for field, value in flat(run.config).items()} for run in runs]
+    values = [{field: html.plain(value) for field, value in as_fields(run.config).items()} for run in runs]
     differing = [field for field in values[0] if len({found[field] for found in values}) > 1]
     head = ["field", *(run.name for run in runs)]
     if len(runs) > 1:

@@ -1,5 +1,8 @@
 """What five papers prove or observe as experiments, a package each; :class:`Experiment` says what each offers."""
 
+from importlib import import_module
+from types import ModuleType
+
 from fastat.theory.contract import DEFAULT_RESOURCES, Experiment, Resources
 from fastat.theory.result import FIGURES, Finding, Picture, Result
 
@@ -23,3 +26,9 @@ EXPERIMENTS = {
     "generalization": "the guarantee of holistic robust training (Bennouna, Lucas, Van Parys 2023)",
 }
 """The experiments by name, and what they show."""
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name.replace("_", "-") in EXPERIMENTS:
+        return import_module(f"fastat.theory.{name}")
+    raise AttributeError(f"module 'fastat.theory' has no attribute {name!r}")

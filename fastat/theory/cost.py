@@ -9,7 +9,7 @@ import torch
 
 from fastat import data, models
 from fastat.theory.threads import one_thread
-from fastat.training import TrainConfig, choose_device, layout_of, place
+from fastat.training import TrainConfig, choose_device, layout_of, placed
 
 _SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
     "mnist": (60_000, (1, 28, 28), 10),
@@ -89,13 +89,13 @@ def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, in
     network, device = config.network, choose_device(None)
     with torch.random.fork_rng(devices=[]):
         model = models.build(network.model, num_classes, shape[0], width=network.width, image_size=shape[1:])
-    placed = place(model, layout_of(config.run.channels_last, device), device)
+    network_there = placed(model, layout_of(config.run.channels_last, device), device)
     size = min(batch, _CPU_BATCH) if device.type == "cpu" else batch
     x = torch.zeros(size, *shape, device=device)
 
     def timed() -> float:
         began = time.perf_counter()
-        loss = placed(x).sum()
+        loss = network_there(x).sum()
         loss.backward()
         loss.item()  # waits for a GPU
         return time.perf_counter() - began

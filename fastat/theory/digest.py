@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from fastat.training import TrainConfig, flat
+from fastat.training import TrainConfig, as_fields
 
 
 def json_digest(value: Any, digits: int) -> str:
@@ -19,4 +19,4 @@ def cell_fields(cell: Any) -> dict[str, Any]:
     """The fields of a cell as JSON has them; those of a configuration in it are flat, as in config.json."""
     fields = dataclasses.asdict(cell)
     values = {one.name: getattr(cell, one.name) for one in dataclasses.fields(cell)}
-    return fields | {name: flat(value) for name, value in values.items() if isinstance(value, TrainConfig)}
+    return fields | {name: as_fields(value) for name, value in values.items() if isinstance(value, TrainConfig)}

@@ -9,17 +9,18 @@ from fastat.training.config import (
     RunConfig,
     Schedule,
     TrainConfig,
+    as_fields,
     config_from,
     describe_training,
     differing_fields,
-    flat,
-    updated,
+    with_fields,
 )
 from fastat.training.defaults import default_config
-from fastat.training.devices import choose_device, layout_of, place
+from fastat.training.devices import choose_device, layout_of, placed
 from fastat.training.images import training_sets
 from fastat.training.interrupt import interrupts_deferred
 from fastat.training.network import CALLER, CONFIG, ENVIRONMENT, METRICS, Network, Which, load_network
+from fastat.training.run import Run, open_run
 from fastat.training.train import train
 
 __all__ = [
@@ -30,10 +31,12 @@ __all__ = [
     "ConfigError",
     "Network",
     "OptimizerConfig",
+    "Run",
     "RunConfig",
     "Schedule",
     "TrainConfig",
     "Which",
+    "as_fields",
     "check_config",
     "check_same_config",
     "choose_device",
@@ -41,13 +44,13 @@ __all__ = [
     "default_config",
     "describe_training",
     "differing_fields",
-    "flat",
     "interrupts_deferred",
     "layout_of",
     "load_network",
     "monitors",
-    "place",
+    "open_run",
+    "placed",
     "train",
     "training_sets",
-    "updated",
+    "with_fields",
 ]

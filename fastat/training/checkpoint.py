@@ -41,7 +41,7 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
 
     With a group all its processes call this, and the first one writes.
     """
-    delta, group = learner.delta, learner.group
+    delta, group = learner.delta, learner.place.group
     if delta is not None and group is not None:
         delta = gather_parts(delta, [len(delta)] * group.size(), group)
     if rank_of(group) > 0:

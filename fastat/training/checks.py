@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 from fastat import data, models
 from fastat.protocols import PROTOCOLS, ProtocolConfig
-from fastat.training.config import ConfigError, TrainConfig, check, check_types, flat
+from fastat.training.config import ConfigError, TrainConfig, as_fields, check, check_types
 
 _AT_LEAST_0 = (
     "eps", "momentum", "weight_decay", "r", "gamma", "beta", "trades_beta", "mart_lambda", "grad_align", "awp",
@@ -21,34 +20,39 @@ _AT_LEAST_1 = ("attack_steps", "replays", "epochs", "patience", "eval_size", "wi
 def check_config(config: TrainConfig) -> None:
     """Raises :class:`ConfigError` if a value is out of its range; the message names the field and the value."""
     check_types(config)
-    values = flat(config)
+    values = as_fields(config)
+
+    def rule(field: str, holds: bool, text: str) -> None:
+        check(holds, field, values[field], text)
+
     for field, check_name in (("data", data.check_name), ("model", models.check_name)):
         try:
             check_name(values[field])
         except ValueError as error:
             raise ConfigError(field, str(error)) from error
-    v = SimpleNamespace(**values)
-    check(v.width is None or v.model in models.WITH_WIDTH, config, "width", f"left out for {v.model}")
-    _check_protocol(config, config.method)
+    network, method, optimizer, dataset = config.network, config.method, config.optimizer, config.dataset
+    rule("width", network.width is None or network.model in models.WITH_WIDTH, f"left out for {network.model}")
+    _check_protocol(method)
     for field in _AT_LEAST_0:
-        check(0 <= values[field] < math.inf, config, field, "a finite number >= 0")
+        rule(field, 0 <= values[field] < math.inf, "a finite number >= 0")
     for field in _ABOVE_0:
-        check(0 < values[field] < math.inf, config, field, "a finite number above 0")
+        rule(field, 0 < values[field] < math.inf, "a finite number above 0")
     for field in _BELOW_1:
-        check(0 <= values[field] < 1, config, field, "in [0, 1)")
-    check(v.step_size is None or 0 < v.step_size < math.inf, config, "step_size", "finite and above 0")
-    check(not v.nesterov or v.momentum > 0, config, "nesterov", "off where momentum is 0")
-    rising = list(v.milestones) == sorted(v.milestones) and all(0 < t < 1 for t in v.milestones)
-    check(rising, config, "milestones", "rising, in (0, 1)")
-    check(v.loss != "mart" or v.label_smoothing == 0, config, "label_smoothing", "0 for the loss of mart")
-    check(v.batch_size >= 2, config, "batch_size", "at least 2: batch norm needs two images")
-    check(v.train_size is None or v.train_size >= 2, config, "train_size", "at least 2")
-    check(v.patience is None or v.val_size > 0, config, "patience", "left out where val_size is 0")
+        rule(field, 0 <= values[field] < 1, "in [0, 1)")
+    rule("step_size", method.step_size is None or 0 < method.step_size < math.inf, "finite and above 0")
+    rule("nesterov", not optimizer.nesterov or optimizer.momentum > 0, "off where momentum is 0")
+    milestones = optimizer.milestones
+    rising = list(milestones) == sorted(milestones) and all(0 < t < 1 for t in milestones)
+    rule("milestones", rising, "rising, in (0, 1)")
+    rule("label_smoothing", method.loss != "mart" or method.label_smoothing == 0, "0 for the loss of mart")
+    rule("batch_size", optimizer.batch_size >= 2, "at least 2: batch norm needs two images")
+    rule("train_size", dataset.train_size is None or dataset.train_size >= 2, "at least 2")
+    rule("patience", config.run.patience is None or dataset.val_size > 0, "left out where val_size is 0")
     for field in _AT_LEAST_1:
-        check(values[field] is None or values[field] >= 1, config, field, "at least 1")
+        rule(field, values[field] is None or values[field] >= 1, "at least 1")
 
 
-def _check_protocol(config: TrainConfig, method: ProtocolConfig) -> None:
+def _check_protocol(method: ProtocolConfig) -> None:
     """What a protocol's name says must hold: a configuration made with the name alone would train something else.
 
     A name that sets the objective leaves attack and loss free, one that sets the loss the attack.
@@ -56,8 +60,10 @@ def _check_protocol(config: TrainConfig, method: ProtocolConfig) -> None:
     sets = PROTOCOLS[method.protocol]
     named = {"objective": "mean", "loss": "cross-entropy", "attack": "pgd", **sets}
     for field in ("objective", "loss", "attack"):
+        value = getattr(method, field)
         rule = f"{named[field]} under protocol {method.protocol} (default_config sets it)"
-        check(getattr(method, field) == named[field], config, field, rule)
+        check(value == named[field], field, value, rule)
         if field in sets:
             break
-    check(method.protocol != "gradalign" or method.grad_align > 0, config, "grad_align", "above 0 under gradalign")
+    aligned = method.protocol != "gradalign" or method.grad_align > 0
+    check(aligned, "grad_align", method.grad_align, "above 0 under gradalign")

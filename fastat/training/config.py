@@ -92,7 +92,7 @@ class RunConfig:
 class TrainConfig:
     """Everything that decides the outcome of a training run; where it runs and is saved is not part of it.
 
-    The fields of the parts have different names, so that command lines, files and :func:`updated` name them alone.
+    The fields of the parts have different names, so that command lines, files and :func:`with_fields` name them alone.
     """
 
     method: ProtocolConfig = field(default_factory=ProtocolConfig)
@@ -107,13 +107,13 @@ _PARTS: dict[str, type] = get_type_hints(TrainConfig)
 _PART_OF = {one.name: part for part, kind in _PARTS.items() for one in dataclasses.fields(kind)}
 
 
-def flat(config: TrainConfig) -> dict[str, Any]:
+def as_fields(config: TrainConfig) -> dict[str, Any]:
     """All fields of all parts by their names: what config.json holds."""
     return {name: getattr(getattr(config, part), name) for name, part in _PART_OF.items()}
 
 
-def updated(config: TrainConfig, **changes: Any) -> TrainConfig:
-    """The configuration with some fields of its parts changed: ``updated(config, eps=8 / 255, epochs=30)``.
+def with_fields(config: TrainConfig, **changes: Any) -> TrainConfig:
+    """The configuration with some fields of its parts changed: ``with_fields(config, eps=8 / 255, epochs=30)``.
 
     Raises:
         TypeError: a change that is no field of a part.
@@ -139,14 +139,14 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
     if unknown := sorted(saved.keys() - _PART_OF.keys()):
         raise ValueError(f"not fields of a configuration: {', '.join(unknown)}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}  # JSON's lists
-    config = updated(TrainConfig(), **values)
+    config = with_fields(TrainConfig(), **values)
     check_types(config)
     return config
 
 
 def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
     """Descriptions "field: old -> new" of where two configurations differ."""
-    return differences(flat(old), flat(new))
+    return differences(as_fields(old), as_fields(new))
 
 
 def describe_training(config: TrainConfig) -> str:
@@ -158,13 +158,14 @@ def check_types(config: TrainConfig) -> None:
     """Raises :class:`ConfigError` for a value of another type than its field's."""
     for part, holder in _PARTS.items():
         for name, kind in get_type_hints(holder).items():
-            check(_fits(getattr(getattr(config, part), name), kind), config, name, _rule(kind))
+            value = getattr(getattr(config, part), name)
+            check(_fits(value, kind), name, value, _rule(kind))
 
 
-def check(holds: bool, config: TrainConfig, name: str, rule: str) -> None:
+def check(holds: bool, name: str, value: object, rule: str) -> None:
     """Raises :class:`ConfigError` that the field must be what the rule says, unless it holds."""
     if not holds:
-        raise ConfigError(name, f"{name} must be {rule}, got {flat(config)[name]!r}")
+        raise ConfigError(name, f"{name} must be {rule}, got {value!r}")
 
 
 def _rule(kind: Any) -> str:

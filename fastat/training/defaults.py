@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastat.protocols import PROTOCOLS, ProtocolName
-from fastat.training.config import TrainConfig, updated
+from fastat.training.config import TrainConfig, with_fields
 
 
 def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any) -> TrainConfig:
@@ -22,7 +22,8 @@ def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any)
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
     by_data = _DEFAULTS.get(data.split(":", 1)[0], {})
-    return updated(TrainConfig(), **{"data": data, "protocol": protocol, **by_data, **PROTOCOLS[protocol], **changes})
+    fields = {"data": data, "protocol": protocol, **by_data, **PROTOCOLS[protocol], **changes}
+    return with_fields(TrainConfig(), **fields)
 
 
 _CIFAR: dict[str, Any] = {

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
 from fastat.kernels import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
-from fastat.support.distributed import local_rank
+from fastat.support.distributed import Group, local_rank
 from fastat.training.config import ConfigError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step runs.
+
+    Attributes:
+        device: of all tensors.
+        group: the processes that share every batch; None for this one alone.
+        layout: of images and weights in memory.
+        bf16: whether the network runs under autocast.
+    """
+
+    device: torch.device
+    group: Group | None
+    layout: torch.memory_format
+    bf16: bool
 
 
 def choose_device(device: torch.device | str | None) -> torch.device:
@@ -34,7 +52,7 @@ def choose_device(device: torch.device | str | None) -> torch.device:
     return torch.device("cuda", local_rank()) if chosen == torch.device("cuda") else chosen
 
 
-def place(model: nn.Module, layout: torch.memory_format, device: torch.device) -> nn.Module:
+def placed(model: nn.Module, layout: torch.memory_format, device: torch.device) -> nn.Module:
     """The model on the device, its weights in that layout."""
     model = model.to(device)
     return model if layout == torch.contiguous_format else model.to(memory_format=layout)

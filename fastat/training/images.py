@@ -57,20 +57,19 @@ def training_sets(settings: DataConfig, seed: int, split: Split) -> tuple[AnyDat
 def images_of(
     train_set: AnyDataset, val_set: AnyDataset | None, batch_size: int, device: torch.device, group: Group | None
 ) -> Images:
-    """The images of a run on its device; ``batch_size`` is that of all processes."""
-    size = min(batch_size, len(train_set))
-    own = size // size_of(group)
+    """The images of a run on its device; ``batch_size``, of all processes, is at most that of the training set."""
+    own = batch_size // size_of(group)
     return Images(
         train_set.to(device),
         None if val_set is None else val_set.load().to(device),
         (train_set if val_set is None else val_set).subset(PROBE_IMAGES, 0).load().to(device),
-        size,
+        batch_size,
         slice(rank_of(group) * own, (rank_of(group) + 1) * own),
     )
 
 
 def batches(
-    images: Images, steps: range, augmentation: Augmentation, *, replays: int, device: torch.device
+    images: Images, augmentation: Augmentation, steps: range, *, seed: int, replays: int, device: torch.device
 ) -> Iterator[Batch]:
     """This process's part of the batches of these steps, which are counted over the whole run.
 
@@ -80,7 +79,7 @@ def batches(
     for number, group in groupby(steps, key=lambda step: step // replays // per_pass):
         in_pass = list(group)
         first = in_pass[0] // replays - number * per_pass
-        order = keyed_permutation(len(images.train_set), augmentation.seed, number, _ORDER)
+        order = keyed_permutation(len(images.train_set), seed, number, _ORDER)
         rows = order[: per_pass * images.batch_size].view(per_pass, images.batch_size)[:, images.part]
         times = [len(list(same)) for _, same in groupby(in_pass, key=lambda step: step // replays)]
         found = images.train_set.batches(

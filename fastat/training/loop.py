@@ -42,7 +42,7 @@ def train_epochs(
         measure_every: epochs between two measurements.
         checkpoint_every: seconds between two checkpoints within an epoch.
     """
-    learner, state, epochs = run.learner, run.state, run.optimizer.epochs
+    learner, state, epochs = run.learner, run.state, run.schedule.epochs
     try:
         while not run.over or state.current.step > 0:  # a run that a monitor stops has its last epoch to close
             _train_epoch(run, display, checkpoint_every)
@@ -50,17 +50,17 @@ def train_epochs(
             accuracy = validate(run, display)
             due = (state.epoch + 1) % measure_every == 0 or state.epoch + 1 == epochs
             measured = dict(measure(run.front.before(learner.evaluated))) if measure is not None and due else {}
-            with interrupts_deferred(learner.group is None):
+            with interrupts_deferred(learner.place.group is None):
                 _close_epoch(run, display, accuracy, measured)
             display.epoch(state.history[-1])
             if log is not None:
                 log.write(state.history[-1])
     except KeyboardInterrupt:
-        if learner.group is None:
+        if learner.place.group is None:
             _save(run)
         raise
     finally:
-        for model in (learner.network, learner.model, learner.evaluated, *run.front.seen.values()):
+        for model in (learner.forward, learner.model, learner.evaluated, *run.front.seen.values()):
             if isinstance(model, nn.Module):
                 graphs.forget(model)
 
@@ -78,7 +78,7 @@ def rest_of_epoch(run: Run) -> Iterator[Batch]:
 
 def rate(run: Run, step: int) -> float:
     """The learning rate of a step of the whole run, counted from 0."""
-    return learning_rate(run.optimizer, (step + 0.5) / (run.optimizer.epochs * run.images.steps_per_epoch))
+    return learning_rate(run.schedule, (step + 0.5) / (run.schedule.epochs * run.images.steps_per_epoch))
 
 
 def _save(run: Run) -> None:
@@ -89,11 +89,11 @@ def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
     """The rest of the current epoch."""
     learner, state, now = run.learner, run.state, run.state.current
     per_epoch, replay = run.images.steps_per_epoch, run.learner.replay
-    look_every = 1 if learner.device.type == "cpu" else _LOOK_EVERY
+    look_every = 1 if learner.place.device.type == "cpu" else _LOOK_EVERY
     saved = last = time.monotonic()
     batches = rest_of_epoch(run)
     while now.step < per_epoch and not state.stopped:
-        with interrupts_deferred(learner.group is None):
+        with interrupts_deferred(learner.place.group is None):
             refused = replay.refused
             take_step(run, next(batches))
             now.step += 1
@@ -102,7 +102,7 @@ def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
             moment = time.monotonic()
             now.seconds, last = now.seconds + moment - last, moment
             looking = now.step % look_every == 0 or now.step == per_epoch
-            due = looking and agreed(moment - saved >= checkpoint_every, learner.group, learner.device)
+            due = looking and agreed(moment - saved >= checkpoint_every, learner.place.group, learner.place.device)
             if looking:
                 _look(run, display)
             if state.step % monitors.PROBE_EVERY == 0 and run.attacked:
@@ -118,7 +118,7 @@ def _average_epoch(run: Run) -> None:
 
     Once, also where the run is interrupted before the epoch is closed. An epoch that a collapse ended is left out.
     """
-    settings, state, average = run.optimizer, run.state, run.learner.average
+    settings, state, average = run.schedule, run.state, run.learner.average
     if average is None or settings.average != "swa" or state.current.averaged or state.stopped:
         return
     move_average_(average, run.learner.model, 1 / (state.averaged + 1))
@@ -135,7 +135,7 @@ def _look(run: Run, display: Display) -> None:
         raise FloatingPointError(
             f"{skipped} steps of epoch {state.epoch + 1}, the last of them step "
             f"{int(losses.isnan().nonzero()[-1]) + 1}, had an infinite or NaN gradient and were skipped "
-            f"(lr up to {run.optimizer.lr}); a lower lr may help. The last checkpoint is in {run.folder.path}."
+            f"(lr up to {run.schedule.lr}); a lower lr may help. The last checkpoint is in {run.folder.path}."
         )
     seen = now.step * run.images.batch_size
     accuracy = float(now.marks.hits.sum()) / seen
@@ -170,7 +170,7 @@ def _close_epoch(run: Run, display: Display, accuracy: dict[str, float], measure
         report(state, display, monitors.SKIPPED, text)
     state.stopped = state.stopped or _out_of_patience(state, run.settings.patience)
     row["stopped"] = state.stopped
-    over = bool(state.stopped) or len(state.history) == run.optimizer.epochs
+    over = bool(state.stopped) or len(state.history) == run.schedule.epochs
     if gap := monitors.new_robust_overfitting(state.history, over):
         report(state, display, monitors.ROBUST, gap)
     state.epoch += 1

@@ -15,8 +15,8 @@ from fastat import models
 from fastat.data import AnyDataset
 from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
-from fastat.training.config import TrainConfig, config_from, flat
-from fastat.training.devices import choose_device, layout_of, place
+from fastat.training.config import TrainConfig, as_fields, config_from
+from fastat.training.devices import choose_device, layout_of, placed
 
 Which = Literal["best", "last"]
 
@@ -57,7 +57,7 @@ class Network:
 def network_state(config: TrainConfig, dataset: AnyDataset, model: nn.Module) -> dict[str, Any]:
     """What a file must hold for :func:`load_network` to build the network again."""
     return {
-        "config": flat(config),
+        "config": as_fields(config),
         "title": dataset.title,
         "classes": list(dataset.classes),
         "image_shape": list(dataset.image_shape),
@@ -88,7 +88,7 @@ def load_network(path: str | Path, device: torch.device | str | None = None, *, 
     model.load_state_dict(state.get("average") or state["model"])
     chosen = choose_device(device)
     return Network(
-        place(model, layout_of(config.run.channels_last, chosen), chosen).eval(),
+        placed(model, layout_of(config.run.channels_last, chosen), chosen).eval(),
         config,
         state["title"],
         tuple(state["classes"]),

@@ -74,21 +74,21 @@ def _react(run: Run, display: Display, found: Mapping[str, float], images: int) 
 
 def accuracy_of(run: Run, images: Dataset, attacks: tuple[str, ...], model: nn.Module) -> dict[str, float]:
     """Accuracies on the images, each process measuring its share of them."""
-    learner = run.learner
-    own = torch.arange(rank_of(learner.group), len(images), size_of(learner.group), device=learner.device)
+    learner, group, device = run.learner, run.learner.place.group, run.learner.place.device
+    own = torch.arange(rank_of(group), len(images), size_of(group), device=device)
     share = images.take(own)
-    counts = torch.zeros(1 + len(attacks), device=learner.device)
+    counts = torch.zeros(1 + len(attacks), device=device)
     if len(share) > 0:
         found = evaluate_images(
             run.front.before(model),
             share,
-            run.threat,
+            run.learner.procedure.threat,
             attacks=attacks,
             seed=learner.seed,
             graph="auto" if learner.replay.wanted else False,
         )
-        right = torch.tensor([found.accuracy[name] for name in ("clean", *attacks)], device=learner.device)
+        right = torch.tensor([found.accuracy[name] for name in ("clean", *attacks)], device=device)
         counts += right * len(share)
-    sum_([counts], learner.group)
+    sum_([counts], group)
     numbers = (counts.round() / len(images)).tolist()
     return dict(zip(("clean", *attacks), numbers, strict=True))

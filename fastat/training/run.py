@@ -16,11 +16,10 @@ from torch import nn
 from fastat import data
 from fastat.data import Augmentation, Batch, Split, channel_statistics
 from fastat.kernels import describe_environment
-from fastat.protocols import attack_of, objective_of
+from fastat.protocols import procedure_of
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.files import load_checkpoint, write_json, write_json_lines
 from fastat.support.keyed import derive_seed
-from fastat.support.threat import ThreatModel
 from fastat.training.averaging import average_of
 from fastat.training.checkpoint import (
     RunFolder,
@@ -31,13 +30,13 @@ from fastat.training.checkpoint import (
     save_best,
 )
 from fastat.training.checks import check_config
-from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig, flat
-from fastat.training.devices import layout_of, place, uses_bf16
+from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig, as_fields
+from fastat.training.devices import Place, layout_of, placed, uses_bf16
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of, training_sets
 from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model
 from fastat.training.state import State, new_state
-from fastat.training.step import Learner
+from fastat.training.step import Learner, Replay
 
 _WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
 
@@ -53,9 +52,8 @@ class Run:
         state: where it stands.
         folder: where it is saved.
         front: what stands in front of the network.
-        threat: the perturbations it is watched under.
         attacked: whether it trains on attacked images, and can collapse.
-        optimizer: for how long it trains, with which learning rates and average.
+        schedule: for how long it trains, with which learning rates and average.
         settings: how it is watched and ended.
     """
 
@@ -65,15 +63,14 @@ class Run:
     state: State
     folder: RunFolder
     front: Front
-    threat: ThreatModel
     attacked: bool
-    optimizer: OptimizerConfig
+    schedule: OptimizerConfig
     settings: RunConfig
 
     @property
     def over(self) -> bool:
         """Whether there is nothing left to train."""
-        return bool(self.state.stopped) or self.state.epoch == self.optimizer.epochs
+        return bool(self.state.stopped) or self.state.epoch == self.schedule.epochs
 
 
 def open_run(
@@ -85,6 +82,7 @@ def open_run(
     download: bool = False,
     split: Split | None = None,
     front: nn.Module | None = None,
+    graph: bool = True,
 ) -> Run:
     """A new run in the folder, or the unfinished one it holds, to be continued.
 
@@ -107,12 +105,13 @@ def open_run(
     if size % size_of(group):
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
-    model = _new_model(config, split, device, group)
+    place = Place(device, group, layout_of(config.run.channels_last, device), uses_bf16(config.run.precision, device))
+    model = _new_model(config, split, place)
     if front is not None:
         check_fixed(front, train_set.image_shape)
     images = images_of(train_set, val_set, size, device, group)
     ahead = Front(None if front is None else front.to(device))
-    run = _new_run(config, RunFolder(folder, config, images.train_set), images, ahead, model, device, group)
+    run = _new_run(config, RunFolder(folder, config, images.train_set), images, ahead, model, place, graph)
     if (folder / CHECKPOINT).exists():
         restore(run.learner, run.state, images.part, load_checkpoint(folder / CHECKPOINT))
     _check_same_place(run)
@@ -122,54 +121,36 @@ def open_run(
 
 
 def _new_run(
-    config: TrainConfig,
-    folder: RunFolder,
-    images: Images,
-    front: Front,
-    model: nn.Module,
-    device: torch.device,
-    group: Group | None,
+    config: TrainConfig, folder: RunFolder, images: Images, front: Front, model: nn.Module, place: Place, graph: bool
 ) -> Run:
-    method, threat, optimizer, settings = config.method, config.threat, config.optimizer, config.run
-    seen = front.before(model)
+    method, schedule, settings = config.method, config.optimizer, config.run
     free = method.attack == "free"
     shape = (images.part.stop - images.part.start, *images.train_set.image_shape)
+    seen = front.before(model)
     learner = Learner(
         model=model,
-        network=torch.compile(seen) if settings.compile else seen,
-        optimizer=_optimizer(optimizer, model),
-        attack=None if free else attack_of(method, threat),
-        attack_mode=method.attack_mode,
-        objective=objective_of(method, threat),
-        threat=threat,
-        delta=torch.zeros(shape, device=device) if free else None,
-        delta_step=threat.eps if method.step_size is None else method.step_size,
-        awp=method.awp,
-        clip_grad=optimizer.clip_grad,
-        average=None if optimizer.average == "none" else average_of(model),
-        ema_decay=optimizer.ema_decay if optimizer.average == "ema" else None,
-        bf16=uses_bf16(settings.precision, device),
-        layout=layout_of(settings.channels_last, device),
+        forward=torch.compile(seen) if settings.compile else seen,
+        optimizer=_sgd(schedule, model),
+        clip_grad=schedule.clip_grad,
+        procedure=procedure_of(method, config.threat),
+        delta=torch.zeros(shape, device=place.device) if free else None,
+        average=None if schedule.average == "none" else average_of(model),
+        ema_decay=schedule.ema_decay if schedule.average == "ema" else None,
         seed=settings.seed,
-        device=device,
-        group=group,
+        place=place,
+        replay=Replay(wanted=graph),
     )
+    augmentation = Augmentation(config.dataset.augment, config.dataset.cutout, settings.seed)
+    replays = method.replays if free else 1
     return Run(
         learner=learner,
         images=images,
-        batches=partial(
-            batches,
-            images,
-            augmentation=Augmentation(config.dataset.augment, config.dataset.cutout, settings.seed),
-            replays=method.replays if free else 1,
-            device=device,
-        ),
-        state=new_state(images.steps_per_epoch, device),
+        batches=partial(batches, images, augmentation, seed=settings.seed, replays=replays, device=place.device),
+        state=new_state(images.steps_per_epoch, place.device),
         folder=folder,
         front=front,
-        threat=threat,
         attacked=method.attack != "none",
-        optimizer=optimizer,
+        schedule=schedule,
         settings=settings,
     )
 
@@ -182,9 +163,9 @@ def _write_files(run: Run, given: dict[str, str]) -> None:
         write_json(folder / CALLER, given)
     else:
         (folder / CALLER).unlink(missing_ok=True)
-    write_json(folder / CONFIG, flat(run.folder.config))
+    write_json(folder / CONFIG, as_fields(run.folder.config))
     if not run.over:
-        write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(run.learner.group))})
+        write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(run.learner.place.group))})
     write_json_lines(folder / METRICS, run.state.history)
     save_best(run.folder, run.learner.evaluated, run.state)
 
@@ -202,16 +183,16 @@ def _load(name: str, data_root: str | Path | None, download: bool, group: Group 
 
 def _check_same_place(run: Run) -> None:
     """Raises ValueError if the processes of the group did not find the same checkpoint."""
-    group = run.learner.group
+    group = run.learner.place.group
     if group is None:
         return
-    steps = torch.tensor([run.state.step, -run.state.step], device=run.learner.device)
+    steps = torch.tensor([run.state.step, -run.state.step], device=run.learner.place.device)
     dist.all_reduce(steps, dist.ReduceOp.MAX, group=group)
     if int(steps.sum()) != 0:
         raise ValueError(f"{run.folder.path} must be one folder that all processes share: they are at different steps")
 
 
-def _new_model(config: TrainConfig, split: Split, device: torch.device, group: Group | None) -> nn.Module:
+def _new_model(config: TrainConfig, split: Split, place: Place) -> nn.Module:
     mean, std = channel_statistics(split.train)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.run.seed, _WEIGHTS))
@@ -219,12 +200,12 @@ def _new_model(config: TrainConfig, split: Split, device: torch.device, group: G
             model = build_model(config.network, len(split.train.classes), split.train.image_shape, mean, std)
         except ValueError as error:
             raise ConfigError("model", str(error)) from error
-    if config.run.sync_bn and group is not None:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, group)
-    return place(model, layout_of(config.run.channels_last, device), device)
+    if config.run.sync_bn and place.group is not None:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, place.group)
+    return placed(model, place.layout, place.device)
 
 
-def _optimizer(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
+def _sgd(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
     """SGD; normalizations and biases are the parameters of fewer than two dimensions."""
     decay = 0.0 if settings.exempt_norm_and_bias else settings.weight_decay
     groups: list[dict[str, Any]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -14,11 +14,12 @@ from torch.utils.weak import WeakIdRef
 from fastat import graphs
 from fastat.data import Batch
 from fastat.kernels import ops
-from fastat.protocols import AttackedBatch, Objective, TrainingAttack, perturbed_weights
+from fastat.protocols import AttackedBatch, Procedure, perturbed_weights
 from fastat.support.distributed import Group, mean_, rank_of, size_of
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import ThreatModel
 from fastat.training.averaging import ema_share, move_average_
+from fastat.training.devices import Place
 
 ATTACK, _NETWORK = 0xA77, 0x2E7  # purposes in the keys of the attack's random numbers and of dropout's
 
@@ -33,7 +34,7 @@ class Replay:
         refused: why steps cannot be recorded; empty if nothing speaks against it.
     """
 
-    wanted: bool = True
+    wanted: bool
     ready: bool = False
     refused: str = ""
 
@@ -44,45 +45,29 @@ class Learner:
 
     Attributes:
         model: the network that learns.
-        network: the network as training calls it: behind a front, compiled, or ``model`` itself.
+        forward: the network as training calls it: behind a front, compiled, or ``model`` itself.
         optimizer: SGD on all parameters of the model.
-        attack: makes the images that the network learns from; None where there is a ``delta``.
-        attack_mode: mode of the network under attack.
-        objective: what is descended there.
-        threat: what the perturbation may be, for ``delta`` alone: the attack knows it.
-        delta: the perturbation that attack "free" carries on, of this process's part of the batch; else None.
-        delta_step: its step size.
-        awp: size of the adversarial weight perturbation.
         clip_grad: largest norm of the gradient; 0: no limit.
+        procedure: what is attacked by and descended.
+        delta: the perturbation that attack "free" carries on, of this process's part of the batch; else None.
         average: the average of the weights, or None.
         ema_decay: decay of the average, which then moves at every step; None where it does not.
-        bf16: whether the network runs under autocast.
-        layout: of the images in memory.
         seed: of the run.
-        device: where the step runs.
-        group: the processes that share every batch; None for this one alone.
+        place: where the step runs.
         replay: whether steps are replayed from a CUDA graph.
     """
 
     model: nn.Module
-    network: Callable[[Tensor], Tensor]
+    forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
-    attack: TrainingAttack | None
-    attack_mode: str
-    objective: Objective
-    threat: ThreatModel
-    delta: Tensor | None
-    delta_step: float
-    awp: float
     clip_grad: float
+    procedure: Procedure
+    delta: Tensor | None
     average: nn.Module | None
     ema_decay: float | None
-    bf16: bool
-    layout: torch.memory_format
     seed: int
-    device: torch.device
-    group: Group | None
-    replay: Replay = field(default_factory=Replay)
+    place: Place
+    replay: Replay
 
     @property
     def evaluated(self) -> nn.Module:
@@ -116,12 +101,12 @@ def train_step(learner: Learner, batch: Batch, number: int, lr: float, marks: Ma
         lr: its learning rate.
         marks, position: where its loss and hits are written.
     """
-    devices = [learner.device] if learner.device.type == "cuda" else []
+    devices = [learner.place.device] if learner.place.device.type == "cuda" else []
     tensors = _tensors(learner, batch, number, lr, position)
     replay = learner.replay
     learner.model.train()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(learner.seed, number, _NETWORK, rank_of(learner.group)))
+        torch.manual_seed(derive_seed(learner.seed, number, _NETWORK, rank_of(learner.place.group)))
         if replay.ready and not replay.refused:
             try:
                 _replay(learner, marks, tensors)
@@ -129,20 +114,20 @@ def train_step(learner: Learner, batch: Batch, number: int, lr: float, marks: Ma
             except graphs.CaptureError as error:
                 replay.refused = str(error)
         _step(learner, marks, tensors, "auto" if replay.wanted else False)
-    replay.ready = replay.wanted and learner.group is None and graphs.can_record(learner.device)
+    replay.ready = replay.wanted and learner.place.group is None and graphs.can_record(learner.place.device)
 
 
 def _tensors(learner: Learner, batch: Batch, number: int, lr: float, position: int) -> dict[str, Tensor]:
     """All that differs from one step to the next."""
 
     def scalar(value: float, dtype: torch.dtype) -> Tensor:
-        return torch.full((), value, dtype=dtype, device=learner.device)  # made there: a copy would wait
+        return torch.full((), value, dtype=dtype, device=learner.place.device)  # made there: a copy would wait
 
     tensors = {
-        "x": batch.x.contiguous(memory_format=learner.layout),
+        "x": batch.x.contiguous(memory_format=learner.place.layout),
         "y": batch.y,
         "ids": batch.ids,
-        "seed": ops.seed_tensor(derive_seed(learner.seed, number, ATTACK), learner.device),
+        "seed": ops.seed_tensor(derive_seed(learner.seed, number, ATTACK), learner.place.device),
         "lr": scalar(lr, torch.float32),
         "position": scalar(position, torch.int64),
     }
@@ -161,23 +146,23 @@ def _replay(learner: Learner, marks: Marks, tensors: dict[str, Tensor]) -> None:
     delta = [] if learner.delta is None else [learner.delta]
     written = [*learner.model.parameters(), *momenta, *averages, *delta, marks.losses, marks.hits]
     key = "step", WeakIdRef(learner), WeakIdRef(marks)
-    graphs.run(body, tensors, model=learner.network, settings=lambda: key, graph=True, written=written)
+    graphs.run(body, tensors, model=learner.forward, settings=lambda: key, graph=True, written=written)
 
 
 def _step(learner: Learner, marks: Marks, tensors: graphs.Tensors, graph: graphs.Graph) -> None:
     """The work of a step: all that differs between steps is in the tensors. With graph the attack may be recorded."""
-    model, group = learner.model, learner.group
+    model, group = learner.model, learner.place.group
     x, y, ids, seed = (tensors[name] for name in ("x", "y", "ids", "seed"))
     for parameters in learner.optimizer.param_groups:
         parameters["lr"] = tensors["lr"]
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in buffers]
-    with torch.autocast(learner.device.type, dtype=torch.bfloat16, enabled=learner.bf16):
+    with torch.autocast(learner.place.device.type, dtype=torch.bfloat16, enabled=learner.place.bf16):
         x_adv = _attacked(learner, x, y, ids, seed, graph)
         attacked = AttackedBatch(x, x_adv, y, ids, seed, group)
         model.train()
-        objective = partial(learner.objective, learner.network, attacked)
-        with perturbed_weights(model, lambda: objective()[0], learner.awp, group):
+        objective = partial(learner.procedure.objective, learner.forward, attacked)
+        with perturbed_weights(model, lambda: objective()[0], learner.procedure.awp, group):
             loss, logits = objective()
             learner.optimizer.zero_grad()
             loss.backward()
@@ -190,7 +175,7 @@ def _step(learner: Learner, marks: Marks, tensors: graphs.Tensors, graph: graphs
         buffer.copy_(torch.where(finite, buffer, old))
     mean_(_batch_statistics(model), group)  # every process has seen another part of the batch
     if learner.delta is not None:
-        _move_delta(learner.delta, x_adv, learner.delta_step, learner.threat)
+        _move_delta(learner.delta, x_adv, learner.procedure.step_size, learner.procedure.threat)
     if learner.average is not None and learner.ema_decay is not None:
         move_average_(learner.average, model, tensors.get("share", 1.0))
 
@@ -198,10 +183,11 @@ def _step(learner: Learner, marks: Marks, tensors: graphs.Tensors, graph: graphs
 def _attacked(learner: Learner, x: Tensor, y: Tensor, ids: Tensor, seed: Tensor, graph: graphs.Graph) -> Tensor:
     if learner.delta is not None:
         attacked = x + learner.delta
-        return (attacked.clamp_(0, 1) if learner.threat.box else attacked).requires_grad_()
-    assert learner.attack is not None
-    learner.model.train(learner.attack_mode == "train")
-    return learner.attack(learner.network, x, y, seed=seed, sample_ids=ids, graph=graph)
+        return (attacked.clamp_(0, 1) if learner.procedure.threat.box else attacked).requires_grad_()
+    attack = learner.procedure.attack
+    assert attack is not None
+    learner.model.train(learner.procedure.attack_mode == "train")
+    return attack(learner.forward, x, y, seed=seed, sample_ids=ids, graph=graph)
 
 
 def _move_delta(delta: Tensor, x_adv: Tensor, step_size: float, threat: ThreatModel) -> None:

@@ -57,7 +57,8 @@ def train(
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
         group: processes of torch.distributed that train together: each takes its part of every batch, with the random
             numbers of its images, and the first one writes. All call this with the same arguments.
-        split: images to train on in place of the train half of ``config.data``. A run is continued on the same only.
+        split: images to train on in place of the train half of ``config.dataset.data``. A run is continued on the same
+            only.
         front: stands in front of the network wherever this run calls it, in the training, the attacks, the validation
             and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned, and a run
             is continued behind the same only.
@@ -72,7 +73,7 @@ def train(
         measure_every: epochs between two of these calls; the last epoch is always measured.
 
     Returns:
-        The network that ``config.select`` chooses.
+        The network that ``config.run.select`` chooses.
 
     Raises:
         FileNotFoundError: the dataset is missing.
@@ -89,9 +90,8 @@ def train(
         raise ValueError(f"graph must be True or False, got {graph!r}")
     if not checkpoint_every >= 0:
         raise ConfigError("checkpoint_every", f"checkpoint_every must be at least 0, got {checkpoint_every}")
-    run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front)
-    run.learner.replay.wanted = graph
-    first, epochs = rank_of(group) == 0, run.optimizer.epochs
+    run = open_run(config, Path(folder), data_root, choose_device(device), group, download, split, front, graph)
+    first, epochs = rank_of(group) == 0, run.schedule.epochs
     total = epochs * run.images.steps_per_epoch
     with training_display(epochs, total, run.state.step, quiet=quiet or not first) as display:
         log = EventLog(run.folder.path, run.state.history) if tensorboard and first else None

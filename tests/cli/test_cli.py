@@ -11,7 +11,7 @@ from fastat.cli.reading import parse, parse_number
 from fastat.cli.train import default_folder
 from fastat.kernels import describe_environment
 from fastat.protocols import PROTOCOLS
-from fastat.training import TrainConfig, default_config, flat, updated
+from fastat.training import TrainConfig, as_fields, default_config, with_fields
 from fastat.training import loop as training
 
 TINY = [
@@ -38,7 +38,9 @@ def test_defaults_follow_the_protocol():
 
 def test_flags_override():
     command = parse(["train", "--eps", "8/255", "--step-size", "2/255", "--nesterov", "--lr", "1e-3", "--norm", "l2"])
-    assert command.settings == updated(TrainConfig(), eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2")
+    assert command.settings == with_fields(
+        TrainConfig(), eps=8 / 255, step_size=2 / 255, nesterov=True, lr=1e-3, norm="l2"
+    )
 
 
 @pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), ("0.03", 0.03), (" 1 / 4 ", 0.25), ("1e-2", 0.01)])
@@ -98,9 +100,9 @@ def test_protocol_by_position():
 def test_a_configuration_given_back(tmp_path):
     config = default_config("mnist", "trades", milestones=(0.25, 0.5), seed=7, eps=0.2)
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(flat(config)))
+    file.write_text(json.dumps(as_fields(config)))
     assert parse(["train", "--config", str(file)]).settings == config
-    assert parse(["train", "--config", str(file), "--seed", "8"]).settings == updated(config, seed=8)
+    assert parse(["train", "--config", str(file), "--seed", "8"]).settings == with_fields(config, seed=8)
     file.write_text('{"epsilon": 1}')
     with pytest.raises(SystemExit, match=r"error: --config: .*not fields of a configuration: epsilon"):
         main(["train", "--config", str(file)])
@@ -111,7 +113,7 @@ def test_a_configuration_given_back(tmp_path):
 
 def test_another_protocol_for_a_configuration(tmp_path):
     file = tmp_path / "config.json"
-    file.write_text(json.dumps(flat(default_config("digits", "hr", epochs=7))))
+    file.write_text(json.dumps(as_fields(default_config("digits", "hr", epochs=7))))
     found = parse(["train", "n-fgsm", "--config", str(file)]).settings
     assert found == default_config("digits", "n-fgsm", epochs=7)
 
@@ -187,12 +189,12 @@ def test_no_graph_records_nothing(tmp_path, recorder):
 
 
 def test_default_folder_stands_for_the_configuration():
-    one, other = default_folder(TrainConfig()), default_folder(updated(TrainConfig(), seed=1))
+    one, other = default_folder(TrainConfig()), default_folder(with_fields(TrainConfig(), seed=1))
     assert one == default_folder(TrainConfig())
     assert one != other
     assert one.parent.name == "runs"
     assert re.fullmatch(r"digits-pgd-at-small_cnn-[0-9a-f]{8}", one.name)
-    assert "/" not in default_folder(updated(TrainConfig(), data="folder:/a b/c")).name
+    assert "/" not in default_folder(with_fields(TrainConfig(), data="folder:/a b/c")).name
 
 
 def test_evaluate_without_a_run(tmp_path):

@@ -175,6 +175,21 @@ def test_preact_resnet_has_the_usual_names():
     assert entries(models.preact_resnet18()).keys() == expected
 
 
+def test_a_stage_that_trades_saves_and_never_uses_is_left_out():
+    saved, loaded = (models.wide_resnet.WideResNet(10, 2, 10, 3) for _ in range(2))
+    state = saved.state_dict()
+    unused = {name.replace("block1", "sub_block1"): value for name, value in state.items() if "block1" in name}
+    loaded.load_state_dict({**state, **unused})
+    assert all(value.equal(state[name]) for name, value in loaded.state_dict().items())
+
+
+def test_weights_of_the_other_preact_resnet_are_refused():
+    """That of Wong et al. (2020) has no batch norm before the linear layer, and another shortcut."""
+    state = {name: value for name, value in models.preact_resnet18().state_dict().items() if "bn." not in name}
+    with pytest.raises(RuntimeError, match=r"Missing key.*bn\.weight"):
+        models.preact_resnet18().load_state_dict(state)
+
+
 def test_wide_resnet_has_the_usual_names():
     """Those of RobustBench and of the code of TRADES."""
     blocks = [f"block{stage}.layer.{block}" for stage in range(1, 4) for block in range(4)]

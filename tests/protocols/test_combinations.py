@@ -11,7 +11,7 @@ from training_cases import config_of, protocol_of, textbook_benign
 from fastat.kernels import reference
 from fastat.objectives import trades_loss
 from fastat.protocols import AttackedBatch, objective_of
-from fastat.training import describe_training, updated
+from fastat.training import describe_training, with_fields
 from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.train import train
@@ -48,7 +48,7 @@ def test_bat_with_trades():
     config = config_of("bat", loss="trades", attack="pgd-kl", gamma=2.0, beta=0.3)
 
     def expected(model, batch):
-        plain = textbook_benign(updated(config, beta=0.0), model(batch.x_adv), model[:3](batch.x_adv), batch.y)
+        plain = textbook_benign(with_fields(config, beta=0.0), model(batch.x_adv), model[:3](batch.x_adv), batch.y)
         whole = textbook_benign(config, model(batch.x_adv), model[:3](batch.x_adv), batch.y)
         probabilities = model(batch.x_adv).detach().softmax(1)
         wrong = probabilities.argmax(1) != batch.y
@@ -64,7 +64,7 @@ def test_hr_of_losses_with_the_clean_images(loss):
     config = config_of("hr", loss=loss, alpha=0.1, r=0.2)
 
     def expected(model, batch):
-        plain = updated(config, objective="mean", protocol="pgd-at")
+        plain = with_fields(config, objective="mean", protocol="pgd-at")
         losses = []
         for i in range(len(batch.y)):
             one = replace_rows(batch, i)
@@ -167,7 +167,7 @@ def test_validation_images_are_set_apart_and_the_same_for_every_seed(tmp_path):
 def test_a_compiled_network_trains_like_itself(tmp_path, in_double):
     config = config_of("trades", epochs=1, train_size=64, model="mlp", width=16, grad_align=0.1)
     plain = train(config, tmp_path / "plain")
-    compiled = train(updated(config, compile=True), tmp_path / "compiled")
+    compiled = train(with_fields(config, compile=True), tmp_path / "compiled")
     for one, other in zip(plain.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 

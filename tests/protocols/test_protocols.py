@@ -12,7 +12,7 @@ from fastat import fgsm, pgd
 from fastat.kernels import reference
 from fastat.protocols import PROTOCOLS, AttackName, ProtocolName, attack_of
 from fastat.support.keyed import derive_seed
-from fastat.training import TrainConfig, check_config, default_config, describe_training, load_network, updated
+from fastat.training import TrainConfig, check_config, default_config, describe_training, load_network, with_fields
 from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
@@ -40,8 +40,8 @@ def test_any_attack_goes_with_any_objective():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        (updated(TrainConfig(), protocol="hr"), "objective must be holistic under protocol hr .*, got 'mean'"),
-        (updated(TrainConfig(), protocol="n-fgsm"), "attack must be n-fgsm under protocol n-fgsm .*, got 'pgd'"),
+        (with_fields(TrainConfig(), protocol="hr"), "objective must be holistic under protocol hr .*, got 'mean'"),
+        (with_fields(TrainConfig(), protocol="n-fgsm"), "attack must be n-fgsm under protocol n-fgsm .*, got 'pgd'"),
         (default_config("digits", "bat", objective="holistic"), "objective must be benign .*, got 'holistic'"),
     ],
 )

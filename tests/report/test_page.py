@@ -13,10 +13,10 @@ from fastat.cli import main
 from fastat.report import page
 from fastat.report.page import write_page
 from fastat.report.results import judge
-from fastat.training import TrainConfig, flat, updated
+from fastat.training import TrainConfig, as_fields, with_fields
 from fastat.training.train import train
 
-TINY = updated(
+TINY = with_fields(
     TrainConfig(), model="mlp", width=16, epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16
 )
 
@@ -71,7 +71,7 @@ def runs(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     configs = {
         "plain": TINY,
-        "l2": updated(TINY, protocol="hr", objective="holistic", norm="l2"),
+        "l2": with_fields(TINY, protocol="hr", objective="holistic", norm="l2"),
     }
     for name, config in configs.items():
         network = train(config, root / name)
@@ -226,7 +226,7 @@ def test_folders_of_one_name_are_told_apart(runs, tmp_path):
 
 def test_a_run_before_its_first_epoch(tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "config.json").write_text(json.dumps(flat(TINY)))
+    (tmp_path / "run" / "config.json").write_text(json.dumps(as_fields(TINY)))
     page = Page(write_page([tmp_path / "run"], tmp_path / "page.html").read_text())
     assert "unfinished, epoch 0 of 2" in page.text
 

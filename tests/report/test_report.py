@@ -13,7 +13,7 @@ from fastat.evaluation.accuracy import Evaluation
 from fastat.report import results as report
 from fastat.report.results import find_examples, format_eps, judge, results_table
 from fastat.report.run_figures import plot_curves
-from fastat.training import Network, TrainConfig, default_config, updated
+from fastat.training import Network, TrainConfig, default_config, with_fields
 
 HISTORY = [
     {
@@ -87,7 +87,7 @@ def test_titles_and_table_name_the_protocol(tmp_path, monkeypatch):
 
 def test_examples_are_what_they_say():
     test = data.load("digits").test
-    trained = network(updated(TrainConfig(), eps=0.05))
+    trained = network(with_fields(TrainConfig(), eps=0.05))
     examples = find_examples(trained, test)
     assert len(examples.true) == len(examples.predicted) == len(examples.images) == len(examples.adversarial)
     difference = examples.adversarial - examples.images

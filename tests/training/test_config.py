@@ -5,7 +5,15 @@ import re
 
 import pytest
 
-from fastat.training import TrainConfig, check_config, config_from, default_config, differing_fields, flat, updated
+from fastat.training import (
+    TrainConfig,
+    as_fields,
+    check_config,
+    config_from,
+    default_config,
+    differing_fields,
+    with_fields,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,22 +57,22 @@ def test_default_configs(data_name, eps):
 )  # fmt: skip
 def test_check_config_names_field_and_value(field, value):
     with pytest.raises(ValueError, match=f"^{field} must be .*, got {re.escape(repr(value))}$"):
-        check_config(updated(TrainConfig(), **{field: value}))
+        check_config(with_fields(TrainConfig(), **{field: value}))
 
 
 def test_width_belongs_to_the_small_cnn():
     with pytest.raises(ValueError, match="width must be left out for preact_resnet18, got 16"):
-        check_config(updated(TrainConfig(), model="preact_resnet18", width=16))
+        check_config(with_fields(TrainConfig(), model="preact_resnet18", width=16))
 
 
 def test_differing_fields():
-    saved = config_from({**json.loads(json.dumps(flat(TrainConfig()))), "eps": 0.2})
+    saved = config_from({**json.loads(json.dumps(as_fields(TrainConfig()))), "eps": 0.2})
     assert differing_fields(saved, TrainConfig()) == ["eps: 0.2 -> 0.1"]
 
 
 def test_config_from_a_file():
-    config = updated(TrainConfig(), milestones=(0.1, 0.9), step_size=None, nesterov=True)
-    assert config_from(json.loads(json.dumps(flat(config)))) == config
+    config = with_fields(TrainConfig(), milestones=(0.1, 0.9), step_size=None, nesterov=True)
+    assert config_from(json.loads(json.dumps(as_fields(config)))) == config
     assert config_from({}) == TrainConfig()
     with pytest.raises(ValueError, match="not fields of a configuration: epoch, lrr"):
         config_from({"lrr": 1, "epoch": 2, "lr": 0.1})
@@ -72,7 +80,7 @@ def test_config_from_a_file():
 
 def test_fields_that_exclude_each_other():
     with pytest.raises(ValueError, match="patience must be left out where val_size is 0, got 3"):
-        check_config(updated(TrainConfig(), patience=3, val_size=0))
+        check_config(with_fields(TrainConfig(), patience=3, val_size=0))
     with pytest.raises(ValueError, match=r"label_smoothing must be 0 for the loss of mart, got 0\.1"):
         check_config(default_config("digits", "mart", label_smoothing=0.1))
 
@@ -87,7 +95,7 @@ def test_fields_that_exclude_each_other():
 )  # fmt: skip
 def test_values_of_another_type(field, value, rule):
     with pytest.raises(ValueError, match=rf"^{field} must be {re.escape(rule)}.*, got {re.escape(repr(value))}$"):
-        check_config(updated(TrainConfig(), **{field: value}))
+        check_config(with_fields(TrainConfig(), **{field: value}))
 
 
 @pytest.mark.parametrize("saved", [[1], {"milestones": 0.5}, {"eps": "0.1"}])

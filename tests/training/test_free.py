@@ -8,7 +8,7 @@ from training_cases import config_of
 
 from fastat.support.files import load_checkpoint
 from fastat.support.keyed import keyed_permutation
-from fastat.training import images, updated
+from fastat.training import images, with_fields
 from fastat.training import loop as training
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
@@ -19,7 +19,7 @@ FREE = config_of("free", replays=2)
 
 def test_steps_are_those_of_the_algorithm(tmp_path, in_double):
     """Algorithm 1 of Shafahi et al. (2019) in plain PyTorch: one backward pass moves the weights and delta."""
-    config = updated(FREE, epochs=1, train_size=128, weight_decay=0.0, momentum=0.0)
+    config = with_fields(FREE, epochs=1, train_size=128, weight_decay=0.0, momentum=0.0)
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
     batches = list(training.rest_of_epoch(run))
     for batch in batches:
@@ -52,7 +52,7 @@ def test_steps_are_those_of_the_algorithm(tmp_path, in_double):
 
 
 def test_batches_come_replayed_and_passes_over_the_images_span_epochs(tmp_path):
-    config = updated(FREE, epochs=4, replays=2, train_size=96)
+    config = with_fields(FREE, epochs=4, replays=2, train_size=96)
     run = open_run(config, tmp_path, None, torch.device("cpu"))
     ids = []
     for epoch in range(4):
@@ -70,7 +70,7 @@ def test_batches_come_replayed_and_passes_over_the_images_span_epochs(tmp_path):
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_other_norms_keep_to_their_ball(tmp_path, norm):
-    config = updated(FREE, norm=norm, eps=0.5)
+    config = with_fields(FREE, norm=norm, eps=0.5)
     train(config, tmp_path)
     delta = load_checkpoint(tmp_path / "checkpoint.pt")["delta"].flatten(1)
     size = delta.norm(dim=1) if norm == "l2" else delta.abs().sum(1)
@@ -79,4 +79,4 @@ def test_other_norms_keep_to_their_ball(tmp_path, norm):
 
 
 def test_resumed_to_the_bit_with_its_perturbation(tmp_path, monkeypatch):
-    assert_resumes(monkeypatch, updated(FREE, epochs=3, objective="holistic", protocol="hr"), tmp_path, 4)
+    assert_resumes(monkeypatch, with_fields(FREE, epochs=3, objective="holistic", protocol="hr"), tmp_path, 4)

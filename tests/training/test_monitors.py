@@ -8,7 +8,7 @@ from killing import Killed, assert_same_run, kill_at_step
 from training_cases import TINY
 
 from fastat.support.files import load_checkpoint
-from fastat.training import default_config, monitors, updated
+from fastat.training import default_config, monitors, with_fields
 from fastat.training import loop as training
 from fastat.training import probes as probes_module
 from fastat.training.loop import take_step
@@ -16,7 +16,7 @@ from fastat.training.monitors import best_epoch, collapsed, new_robust_overfitti
 from fastat.training.run import open_run
 from fastat.training.train import train
 
-SMALL = updated(TINY, epochs=3, val_size=12)
+SMALL = with_fields(TINY, epochs=3, val_size=12)
 
 
 def row(pgd, findings=(), n=100, epoch=1):
@@ -82,11 +82,11 @@ def poison(monkeypatch, *steps):
 )
 @pytest.mark.parametrize("skipped", [0, 1])
 def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, monkeypatch, changes, skipped):
-    config = updated(SMALL, epochs=1, **changes)
+    config = with_fields(SMALL, epochs=1, **changes)
     if "objective" in changes:
-        config = updated(config, protocol="hr")
+        config = with_fields(config, protocol="hr")
     if "attack" in changes:
-        config = updated(config, protocol="free")
+        config = with_fields(config, protocol="free")
     poison(monkeypatch, skipped)
     network = train(config, tmp_path)
     assert all(bool(value.isfinite().all()) for value in network.model.state_dict().values())
@@ -116,7 +116,7 @@ def test_a_skipped_step_leaves_weights_momenta_and_statistics(tmp_path, monkeypa
             take_step(run, batch)
 
     monkeypatch.setattr(training, "take_step", poisoned)
-    train(updated(SMALL, epochs=1), tmp_path)
+    train(with_fields(SMALL, epochs=1), tmp_path)
     assert len(before) > 20
     assert all(old.equal(new) for old, new in zip(before, after, strict=True))
 
@@ -157,18 +157,18 @@ def test_a_collapse_is_reported_once(tmp_path, monkeypatch, capsys):
 
 def test_a_collapse_stops_the_run(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
-    network = train(updated(SMALL, epochs=5, on_collapse="stop"), tmp_path)
+    network = train(with_fields(SMALL, epochs=5, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
     assert network.finished
-    again = train(updated(SMALL, epochs=5, on_collapse="stop"), tmp_path)
+    again = train(with_fields(SMALL, epochs=5, on_collapse="stop"), tmp_path)
     assert again.history == network.history
 
 
 def test_a_collapse_in_the_middle_of_an_epoch_stops_there(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 2)
-    network = train(updated(SMALL, on_collapse="stop"), tmp_path)
+    network = train(with_fields(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 4]
     assert network.history[-1]["train"]["adversarial"] <= 1
 
@@ -182,7 +182,7 @@ def test_a_collapse_rolls_back_to_the_last_sound_weights(tmp_path, monkeypatch):
 
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(training, "take_step", watching)
-    config = updated(SMALL, epochs=2, on_collapse="rollback", average="ema", select="last")
+    config = with_fields(SMALL, epochs=2, on_collapse="rollback", average="ema", select="last")
     network = train(config, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     last = [state["model"][name] for name, _ in network.model.named_parameters()]
@@ -194,13 +194,13 @@ def test_a_collapse_rolls_back_to_the_last_sound_weights(tmp_path, monkeypatch):
 
 def test_rolling_back_has_an_end(tmp_path, monkeypatch):
     collapse_at(monkeypatch, *range(1, 20))
-    network = train(updated(SMALL, epochs=9, on_collapse="rollback"), tmp_path)
+    network = train(with_fields(SMALL, epochs=9, on_collapse="rollback"), tmp_path)
     assert network.stopped == monitors.CATASTROPHIC
     assert len(network.history) == 7
 
 
 def test_a_killed_run_remembers_what_was_sound(tmp_path, monkeypatch):
-    config = updated(SMALL, on_collapse="rollback")
+    config = with_fields(SMALL, on_collapse="rollback")
     with monkeypatch.context() as patched:
         collapse_at(patched, 1)
         train(config, tmp_path / "whole")
@@ -217,7 +217,7 @@ def test_a_killed_run_remembers_what_was_sound(tmp_path, monkeypatch):
 
 def test_standard_training_is_not_probed(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1, 2, 3)
-    network = train(updated(SMALL, protocol="standard", attack="none"), tmp_path)
+    network = train(with_fields(SMALL, protocol="standard", attack="none"), tmp_path)
     assert not any(line["findings"] for line in network.history)
 
 
@@ -229,7 +229,7 @@ def test_patience(tmp_path, monkeypatch):
         return {"clean": 0.9, "fgsm": value, "pgd-20": value}
 
     monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
-    network = train(updated(SMALL, epochs=9, patience=2), tmp_path)
+    network = train(with_fields(SMALL, epochs=9, patience=2), tmp_path)
     assert len(network.history) == 4
     assert (network.epoch, network.which) == (2, "best")
     assert not any(line["findings"] for line in network.history)
@@ -263,7 +263,7 @@ def test_the_first_step_skipped_leaves_momenta_of_zero(tmp_path):
 
 
 def test_a_run_stopped_in_mid_epoch_and_killed_closes_its_epoch(tmp_path, monkeypatch):
-    config = updated(SMALL, on_collapse="stop")
+    config = with_fields(SMALL, on_collapse="stop")
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 2)
     with monkeypatch.context() as patched:
@@ -288,7 +288,7 @@ def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
         return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.1 if run.state.epoch == 1 else 0.5}
 
     monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
-    network = train(updated(SMALL, on_collapse="stop"), tmp_path)
+    network = train(with_fields(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
 

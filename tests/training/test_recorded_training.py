@@ -7,7 +7,7 @@ from stand_in import StandIn
 from fastat.graphs import replay as graphs
 from fastat.protocols import PROTOCOLS
 from fastat.support.files import load_checkpoint
-from fastat.training import default_config, updated
+from fastat.training import default_config, with_fields
 from fastat.training import loop as training
 from fastat.training.checkpoint import go_back, snapshot
 from fastat.training.loop import take_step
@@ -59,7 +59,7 @@ def test_every_protocol_trains_the_same(tmp_path, recorder, protocol):
     ids=lambda changes: ", ".join(changes),
 )
 def test_every_setting_trains_the_same(tmp_path, recorder, changes):
-    config = updated(small(changes.get("protocol", "pgd-at")), **changes)
+    config = with_fields(small(changes.get("protocol", "pgd-at")), **changes)
     for graph in (True, False):
         train(config, tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
     assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
@@ -128,8 +128,7 @@ def test_a_bad_step_is_skipped(tmp_path, recorder):
 def test_weights_that_a_rollback_put_back_are_those_that_train_on(tmp_path, recorder):
     runs = []
     for name, graph in (("a", True), ("b", False)):
-        run = open_run(small(), tmp_path / name, None, torch.device("cpu"))
-        run.learner.replay.wanted = graph
+        run = open_run(small(), tmp_path / name, None, torch.device("cpu"), graph=graph)
         batches = [next(run.images.train_set.batches(torch.arange(32) + 16 * i, 32)) for i in range(4)]
         for i in range(8):
             if i == 3:

@@ -25,13 +25,13 @@ from fastat.support.files import load_checkpoint
 from fastat.support.keyed import derive_seed, keyed_permutation
 from fastat.training import (
     TrainConfig,
+    as_fields,
     config_from,
     default_config,
     differing_fields,
-    flat,
     images,
     load_network,
-    updated,
+    with_fields,
 )
 from fastat.training import loop as training
 from fastat.training.interrupt import interrupts_deferred
@@ -64,7 +64,7 @@ def test_run_folder(finished):
 
 
 def test_one_step_is_the_textbook(tmp_path):
-    config = updated(TINY, schedule="cosine", augment="crop-flip", lr=0.05, attack_mode="eval")
+    config = with_fields(TINY, schedule="cosine", augment="crop-flip", lr=0.05, attack_mode="eval")
     run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
     before = {name: value.clone() for name, value in run.learner.model.state_dict().items()}
     index = torch.arange(10, 42)
@@ -89,7 +89,7 @@ def test_one_step_is_the_textbook(tmp_path):
 
 
 def test_attack_leaves_the_statistics_of_batch_norm_alone_in_eval_mode(tmp_path):
-    run = open_run(updated(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
+    run = open_run(with_fields(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
     take_step(run, next(run.images.train_set.batches(torch.arange(32), 32)))
     counts = [
         int(value) for name, value in run.learner.model.state_dict().items() if name.endswith("num_batches_tracked")
@@ -104,15 +104,15 @@ def test_every_epoch_has_its_own_order_and_every_image_comes_once():
 
 
 def test_learning_rate():
-    cyclic, cosine = updated(TrainConfig(), lr=0.2), updated(TrainConfig(), lr=0.2, schedule="cosine")
+    cyclic, cosine = with_fields(TrainConfig(), lr=0.2), with_fields(TrainConfig(), lr=0.2, schedule="cosine")
     values = [learning_rate(cyclic.optimizer, t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
     assert values == pytest.approx([0, 0.1, 0.2, 0.1, 0])
     assert [learning_rate(cosine.optimizer, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0])
-    multistep = updated(TrainConfig(), lr=0.2, schedule="multistep")
+    multistep = with_fields(TrainConfig(), lr=0.2, schedule="multistep")
     assert [learning_rate(multistep.optimizer, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
         [0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
     )
-    early = updated(multistep, milestones=(0.1,))
+    early = with_fields(multistep, milestones=(0.1,))
     assert [learning_rate(early.optimizer, t) for t in (0.0, 0.1, 0.9)] == pytest.approx([0.2, 0.02, 0.02])
 
 
@@ -120,7 +120,7 @@ def test_one_cycle_is_that_of_torch():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=101, cycle_momentum=False)
-    config = updated(TrainConfig(), lr=0.2, schedule="one-cycle")
+    config = with_fields(TrainConfig(), lr=0.2, schedule="one-cycle")
     for step in range(101):
         # torch's peak lies on the step 0.3 * 101 - 1
         at = step / 29.3 * 0.3 if step <= 29.3 else 0.3 + 0.7 * (step - 29.3) / 70.7
@@ -136,7 +136,7 @@ def test_seeds_repeat_and_differ(tmp_path, finished):
     train(TINY, tmp_path / "again")
     assert torch.get_rng_state().equal(before)
     assert_same_run(finished, tmp_path / "again")
-    other = open_run(updated(TINY, seed=1), tmp_path / "other", None, torch.device("cpu"))
+    other = open_run(with_fields(TINY, seed=1), tmp_path / "other", None, torch.device("cpu"))
     assert not other.learner.model.state_dict()["model.5.weight"].equal(state_of(finished)["model.5.weight"])
 
 
@@ -153,10 +153,10 @@ def test_killed_around_any_write(tmp_path, monkeypatch, finished, call):
 
 def test_sigkill_mid_epoch_twice(tmp_path):
     """Real processes, killed for real; compared with one that was left alone."""
-    config = updated(TINY, epochs=3, train_size=512)
+    config = with_fields(TINY, epochs=3, train_size=512)
     script = (
         "import sys; from fastat.training import config_from, train\n"
-        f"train(config_from({flat(config)!r}), sys.argv[1], checkpoint_every=0)"
+        f"train(config_from({as_fields(config)!r}), sys.argv[1], checkpoint_every=0)"
     )
 
     def start(folder: Path) -> subprocess.Popen:
@@ -243,7 +243,7 @@ def test_interrupts_deferred(ctrl_c):
 
 def test_another_configuration_is_refused(finished):
     with pytest.raises(ValueError, match=r"another configuration \(epochs: 2 -> 5; lr: 0.1 -> 0.3\)"):
-        train(updated(TINY, epochs=5, lr=0.3), finished)
+        train(with_fields(TINY, epochs=5, lr=0.3), finished)
 
 
 def test_a_finished_run_is_loaded_not_trained(finished, monkeypatch):
@@ -267,18 +267,18 @@ def test_load_network(finished):
 
 
 def test_a_training_set_smaller_than_the_batch_is_one_batch(tmp_path):
-    network = train(updated(TINY, train_size=20, epochs=1), tmp_path)
+    network = train(with_fields(TINY, train_size=20, epochs=1), tmp_path)
     assert network.history[0]["steps"] == 1
 
 
 def test_bf16_on_a_cpu(tmp_path):
-    network = train(updated(TINY, precision="bf16", epochs=1, train_size=64), tmp_path)
+    network = train(with_fields(TINY, precision="bf16", epochs=1, train_size=64), tmp_path)
     assert next(network.model.parameters()).dtype == torch.float32
     assert network.history[0]["train"]["loss"] > 0
 
 
 def test_label_noise_is_in_the_training_set_alone(tmp_path):
-    run = open_run(updated(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
+    run = open_run(with_fields(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
     clean = open_run(TINY, tmp_path / "clean", None, torch.device("cpu"))
     assert int((run.images.train_set.labels != clean.images.train_set.labels).sum()) == 24
     assert run.images.train_set.images.equal(clean.images.train_set.images)
@@ -293,11 +293,11 @@ def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     open_run(TINY, tmp_path, None, torch.device("cpu"))
     assert json.loads((tmp_path / "config.json").read_text())["protocol"] == "pgd-at"
-    assert differing_fields(config_from(saved), updated(TINY, width=8)) == ["width: None -> 8"]
+    assert differing_fields(config_from(saved), with_fields(TINY, width=8)) == ["width: None -> 8"]
 
 
 def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkeypatch):
-    config = updated(TINY, epochs=5, select="last")
+    config = with_fields(TINY, epochs=5, select="last")
 
     def measure(model):
         return {"weight": model.model[5].weight.sum().item()}
@@ -319,7 +319,7 @@ def test_a_network_with_dropout_is_seeded_and_resumes(tmp_path, monkeypatch):
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
     labels = np.arange(40) % 2
     np.savez(tmp_path / "images.npz", x_train=images, y_train=labels, x_test=images[:8], y_test=labels[:8])
-    config = updated(TrainConfig(), 
+    config = with_fields(TrainConfig(), 
         data=f"tensors:{tmp_path / 'images.npz'}", model="torchvision:mobilenet_v2", epochs=1, attack_steps=1,
         batch_size=8, val_size=0, lr=0.01,
     )  # fmt: skip

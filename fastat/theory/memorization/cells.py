@@ -106,5 +106,5 @@ def _groups(split: Split, atypical: Atypical, device: str) -> dict[str, Dataset]
 
 
 def _outcomes(model: nn.Module, dataset: Dataset, config: TrainConfig) -> dict[str, str]:
-    correct = evaluate_samples(model, dataset, config).correct
+    correct = evaluate_samples(model, dataset, config.threat, config.run.seed).correct
     return {kind: "".join(map(str, correct[kind].int().tolist())) for kind in KINDS}

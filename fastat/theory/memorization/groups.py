@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fastat.data import Dataset
 from fastat.evaluation import Evaluation, evaluate_images
+from fastat.support.threat import ThreatModel
 from fastat.theory.memorization.scores import THRESHOLD, Memorization
 from fastat.training import TrainConfig
 
@@ -38,9 +39,9 @@ def in_two(dataset: Dataset, atypical: Tensor) -> dict[str, Dataset]:
     return {name: dataset.take(some.to(device)) for name, some in positions.items()}
 
 
-def evaluate_samples(model: nn.Module, samples: Dataset, config: TrainConfig) -> Evaluation:
-    """Clean and under PGD-10 with the norm, eps, bounds and seed of the training, on samples that lie where it does."""
-    return evaluate_images(model, samples, config.threat, attacks=[ATTACK], seed=config.run.seed)
+def evaluate_samples(model: nn.Module, samples: Dataset, threat: ThreatModel, seed: int) -> Evaluation:
+    """Clean and under PGD-10, on samples that lie where the model does."""
+    return evaluate_images(model, samples, threat, attacks=[ATTACK], seed=seed)
 
 
 def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:
@@ -59,7 +60,7 @@ def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callabl
         found: dict[str, float] = {}
         for name, group in groups.items():
             if len(group) > 0:
-                accuracies = evaluate_samples(model, group.to(device), config).accuracy
+                accuracies = evaluate_samples(model, group.to(device), config.threat, config.run.seed).accuracy
                 found |= {f"{name} {kind}": accuracy for kind, accuracy in accuracies.items()}
         return found
 

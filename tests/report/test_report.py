@@ -114,7 +114,7 @@ def test_a_network_that_gets_nothing_right_still_has_figures(tmp_path):
 def test_table_and_results(tmp_path: Path, monkeypatch):
     right = {"clean": 490, "fgsm": 450, "pgd-20": 425, "pgd-50x10": 420}
     correct = {name: torch.arange(500) < count for name, count in right.items()}
-    monkeypatch.setattr(report, "evaluate", lambda *_, **__: Evaluation("linf", 8 / 255, correct))
+    monkeypatch.setattr(report, "evaluate_images", lambda *_, **__: Evaluation("linf", 8 / 255, correct))
     test = data.load("digits").train.subset(500, 0)
     found = judge(network(TrainConfig()), test, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == found

@@ -1,5 +1,6 @@
 """What a run is: defaults per dataset, ranges, and what tells two runs apart."""
 
+import dataclasses
 import json
 import re
 
@@ -63,6 +64,12 @@ def test_check_config_names_field_and_value(field, value):
 def test_width_belongs_to_the_small_cnn():
     with pytest.raises(ValueError, match="width must be left out for preact_resnet18, got 16"):
         check_config(with_fields(TrainConfig(), model="preact_resnet18", width=16))
+
+
+def test_fields_of_all_parts_have_different_names():
+    parts = [getattr(TrainConfig(), field.name) for field in dataclasses.fields(TrainConfig)]
+    names = [field.name for part in parts for field in dataclasses.fields(part)]
+    assert list(as_fields(TrainConfig())) == names and len(set(names)) == len(names)
 
 
 def test_differing_fields():

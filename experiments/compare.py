@@ -1,9 +1,9 @@
 """The protocols side by side: ``make compare``, or ``python -m experiments.compare [--quick] [--data NAME ...]``.
 
 Every protocol trains the same network for equally many epochs (those of Free count its replays) with the settings that
-:func:`fastat.training.default_config` gives it: nothing is tuned here. Judged are the network of the best epoch on the
-validation images and that of the last epoch, on test images, by PGD-50 with 10 restarts. One thread each, so that the
-times compare; runs that are finished are kept, interrupted ones go on.
+:func:`fastat.training.default_config` gives it: nothing is tuned here. Evaluated are the network of the best epoch on
+the validation images and that of the last epoch, on test images, by PGD-50 with 10 restarts. One thread each, so that
+the times compare; runs that are finished are kept, interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Contest:
         protocols: who takes part.
         changes: what is not the default of dataset and protocol.
         seeds: runs of each protocol.
-        test_size: test images to judge by; all for None.
+        test_size: test images to evaluate on; all for None.
     """
 
     data: str
@@ -166,7 +166,7 @@ def _hold(name: str, contest: Contest, folder: Path) -> dict[str, Any]:
 
 
 def _outcome(config: TrainConfig, contest: Contest, test: data.Dataset, folder: Path) -> dict[str, Any]:
-    """Trains the run and judges its networks, each if that is not done."""
+    """Trains the run and evaluates its networks, each if that is not done."""
     check_same_config(folder, config)
     file = folder / f"judged-on-{contest.test_size or 'all'}.json"
     if file.exists():
@@ -180,8 +180,8 @@ def _outcome(config: TrainConfig, contest: Contest, test: data.Dataset, folder: 
             found["last"] = found["best"]  # they are one network
             continue
         model, threat = load_network(folder, "cpu", which=which).model, config.threat
-        judged = evaluate_images(model, test, threat, attacks=(_ATTACK,))
-        found[which] = {"clean": judged.accuracy["clean"], "robust": judged.accuracy[_ATTACK]}
+        evaluated = evaluate_images(model, test, threat, attacks=(_ATTACK,))
+        found[which] = {"clean": evaluated.accuracy["clean"], "robust": evaluated.accuracy[_ATTACK]}
     found["seconds"] = [row["seconds"] for row in network.history]
     found["test_images"] = len(test)
     write_json(file, found)

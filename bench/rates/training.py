@@ -1,9 +1,9 @@
 """PGD-10 adversarial training beside the plain PyTorch loop: images per second, and what the network is worth.
 
 ``make gpu-train`` (``python -m bench.rates.training``): PreAct ResNet-18 on CIFAR-10, 30 epochs of ours, resumable,
-judged on 1,000 test images, and a few hundred steps of the loop that people write: in strict float32, as PyTorch comes
-(convolutions in TF32), and with what ours has on a GPU beside its kernels and graphs, bf16 and channels last. All in
-one process; the plain loops take turns, in two halves each, whose difference says how much is noise, as does that of
+evaluated on 1,000 test images, and a few hundred steps of the loop that people write: in strict float32, as PyTorch
+comes (convolutions in TF32), and with what ours has on a GPU beside its kernels and graphs, bf16 and channels last. All
+in one process; the plain loops take turns, in two halves each, whose difference says how much is noise, as does that of
 our epochs. ``--quick`` is digits (359 test images) and the small CNN: a trial of the machinery, and on a CPU the
 overhead of the loop; it writes into its folder of the runs. Writes train-rate-cpu.json or train-rate-gpu-<device>.json
 to $OUT, else bench/results.
@@ -29,7 +29,7 @@ from bench.reports.files import commit, date, file_name, results_folder
 from fastat import data
 from fastat.data import Augmentation
 from fastat.kernels import describe_environment
-from fastat.report import attack_title, judge
+from fastat.report import attack_title, write_results
 from fastat.support.files import write_json
 from fastat.training import Run, TrainConfig, choose_device, default_config, open_run, train, with_fields
 
@@ -55,7 +55,7 @@ PLAIN = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Times both, trains, judges, writes."""
+    """Times both, trains, evaluates, writes."""
     options = _parser().parse_args(arguments)
     device = choose_device(options.device)
     config = default_config("digits", **_QUICK) if options.quick else default_config("cifar10", epochs=options.epochs)
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "plain": plain_rates(config, options.out, device, options.steps),
     }
     file = (options.out if options.quick else results_folder()) / f"train-rate-{file_name(machine)}.json"
-    write_json(file, found)  # again after the training, and after the judging: each takes its time
+    write_json(file, found)  # again after the training, and after the evaluation: each takes its time
     torch.backends.cudnn.benchmark = True  # for ours as for theirs
     network = train(config, options.out / "ours", device=device, checkpoint_every=60)
     rows = network.history
@@ -85,11 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"ours: {rate:,.0f} images/s, {plain['ours_is_faster_by']:.2f} times the plain loop's, {name}")
     write_json(file, found)
     test = data.load(config.dataset.data).test.subset(_TEST_IMAGES, 0).load().to(device)
-    judged = judge(network, test, options.out / "ours")
-    found |= {"test_images": judged["test_images"], "accuracy": judged["accuracy"]}
+    evaluated = write_results(network, test, options.out / "ours")
+    found |= {"test_images": evaluated["test_images"], "accuracy": evaluated["accuracy"]}
     write_json(file, found)
-    accuracy = ", ".join(f"{attack_title(name)} {row['accuracy']:.1%}" for name, row in judged["accuracy"].items())
-    print(f"accuracy on {judged['test_images']:,} test images: {accuracy}")
+    accuracy = ", ".join(f"{attack_title(name)} {row['accuracy']:.1%}" for name, row in evaluated["accuracy"].items())
+    print(f"accuracy on {evaluated['test_images']:,} test images: {accuracy}")
     print(f"written: {file}")
 
 

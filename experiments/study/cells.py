@@ -23,7 +23,7 @@ class Arm:
     """A way to train: its name in tables, and what it sets.
 
     Attributes:
-        alpha, r: the budgets at which its in-sample loss is judged; zero where the training knows of none.
+        alpha, r: the budgets at which its in-sample loss is evaluated; zero where the training knows of none.
     """
 
     name: str

@@ -11,7 +11,7 @@ from fastat.training import TrainConfig
 
 @dataclass(frozen=True)
 class Train:
-    """fastat train [PROTOCOL] [flags]: adversarially train a network, judge it, and draw figures.
+    """fastat train [PROTOCOL] [flags]: adversarially train a network, evaluate it, and draw figures.
 
     PROTOCOL is one of {protocols}; the defaults of the flags follow it and --data. The same command again continues a
     run that was stopped, and shows the results of one that is finished. On several GPUs or machines: torchrun
@@ -22,7 +22,7 @@ class Train:
     config: Path | None = None
     """A config.json, of an earlier run for example, that has the defaults of the other flags."""
     out: Path | None = None
-    """Folder of the run, which the processes of torchrun share; by default runs/ and a name that stands for the
+    """Folder of the run, which the processes of torchrun share; by default runs/ and a name made from the
     configuration."""
     data_root: Path | None = None
     """Folder with the datasets; by default the environment variable FASTAT_DATA."""
@@ -40,7 +40,7 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """fastat evaluate RUN [flags]: judge the network of a run folder as it is now, or of a checkpoint file.
+    """fastat evaluate RUN [flags]: evaluate the network of a run folder as it is now, or of a checkpoint file.
 
     Writes its results and figures into the folder "evaluation" beside the checkpoint.
     """

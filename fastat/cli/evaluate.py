@@ -8,7 +8,7 @@ from typing import Any
 
 from fastat import data
 from fastat.cli.commands import Evaluate
-from fastat.report import judge, results_table
+from fastat.report import results_table, write_results
 from fastat.training import CALLER, ConfigError, Network, load_network
 
 _CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
@@ -16,7 +16,7 @@ _LARGE_EVAL_SIZE = 5000  # of ImageNet, as robustness benchmarks take; all would
 
 
 def run_evaluate(command: Evaluate) -> None:
-    """Judges the network of a run folder or of a checkpoint file."""
+    """Evaluates the network of a run folder or of a checkpoint file."""
     network = load_network(command.run, command.device, which=command.which)
     if network.epoch == 0:
         raise ValueError(f"{command.run} has no finished epoch yet")
@@ -26,7 +26,7 @@ def run_evaluate(command: Evaluate) -> None:
     if (beside / CALLER).exists():
         raise ValueError(
             f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
-            f"have: judge it there, with fastat.evaluation.evaluate"
+            f"have: evaluate it there, with fastat.evaluation.evaluate"
         )
     size = network.config.run.eval_size if command.eval_size is None else command.eval_size
     evaluate_network(network, folder, command.data_root, size, command.graph)
@@ -45,7 +45,7 @@ def evaluate_network(network: Network, folder: Path, data_root: Path | None, siz
         size = _LARGE_EVAL_SIZE
     test = whole.subset(size, config.run.seed).load().to(device)
     print(f"evaluating on {len(test)} test images, and drawing", flush=True)
-    show(judge(network, test, folder, graph="auto" if graph else False), folder)
+    show(write_results(network, test, folder, graph="auto" if graph else False), folder)
 
 
 def show(results: Mapping[str, Any], folder: Path) -> None:

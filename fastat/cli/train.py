@@ -14,7 +14,7 @@ from fastat.training import TrainConfig, as_fields, check_same_config, choose_de
 
 
 def run_train(command: Train) -> None:
-    """Trains, or goes on, and judges the network; shows the results of a run that is finished."""
+    """Trains, or goes on, and evaluates the network; shows the results of a run that is finished."""
     config, device = command.settings, choose_device(command.device)
     folder = default_folder(config) if command.out is None else command.out
     results = folder / "results.json"

@@ -32,7 +32,7 @@ class Dataset:
         images: uint8 [N, C, H, W], or float32 for images that were computed, with scale 1.
         labels: int64 [N], from 0 to len(classes) - 1.
         classes: the name of each class.
-        scale: the stored value that stands for the pixel value 1.0 (255, 16 for digits, 1 for float32).
+        scale: the stored value of the pixel value 1.0 (255, 16 for digits, 1 for float32).
         ids: int64 [N], each image's index in the files it came from; its random numbers are keyed by it.
     """
 

@@ -19,7 +19,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 @dataclass(frozen=True)
 class Split:
-    """The two halves of a dataset: train to learn from, test to judge by."""
+    """The two halves of a dataset: train to learn from, test to evaluate on."""
 
     train: AnyDataset
     test: AnyDataset

@@ -67,7 +67,7 @@ def run(
         model: what the body calls; it keeps the recordings.
         written: tensors that the body writes, beside those of the model that are no parameters.
         before: called before any work on the tensors, perhaps twice, with the note of the recording if there is one;
-            the module has then been looked over, so that a wait for the device hides that.
+            the module has then been inspected, so that a wait for the device hides that.
 
     Raises:
         CaptureError: with ``graph=True``, if the body cannot be recorded.

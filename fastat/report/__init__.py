@@ -2,7 +2,7 @@
 
 from fastat.report import html
 from fastat.report.page import write_page
-from fastat.report.results import attack_title, format_eps, judge, results_table
+from fastat.report.results import attack_title, format_eps, results_table, write_results
 from fastat.report.run_figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes, show_image
 
 __all__ = [
@@ -15,9 +15,9 @@ __all__ = [
     "attack_title",
     "format_eps",
     "html",
-    "judge",
     "label_axes",
     "results_table",
     "show_image",
     "write_page",
+    "write_results",
 ]

@@ -56,7 +56,7 @@ class _Shown:
         if stopped:
             return f"stopped early: {stopped}"
         if self.results is None and len(self.history) == self.config.optimizer.epochs:
-            return "trained, not judged"
+            return "trained, not evaluated"
         if self.results is None:
             return f"unfinished, epoch {len(self.history)} of {self.config.optimizer.epochs}"
         return "finished"
@@ -88,15 +88,15 @@ def write_page(folders: Sequence[str | Path], path: str | Path) -> Path:
 
 def _page(runs: Sequence[_Shown]) -> str:
     begun = [(number, run.name, run.history) for number, run in enumerate(runs) if run.history]
-    judged = [(number, run.name, run.results) for number, run in enumerate(runs) if run.results is not None]
+    evaluated = [(number, run.name, run.results) for number, run in enumerate(runs) if run.results is not None]
     parts = ["<h1>Training runs</h1>", _runs_table(runs)]
     if begun:
         parts += ["<h2>Training</h2>", html.wide(page_figures.curves(begun), "Each run over its epochs.")]
-    if judged:
+    if evaluated:
         caption = "Test accuracy under attacks of growing radius; dashed: the radius of the training."
-        parts += ["<h2>Accuracy against the radius</h2>", html.wide(page_figures.robustness(judged), caption)]
+        parts += ["<h2>Accuracy against the radius</h2>", html.wide(page_figures.robustness(evaluated), caption)]
         parts += ["<h2>Accuracy by class</h2>", '<div class="panels">']
-        parts += [html.figure(page_figures.by_class(*run), escape(run[1])) for run in judged]
+        parts += [html.figure(page_figures.by_class(*run), escape(run[1])) for run in evaluated]
         parts.append("</div>")
     parts += _examples(runs)
     parts += ["<h2>What the monitors saw</h2>", *(_findings(run) for run in runs)]
@@ -129,7 +129,7 @@ def _runs_table(runs: Sequence[_Shown]) -> str:
 def _trained(run: _Shown) -> str:
     if run.results is None:
         return f"{len(run.history)} epochs so far"
-    best = f", judged: the best, epoch {run.results['epoch']}" if run.results["which"] == "best" else ""
+    best = f", evaluated: the best, epoch {run.results['epoch']}" if run.results["which"] == "best" else ""
     return f"{len(run.history)} epochs{best}; {run.results['test_images']} test images"
 
 

@@ -33,7 +33,7 @@ def format_eps(eps: float) -> str:
     return f"{eps:.4g}"
 
 
-def judge(network: Network, test: Dataset, folder: Path, *, graph: Graph = "auto") -> dict[str, Any]:
+def write_results(network: Network, test: Dataset, folder: Path, *, graph: Graph = "auto") -> dict[str, Any]:
     """Measures a network, draws its figures, and writes results.json, last: a run folder that has it is complete.
 
     Args:

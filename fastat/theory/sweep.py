@@ -37,7 +37,7 @@ def sweep(
     not depend on how many run beside it.
 
     With a folder every finished cell is kept in a file of its own, and the same call continues a stopped one: only
-    cells that are not there are run. A file stands for the function's name and the cell's fields; what
+    cells that are not there are run. A file's name is a digest of the function's name and the cell's fields; what
     ``functools.partial`` adds to a function (a device, a place of data) must not change the result, and results of
     older code are taken as they are: delete the folder when the code has changed. With a backend of joblib that returns
     all results at once ("multiprocessing") they are kept at the end.

@@ -142,7 +142,7 @@ def check_same_config(path: Path, config: TrainConfig) -> None:
 
 
 def of_the_caller(split: Split | None, front: nn.Module | None) -> dict[str, str]:
-    """What stands for images and a front that do not come from the configuration."""
+    """Digests of images and a front that do not come from the configuration."""
     found = {}
     if split is not None:
         found["images"] = dataset_digest(split.train)

@@ -55,7 +55,7 @@ class OptimizerConfig:
     clip_grad: float = 0.0
     """Largest norm of the gradient of all parameters together, longer ones are scaled down to it; 0: no limit."""
     average: Literal["none", "ema", "swa"] = "none"
-    """Average of the weights that is judged and kept: ema, exponential over the steps; swa, equal over the epochs."""
+    """Average of the weights to evaluate and keep: ema, exponential over the steps; swa, equal over the epochs."""
     ema_decay: float = 0.995
     """Decay of ema per step, less at the start."""
     swa_start: float = 0.5
@@ -84,7 +84,7 @@ class RunConfig:
     """What to do about catastrophic overfitting: only report it; stop; or go back to the last weights that were found
     sound, and on with the batches that come next."""
     eval_size: int | None = None
-    """Judge the trained network on a random choice of so many test images; if not given, 500 on a CPU, all on a GPU
+    """Evaluate the trained network on a random choice of so many test images; if not given, 500 on a CPU, all on a GPU
     (5000 of imagenet)."""
 
 

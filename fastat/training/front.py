@@ -1,4 +1,4 @@
-"""What stands in front of the network in a run and is not part of it: a fixed filter of the images, say."""
+"""What comes before the network in a run and is not part of it: a fixed filter of the images, say."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def load_network(path: str | Path, device: torch.device | str | None = None, *, 
     config = config_from(state["config"])
     with torch.random.fork_rng(devices=[]):
         model = build_model(config.network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
-    # a run that averages its weights is judged by their average
+    # a run that averages its weights is evaluated by their average
     model.load_state_dict(state.get("average") or state["model"])
     chosen = choose_device(device)
     return Network(
@@ -110,7 +110,7 @@ def build_model(
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 """Files of a run folder: what is trained, on what, and a line per epoch."""
 CALLER = "caller.json"
-"""File of a run folder that has images or a front of the caller's: what stands for them."""
+"""File of a run folder that has images or a front of the caller's: their digests."""
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 """Files of a run folder: all that the run needs to go on, and the network of its best epoch."""
 

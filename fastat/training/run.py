@@ -51,7 +51,7 @@ class Run:
         batches: this process's part of the batches of some steps, which are counted over the whole run.
         state: where it stands.
         folder: where it is saved.
-        front: what stands in front of the network.
+        front: what comes before the network.
         attacked: whether it trains on attacked images, and can collapse.
         schedule: for how long it trains, with which learning rates and average.
         settings: how it is watched and ended.
@@ -156,7 +156,7 @@ def _new_run(
 
 
 def _write_files(run: Run, given: dict[str, str]) -> None:
-    """What stands in the folder before the first step."""
+    """The files of a run before the first step."""
     folder = run.folder.path
     folder.mkdir(parents=True, exist_ok=True)
     if given:

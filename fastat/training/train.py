@@ -59,7 +59,7 @@ def train(
             numbers of its images, and the first one writes. All call this with the same arguments.
         split: images to train on in place of the train half of ``config.dataset.data``. A run is continued on the same
             only.
-        front: stands in front of the network wherever this run calls it, in the training, the attacks, the validation
+        front: comes before the network wherever this run calls it, in the training, the attacks, the validation
             and ``measure``: a fixed filter of the images, say. It is neither trained nor saved nor returned, and a run
             is continued behind the same only.
         quiet: show nothing while training.

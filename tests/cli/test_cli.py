@@ -182,10 +182,10 @@ def test_no_graph_records_nothing(tmp_path, recorder):
     main(["evaluate", str(folder), "--no-graph", "--eval-size", "12"])
     assert recorder.made == 0
     main(["evaluate", str(folder), "--eval-size", "12"])
-    judged = recorder.made
-    assert judged > 0
+    evaluated = recorder.made
+    assert evaluated > 0
     main([*TINY, "--out", str(tmp_path / "other")])
-    assert recorder.made > judged
+    assert recorder.made > evaluated
 
 
 def test_default_folder_stands_for_the_configuration():

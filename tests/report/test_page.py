@@ -12,7 +12,7 @@ from fastat import data
 from fastat.cli import main
 from fastat.report import page
 from fastat.report.page import write_page
-from fastat.report.results import judge
+from fastat.report.results import write_results
 from fastat.training import TrainConfig, as_fields, with_fields
 from fastat.training.train import train
 
@@ -75,7 +75,7 @@ def runs(tmp_path_factory):
     }
     for name, config in configs.items():
         network = train(config, root / name)
-        judge(network, data.load("digits").test.subset(30, 0), root / name)
+        write_results(network, data.load("digits").test.subset(30, 0), root / name)
     shutil.copytree(root / "plain", root / "open")
     (root / "open" / "results.json").unlink()
     (root / "open" / "environment.json").unlink()
@@ -97,7 +97,7 @@ def test_page_is_whole(runs, tmp_path):
     assert f"{results['accuracy']['pgd-50x10']['accuracy']:.1%}" in shown
     for word in (
         "HR (alpha 0.05, r 0.1) on PGD-2",
-        "trained, not judged",
+        "trained, not evaluated",
         "Nothing.",
         "torch",
         "norm",

@@ -11,7 +11,7 @@ from PIL import Image
 from fastat import data, models
 from fastat.evaluation.accuracy import Evaluation
 from fastat.report import results as report
-from fastat.report.results import find_examples, format_eps, judge, results_table
+from fastat.report.results import find_examples, format_eps, results_table, write_results
 from fastat.report.run_figures import plot_curves
 from fastat.training import Network, TrainConfig, default_config, with_fields
 
@@ -43,7 +43,7 @@ def test_format_eps(eps, text):
 
 
 def test_figures_are_written(tmp_path):
-    names = judge(network(TrainConfig()), some_digits(), tmp_path)["figures"]
+    names = write_results(network(TrainConfig()), some_digits(), tmp_path)["figures"]
     assert [Path(name).name for name in names] == [
         "training_curves.png", "adversarial_examples.png", "accuracy_vs_eps.png",
     ]  # fmt: skip
@@ -55,7 +55,7 @@ def test_figures_are_written(tmp_path):
 
 def test_names_with_dollars_are_no_formulas(tmp_path):
     trained = replace(network(TrainConfig(), r"a$\b$c"), classes=("$x^$",) * 10)
-    assert len(judge(trained, some_digits(), tmp_path)["figures"]) == 3
+    assert len(write_results(trained, some_digits(), tmp_path)["figures"]) == 3
 
 
 def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
@@ -66,7 +66,7 @@ def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
     test = data.make_dataset("CIFAR-10 (JPEG)", images, torch.arange(12) % 10, tuple("0123456789"))
     config = default_config("cifar10", model="small_cnn")
-    judge(network(config, "CIFAR-10 (JPEG)", 3), test, tmp_path)
+    write_results(network(config, "CIFAR-10 (JPEG)", 3), test, tmp_path)
     assert len(titles) == 3
     for title in titles:
         assert "CIFAR-10 (JPEG), small CNN" in title
@@ -79,7 +79,7 @@ def test_titles_and_table_name_the_protocol(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
     monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
     trained = network(default_config("digits", "hr", attack="n-fgsm", label_noise=0.1))
-    results = judge(trained, some_digits(), tmp_path)
+    results = write_results(trained, some_digits(), tmp_path)
     training = "HR (alpha 0.05, r 0.1) on N-FGSM, 10% of the training labels flipped"
     assert all(training in title for title in titles)
     assert f"40 test images, 3 epochs of {training}, the best of them epoch 2" in results_table(results)
@@ -106,7 +106,7 @@ def test_a_network_that_gets_nothing_right_still_has_figures(tmp_path):
     with torch.no_grad():
         trained.model.model[5].bias[0] -= 1000
     assert find_examples(trained, wrong).true == []
-    results = judge(trained, wrong, tmp_path)
+    results = write_results(trained, wrong, tmp_path)
     assert len(results["figures"]) == 3
     assert results["by_class"]["accuracy"]["clean"] == [0.0] + [None] * 9
 
@@ -116,7 +116,7 @@ def test_table_and_results(tmp_path: Path, monkeypatch):
     correct = {name: torch.arange(500) < count for name, count in right.items()}
     monkeypatch.setattr(report, "evaluate_images", lambda *_, **__: Evaluation("linf", 8 / 255, correct))
     test = data.load("digits").train.subset(500, 0)
-    found = judge(network(TrainConfig()), test, tmp_path)
+    found = write_results(network(TrainConfig()), test, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == found
     assert (found["seconds"], found["seconds_per_epoch"]) == (12.0, 4.0)
     text = results_table(found)

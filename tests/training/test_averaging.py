@@ -1,4 +1,4 @@
-"""Averages of the weights: what they are, that they are what is judged and kept, and that they resume."""
+"""Averages of the weights: what they are, that they are what is evaluated and kept, and that they resume."""
 
 import pytest
 import torch

@@ -90,7 +90,7 @@ def test_two_processes_train_like_one(tmp_path, in_double, by_two, protocol):
     root, shown = by_two
     alone(tmp_path, protocol, **RUNS[protocol])
     assert_close(tmp_path, root / protocol)
-    assert shown.count("epoch 1/1") == len(RUNS)  # one of them reports, judges and writes
+    assert shown.count("epoch 1/1") == len(RUNS)  # one of them reports, evaluates and writes
     assert (root / protocol / "results.json").exists()
 
 

@@ -73,7 +73,7 @@ class Cell(Training):
     beta: float = 0.1
     """Amplitude of the injected patterns, in the unit of the pixels."""
     eps: float = 0.2
-    """Radius of the perturbation in the linf norm, of the training and of the attacks that judge it."""
+    """Radius of the perturbation in the linf norm, of the training and of the attacks that evaluate it."""
     injection: Injection = "plain"
     """plain or projected; see :mod:`fastat.theory.catastrophic.views`."""
     bandwidth: int = 0

@@ -10,7 +10,7 @@ from fastat.theory.catastrophic.cosine import dct_matrix
 class LowPass(nn.Module):
     """Keeps the coefficients of the orthonormal discrete cosine transform with both frequencies below the bandwidth.
 
-    An orthogonal projection, without parameters: it stands in front of a network while that is trained
+    An orthogonal projection, without parameters: it comes before a network while that is trained
     (``fastat.training.train(..., front=LowPass(5))``), and is left away after.
 
     Args:

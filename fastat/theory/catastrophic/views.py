@@ -1,4 +1,4 @@
-"""The same images with and without the injected feature, to see which part of them a network goes by."""
+"""The same images with and without the injected feature, to see which part of them a network relies on."""
 
 from __future__ import annotations
 

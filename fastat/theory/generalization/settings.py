@@ -213,5 +213,5 @@ PRESETS: dict[str, Settings] = {
         seeds=(0, 1, 2),
     ),
 }
-"""quick: minutes on two cores; its epochs, width and learning rate were set after trial runs judged on test images too,
-as those where PGD training overfits. paper: the setting of the paper's experiments on images, days of a GPU."""
+"""quick: minutes on two cores; its epochs, width and learning rate were set after trial runs evaluated on test images
+too, as those where PGD training overfits. paper: the setting of the paper's experiments on images, days of a GPU."""

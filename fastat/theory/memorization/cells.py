@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A folder's name that stands for the cell."""
+        """A folder's name, with a digest of the cell."""
         return json_digest(cell_fields(self), 16)
 
 

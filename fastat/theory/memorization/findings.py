@@ -72,7 +72,7 @@ def _fit(bed: Bed, eps: float) -> tuple[Verdict, str]:
         for half, name in _HALVES.items():
             clean, robust = (found[f"{group} {half} {kind}"].mean() for kind in KINDS)
             parts.append(f"{group} {name} samples {clean:.1%} and {robust:.1%}")
-    return _judged(holds), f"accuracy clean and under PGD-10: {', '.join(parts)}"
+    return _verdict(holds), f"accuracy clean and under PGD-10: {', '.join(parts)}"
 
 
 def _clean(bed: Bed, eps: float) -> tuple[Verdict, str]:
@@ -83,7 +83,7 @@ def _clean(bed: Bed, eps: float) -> tuple[Verdict, str]:
     gain = bed.contrast(eps, FULL, _WITHOUT, "atypical test", "clean")
     chosen = bed.contrast(eps, _RANDOM, _WITHOUT, "atypical test", "clean")
     random = bed.contrast(eps, FULL, _RANDOM, "atypical test", "clean")
-    return _judged(gain.interval()[0] > 0 and chosen.interval()[0] > 0), (
+    return _verdict(gain.interval()[0] > 0 and chosen.interval()[0] > 0), (
         f"with the {bed.samples['atypical train']} atypical samples {_points(gain)} on {bed.samples['atypical test']} "
         f"atypical test samples; with as many random ones {_points(random)}"
     )
@@ -97,7 +97,7 @@ def _robust(bed: Bed, eps: float) -> tuple[Verdict, str]:
     pair = (eps, FULL, _WITHOUT, "atypical test")
     clean, robust = (bed.contrast(*pair, kind) for kind in KINDS)
     less = bed.contrast(*pair, LOSS_UNDER_ATTACK)
-    return _judged(robust.mean < clean.mean / 2 and less.interval()[0] > 0), (
+    return _verdict(robust.mean < clean.mean / 2 and less.interval()[0] > 0), (
         f"with the atypical samples {_points(robust)} under PGD-10 beside {_points(clean)} clean; "
         f"the clean gain is larger by {_points(less)}"
     )
@@ -155,7 +155,7 @@ def _finding(claim: str, rule: _Rule, beds: Sequence[Bed]) -> Finding:
     return Finding(claim, overall, "; ".join(texts))
 
 
-def _judged(holds: bool) -> Verdict:
+def _verdict(holds: bool) -> Verdict:
     return "reproduced" if holds else "not reproduced"
 
 

@@ -1,4 +1,4 @@
-"""The images of the study: a dataset by name, or a small part of it to train on and all others to judge by."""
+"""The images of the study: a dataset by name, or a small part of it to train on and all others to evaluate on."""
 
 from __future__ import annotations
 

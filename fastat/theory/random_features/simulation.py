@@ -91,7 +91,7 @@ def simulate(
         draws = [_draw(features, samples, d, tau, derive_seed(seed, trial, d)) for trial in trials]
         batch = _Draw(*(torch.stack(part).to(device) for part in zip(*draws, strict=True)))
         fresh = [derive_seed(seed, trial, d, 1) for trial in trials]
-        found = _train_and_judge(batch, eps, eps_test, tau, fresh)
+        found = _train_and_evaluate(batch, eps, eps_test, tau, fresh)
         rows += zip(*(part.tolist() for part in found), strict=True)
     return Simulation(*zip(*rows, strict=True))
 
@@ -113,7 +113,7 @@ def _draw(features: int, samples: int, d: int, tau: float, seed: int) -> tuple[T
     return w / w.norm(dim=1, keepdim=True), b, x, x @ b + tau * normal(samples)
 
 
-def _train_and_judge(batch: _Draw, eps: float, eps_test: float, tau: float, fresh: list[int]) -> tuple[Tensor, ...]:
+def _train_and_evaluate(batch: _Draw, eps: float, eps_test: float, tau: float, fresh: list[int]) -> tuple[Tensor, ...]:
     """Adversarial risk, standard risk, norm and gap of each trial."""
     cosine = (batch.w @ batch.w.transpose(1, 2)).clamp(-1, 1)
     jacobian = cosine * (0.25 + torch.asin(cosine) / (2 * math.pi))  # ||J theta||^2 = theta' jacobian theta

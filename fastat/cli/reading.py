@@ -27,6 +27,8 @@ def parse(given: Sequence[str]) -> Command:
     """
     if given[:1] == ["theory"]:  # its flags depend on the experiment
         return Theory(tuple(given[1:]))
+    if list(given) == ["info"]:  # what a plain installation, without tyro, is checked by
+        return Info()
     tyro = _tyro()
     given = _names_as_flags(given)
     commands = {

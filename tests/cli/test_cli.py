@@ -225,6 +225,12 @@ def test_without_tyro(monkeypatch):
         main(["train"])
 
 
+def test_info_needs_no_tyro(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tyro", None)
+    main(["info"])
+    assert capsys.readouterr().out.startswith("fastat ")
+
+
 def test_evaluate_before_the_first_epoch_is_over(tmp_path, monkeypatch):
     def interrupt(*arguments):
         raise KeyboardInterrupt

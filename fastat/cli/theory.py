@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, cast, get_args
 import joblib
 
 from fastat.cli.reading import read
-from fastat.support.files import differences, write_json
+from fastat.support.files import check_same_settings, write_json
 from fastat.theory import DEFAULT_RESOURCES, EXPERIMENTS, FIGURES, Experiment, Resources
 from fastat.theory.page import write_theory_page
 from fastat.training import choose_device
@@ -151,11 +151,8 @@ def _run(name: str, command: Theory[Any], folder: Path) -> None:
 
 def _check_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / _SETTINGS
-    if file.exists() and (differing := differences(json.loads(file.read_text()), settings)):
-        raise ValueError(
-            f"{folder} holds an experiment of other settings ({'; '.join(differing)}): choose another folder, or "
-            f"delete this one"
-        )
+    if file.exists():
+        check_same_settings(folder, "an experiment of other settings", json.loads(file.read_text()), settings)
 
 
 def _preset(rest: Sequence[str]) -> Preset:

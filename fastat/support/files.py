@@ -70,6 +70,17 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def check_same_settings(folder: Path, kind: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
+    """Raises ValueError if a folder holds something of other settings than those of now; the message names the fields.
+
+    Args:
+        folder: where ``old`` was saved.
+        kind: of what is there, "a run of another configuration".
+    """
+    if differing := differences(old, new):
+        raise ValueError(f"{folder} holds {kind} ({'; '.join(differing)}): choose another folder, or delete this one")
+
+
 def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:

@@ -12,7 +12,6 @@ from fastat.training.config import (
     as_fields,
     config_from,
     describe_training,
-    differing_fields,
     with_fields,
 )
 from fastat.training.defaults import default_config
@@ -43,7 +42,6 @@ __all__ = [
     "config_from",
     "default_config",
     "describe_training",
-    "differing_fields",
     "interrupts_deferred",
     "layout_of",
     "load_network",

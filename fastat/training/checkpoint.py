@@ -13,8 +13,8 @@ from torch import nn
 
 from fastat.data import AnyDataset, Split, content_digest, dataset_digest
 from fastat.support.distributed import gather_parts, rank_of
-from fastat.support.files import load_checkpoint, save_checkpoint, write_json_lines
-from fastat.training.config import TrainConfig, config_from, differing_fields
+from fastat.support.files import check_same_settings, load_checkpoint, save_checkpoint, write_json_lines
+from fastat.training.config import TrainConfig, as_fields, config_from
 from fastat.training.monitors import Watch, best_epoch
 from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, Which, network_state
 from fastat.training.state import State
@@ -134,11 +134,9 @@ def go_back(learner: Learner, state: State) -> None:
 def check_same_config(path: Path, config: TrainConfig) -> None:
     """Raises ValueError if the folder holds a run of another configuration; the message names the fields."""
     file = path / CONFIG
-    if file.exists() and (differing := differing_fields(config_from(json.loads(file.read_text())), config)):
-        raise ValueError(
-            f"{path} holds a run of another configuration ({'; '.join(differing)}): "
-            f"choose another folder, or delete this one"
-        )
+    if file.exists():
+        saved = as_fields(config_from(json.loads(file.read_text())))
+        check_same_settings(path, "a run of another configuration", saved, as_fields(config))
 
 
 def of_the_caller(split: Split | None, front: nn.Module | None) -> dict[str, str]:

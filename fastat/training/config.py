@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastat.data import DataConfig
 from fastat.models import ModelConfig
 from fastat.protocols import ProtocolConfig, describe
-from fastat.support.files import differences
 from fastat.support.threat import ThreatModel
 
 Schedule = Literal["cyclic", "cosine", "multistep", "one-cycle"]
@@ -142,11 +141,6 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
     config = with_fields(TrainConfig(), **values)
     check_types(config)
     return config
-
-
-def differing_fields(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """Descriptions "field: old -> new" of where two configurations differ."""
-    return differences(as_fields(old), as_fields(new))
 
 
 def describe_training(config: TrainConfig) -> str:

@@ -6,13 +6,13 @@ import re
 
 import pytest
 
+from fastat.support.files import differences
 from fastat.training import (
     TrainConfig,
     as_fields,
     check_config,
     config_from,
     default_config,
-    differing_fields,
     with_fields,
 )
 
@@ -74,7 +74,7 @@ def test_fields_of_all_parts_have_different_names():
 
 def test_differing_fields():
     saved = config_from({**json.loads(json.dumps(as_fields(TrainConfig()))), "eps": 0.2})
-    assert differing_fields(saved, TrainConfig()) == ["eps: 0.2 -> 0.1"]
+    assert differences(as_fields(saved), as_fields(TrainConfig())) == ["eps: 0.2 -> 0.1"]
 
 
 def test_config_from_a_file():

@@ -21,14 +21,13 @@ from fastat.attacks import pgd
 from fastat.cli import main
 from fastat.data import Split
 from fastat.protocols import attack_of
-from fastat.support.files import load_checkpoint
+from fastat.support.files import differences, load_checkpoint
 from fastat.support.keyed import derive_seed, keyed_permutation
 from fastat.training import (
     TrainConfig,
     as_fields,
     config_from,
     default_config,
-    differing_fields,
     images,
     load_network,
     with_fields,
@@ -293,7 +292,7 @@ def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
     (tmp_path / "config.json").write_text(json.dumps(saved))
     open_run(TINY, tmp_path, None, torch.device("cpu"))
     assert json.loads((tmp_path / "config.json").read_text())["protocol"] == "pgd-at"
-    assert differing_fields(config_from(saved), with_fields(TINY, width=8)) == ["width: None -> 8"]
+    assert differences(as_fields(config_from(saved)), as_fields(with_fields(TINY, width=8))) == ["width: None -> 8"]
 
 
 def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastat.data import Dataset, Split
-from fastat.support.files import differences, write_bytes
+from fastat.support.files import check_same_settings, write_bytes
 from fastat.theory.memorization.display import Display, estimation_display
 from fastat.theory.memorization.ensemble import Recipe, check_stateless, initial_network, subset, train_networks
 from fastat.theory.memorization.scores import Memorization, Outcomes, npz_bytes, read_npz, score
@@ -200,9 +200,5 @@ def _write(file: Path, settings: dict[str, Any], done: _Done) -> None:
 def _read(file: Path, settings: dict[str, Any]) -> _Done:
     names = tuple(field.name for field in dataclasses.fields(Outcomes))
     found = read_npz(file, ("settings", "seconds", *names))
-    if differing := differences(json.loads(str(found["settings"])), settings):
-        raise ValueError(
-            f"{file.parent} holds networks of other settings ({'; '.join(differing)}): "
-            f"choose another folder, or delete this one"
-        )
+    check_same_settings(file.parent, "networks of other settings", json.loads(str(found["settings"])), settings)
     return _Done(Outcomes(*(found[name] for name in names)), float(found["seconds"]))

@@ -4,6 +4,7 @@ import ast
 import importlib
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -84,6 +85,17 @@ def test_what_a_room_does_not_offer_is_seen(statement):
     assert trespasses(statement, "fastat.protocols") != []
     assert trespasses("from fastat.protocols.awp import _step; from . import awp", "fastat.protocols") == []
     assert trespasses("from fastat.kernels.ops import random_start; import fastat", "fastat.protocols") == []
+
+
+def test_files_that_are_not_python_are_packed():
+    packed = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    found = {file for name, kinds in packed.items() for kind in kinds for file in _folder(name).glob(kind)}
+    others = {file for file in ROOT.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc", ".so")}
+    assert found == others
+
+
+def _folder(package: str) -> Path:
+    return ROOT.joinpath(*package.split(".")[1:])
 
 
 def test_support_stays_small():

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Any, get_args
 
@@ -41,7 +40,7 @@ _RESULTS = {
 
 @dataclass(frozen=True)
 class _Shown:
-    """A run folder, as far as it is there."""
+    """A run folder, as far as it is there, and what the page says of it."""
 
     name: str
     config: TrainConfig
@@ -49,6 +48,37 @@ class _Shown:
     results: dict[str, Any] | None
     environment: dict[str, str]
     examples: bytes | None
+
+    @property
+    def dataset(self) -> str:
+        return self.results["dataset"] if self.results else self.config.dataset.data
+
+    @property
+    def network(self) -> str:
+        return models.title(self.config.network.model)
+
+    @property
+    def training(self) -> str:
+        return describe_training(self.config)
+
+    @property
+    def trained(self) -> str:
+        if self.results is None:
+            return f"{len(self.history)} epochs so far"
+        best = f", evaluated: the best, epoch {self.results['epoch']}" if self.results["which"] == "best" else ""
+        return f"{len(self.history)} epochs{best}; {self.results['test_images']} test images"
+
+    @property
+    def radius(self) -> str:
+        return f"{self.config.threat.norm} {format_eps(self.config.threat.eps)}"
+
+    @property
+    def accuracy(self) -> dict[str, dict[str, float]]:
+        return self.results["accuracy"] if self.results else {}
+
+    @property
+    def seconds_per_epoch(self) -> float:
+        return sum(row["seconds"] for row in self.history) / len(self.history)
 
     @property
     def state(self) -> str:
@@ -60,6 +90,10 @@ class _Shown:
         if self.results is None:
             return f"unfinished, epoch {len(self.history)} of {self.config.optimizer.epochs}"
         return "finished"
+
+    @property
+    def findings(self) -> list[dict[str, Any]]:
+        return [item for row in self.history for item in row["findings"]]
 
 
 def write_page(folders: Sequence[str | Path], path: str | Path) -> Path:
@@ -89,107 +123,25 @@ def write_page(folders: Sequence[str | Path], path: str | Path) -> Path:
 def _page(runs: Sequence[_Shown]) -> str:
     begun = [(number, run.name, run.history) for number, run in enumerate(runs) if run.history]
     evaluated = [(number, run.name, run.results) for number, run in enumerate(runs) if run.results is not None]
-    parts = ["<h1>Training runs</h1>", _runs_table(runs)]
-    if begun:
-        parts += ["<h2>Training</h2>", html.wide(page_figures.curves(begun), "Each run over its epochs.")]
-    if evaluated:
-        caption = "Test accuracy under attacks of growing radius; dashed: the radius of the training."
-        parts += ["<h2>Accuracy against the radius</h2>", html.wide(page_figures.robustness(evaluated), caption)]
-        parts += ["<h2>Accuracy by class</h2>", '<div class="panels">']
-        parts += [html.figure(page_figures.by_class(*run), escape(run[1])) for run in evaluated]
-        parts.append("</div>")
-    parts += _examples(runs)
-    parts += ["<h2>What the monitors saw</h2>", *(_findings(run) for run in runs)]
-    parts += ["<h2>Configuration</h2>", *_configuration(runs)]
-    parts += ["<h2>Environment</h2>", _environment(runs)]
-    return html.document(f"fastat: {', '.join(run.name for run in runs)}", parts)
-
-
-def _runs_table(runs: Sequence[_Shown]) -> str:
-    attacks = list(dict.fromkeys(name for run in runs if run.results for name in run.results["accuracy"]))
-    head = ["run", "data, network", "training", "eps", *map(attack_title, attacks), "time per epoch", "state"]
-    rows = []
-    for run in runs:
-        config = run.config
-        title = run.results["dataset"] if run.results else config.dataset.data
-        seconds = [row["seconds"] for row in run.history]
-        cells = [
-            f"<td>{escape(title)}, {escape(models.title(config.network.model))}</td>",
-            f"<td>{escape(describe_training(config))}<small>{escape(_trained(run))}</small></td>",
-            f"<td>{escape(config.threat.norm)} {escape(format_eps(config.threat.eps))}</td>",
-            *(_accuracy(run, name) for name in attacks),
-            f'<td class="number">{sum(seconds) / len(seconds):.2f} s</td>' if seconds else "<td></td>",
-            f"<td>{escape(run.state)}</td>",
-        ]
-        rows.append(f'<tr><th scope="row">{escape(run.name)}</th>{"".join(cells)}</tr>')
-    note = "Test accuracy with its 95% interval over the draw of the test images. Time: of the training steps alone."
-    return html.table(head, rows) + f"<p><small>{note}</small></p>"
-
-
-def _trained(run: _Shown) -> str:
-    if run.results is None:
-        return f"{len(run.history)} epochs so far"
-    best = f", evaluated: the best, epoch {run.results['epoch']}" if run.results["which"] == "best" else ""
-    return f"{len(run.history)} epochs{best}; {run.results['test_images']} test images"
-
-
-def _accuracy(run: _Shown, name: str) -> str:
-    found = run.results["accuracy"].get(name) if run.results else None
-    if found is None:
-        return "<td></td>"
-    low, high = found["low"], found["high"]
-    return f'<td class="number">{found["accuracy"]:.1%}<small>{low:.1%} to {high:.1%}</small></td>'
-
-
-def _examples(runs: Sequence[_Shown]) -> Iterable[str]:
-    shown = [run for run in runs if run.examples is not None]
-    if shown:
-        yield "<h2>Adversarial examples</h2>"
-    for run in shown:
-        assert run.examples is not None
-        text = "Test images, the same under attack with the prediction, and the amplified difference"
-        yield html.wide(html.png(run.examples, text), escape(run.name))
-
-
-def _findings(run: _Shown) -> str:
-    found = [item for row in run.history for item in row["findings"]]
-    items = "".join(
-        f"<li>Step {item['step']}, {escape(item['monitor'])}: {escape(item['text'])}</li>" for item in found
-    )
-    return f"<h3>{escape(run.name)}</h3>" + (f"<ul>{items}</ul>" if items else "<p>Nothing.</p>")
-
-
-def _configuration(runs: Sequence[_Shown]) -> Iterable[str]:
-    """The fields in which the runs differ, then the others, folded away."""
-    values = [{field: html.plain(value) for field, value in as_fields(run.config).items()} for run in runs]
-    differing = [field for field in values[0] if len({found[field] for found in values}) > 1]
-    head = ["field", *(run.name for run in runs)]
-    if len(runs) > 1:
-        yield "<p>The runs differ in:</p>" if differing else "<p>All runs have one configuration.</p>"
-        yield html.table(head, [_config_row(field, values, "differs") for field in differing]) if differing else ""
-    rest = [_config_row(field, values[:1], "") for field in values[0] if field not in differing]
-    yield f"<details><summary>{'What they share' if len(runs) > 1 else 'All fields'}</summary>"
-    yield html.table(["field", "value"], rest) + "</details>"
-
-
-def _config_row(field: str, values: Sequence[Mapping[str, str]], kind: str) -> str:
-    cells = "".join(f"<td>{escape(found[field])}</td>" for found in values)
-    return f'<tr class="{kind}"><th scope="row">{escape(field)}</th>{cells}</tr>'
-
-
-def _environment(runs: Sequence[_Shown]) -> str:
-    """Of each run, or one column where they are the same."""
-    names = list(dict.fromkeys(name for run in runs for name in run.environment))
+    configurations = [as_fields(run.config) for run in runs]
+    differing = [field for field, value in configurations[0].items() if any(c[field] != value for c in configurations)]
     same = all(run.environment == runs[0].environment for run in runs)
-    shown = runs[:1] if same else runs
-    rows = [
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(f"<td>{escape(run.environment.get(name, ''))}</td>" for run in shown)
-        + "</tr>"
-        for name in names
-    ]
-    head = ["all runs"] if same and len(runs) > 1 else [run.name for run in shown]
-    return html.table(["", *head], rows) if rows else "<p>Not recorded.</p>"
+    recorded = runs[:1] if same else runs
+    return html.render(
+        "fastat.report",
+        "runs.html",
+        runs=runs,
+        attacks={name: attack_title(name) for run in runs for name in run.accuracy},
+        curves=page_figures.curves(begun) if begun else None,
+        robustness=page_figures.robustness(evaluated) if evaluated else None,
+        by_class=[(name, page_figures.by_class(number, name, results)) for number, name, results in evaluated],
+        differing={field: [found[field] for found in configurations] for field in differing},
+        shared={field: value for field, value in configurations[0].items() if field not in differing},
+        recorded=["all runs"] if same and len(runs) > 1 else [run.name for run in recorded],
+        environment={
+            name: [run.environment.get(name, "") for run in recorded] for run in recorded for name in run.environment
+        },
+    )
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

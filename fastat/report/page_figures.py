@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -27,7 +27,7 @@ Numbered = Sequence[tuple[int, str, Any]]
 """What is known of some of the runs, beside the number of each among all, which it is drawn by, and its name."""
 
 
-def curves(histories: Numbered) -> str:
+def curves(histories: Numbered) -> Markup:
     """Training loss, clean and PGD-20 accuracy on the validation images, and learning rate, by epoch."""
     figure = Figure(figsize=(12, 7.5), layout="constrained")
     (loss, rate), (clean, robust) = figure.subplots(2, 2)
@@ -52,7 +52,7 @@ def curves(histories: Numbered) -> str:
     return _svg(figure, "curves", "Training loss, learning rate, clean and PGD-20 validation accuracy by epoch")
 
 
-def robustness(results: Numbered) -> str:
+def robustness(results: Numbered) -> Markup:
     """Accuracy against the radius of the attack, a panel for each norm."""
     norms = sorted({result["norm"] for *_, result in results})
     figure = Figure(figsize=(max(7.5, 6 * len(norms)), 5), layout="constrained")
@@ -73,7 +73,7 @@ def robustness(results: Numbered) -> str:
     return _svg(figure, "robustness", "Accuracy against the radius of the attack")
 
 
-def by_class(number: int, name: str, result: Mapping[str, Any]) -> str:
+def by_class(number: int, name: str, result: Mapping[str, Any]) -> Markup:
     """Clean and robust accuracy of each class, or of the twenty least robust ones, as bars.
 
     Args:
@@ -134,7 +134,7 @@ def _percent(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _svg(figure: Figure, key: str, text: str) -> str:
+def _svg(figure: Figure, key: str, text: str) -> Markup:
     """The drawing as an element: text that a browser sets, the same bytes for the same drawing.
 
     Args:
@@ -148,4 +148,4 @@ def _svg(figure: Figure, key: str, text: str) -> str:
     drawn = stream.getvalue()
     for start in (' id="', ' xlink:href="#', "url(#"):
         drawn = drawn.replace(start, f"{start}{key}-")
-    return f'<svg role="img" aria-label="{escape(text)}"' + drawn[drawn.index("<svg") + len("<svg") :]
+    return Markup('<svg role="img" aria-label="{}"').format(text) + Markup(drawn[drawn.index("<svg") + len("<svg") :])

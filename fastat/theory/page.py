@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,58 +35,22 @@ def write_theory_page(folders: Sequence[str | Path], path: str | Path) -> Path:
     """
     if not folders:
         raise ValueError("a page needs at least one experiment")
-    places = [Path(folder) for folder in folders]
-    shown = [(place, _read(place / RESULTS)) for place in places]
-    parts = [
-        "<h1>Theory lab</h1>",
-        "<p>What the papers prove or observe, and what was seen here.</p>",
-        _contents(shown),
-    ]
-    for place, results in shown:
-        parts += _experiment(place, results)
-    parts += ["<h2>Environment</h2>", _mapping(shown[0][1]["environment"])]
+    shown = [_read(Path(folder)) for folder in folders]
+    page = html.render("fastat.theory", "theory.html", experiments=shown, environment=shown[0]["environment"])
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(target, html.document("fastat: theory lab", parts).encode())
+    write_bytes(target, page.encode())
     return target
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        raise FileNotFoundError(f"{file.parent} holds no results of an experiment: it has no {file.name}")
+def _read(folder: Path) -> dict[str, Any]:
+    """The results in a folder, with the content of the figures."""
+    if not (folder / RESULTS).exists():
+        raise FileNotFoundError(f"{folder} holds no results of an experiment: it has no {RESULTS}")
     try:
-        return read_object(read_inside(file.parent, file.name), _RESULTS, file.name)
+        results = read_object(read_inside(folder, RESULTS), _RESULTS, RESULTS)
     except ValueError as error:
-        raise ValueError(f"{file.parent} holds no results of an experiment: {error}") from error
-
-
-def _contents(shown: Sequence[tuple[Path, Mapping[str, Any]]]) -> str:
-    rows = []
-    for _, results in shown:
-        verdicts = [finding["verdict"] for finding in results["findings"]]
-        counts = ", ".join(f"{verdicts.count(one)} {one}" for one in dict.fromkeys(verdicts))
-        link = f'<a href="#{escape(results["experiment"])}">{escape(results["title"])}</a>'
-        rows.append(f"<tr><td>{link}</td><td>{escape(counts)}</td></tr>")
-    return html.table(["experiment", "claims"], rows)
-
-
-def _experiment(place: Path, results: Mapping[str, Any]) -> Iterator[str]:
-    yield f'<h2 id="{escape(results["experiment"])}">{escape(results["title"])}</h2>'
-    rows = [
-        f'<tr><td>{escape(found["claim"])}</td><td class="verdict">{escape(found["verdict"])}</td>'
-        f"<td>{escape(found['evidence'])}</td></tr>"
-        for found in results["findings"]
-    ]
-    yield html.table(["claim", "here", "numbers"], rows)
-    for picture in results["figures"]:
-        content = read_inside(place, f"{FIGURES}/{picture['file']}")
-        yield html.wide(html.png(content, picture["caption"]), escape(picture["caption"]))
-    yield f"<details><summary>Settings</summary>{_mapping(results['settings'])}</details>"
-
-
-def _mapping(values: Mapping[str, Any]) -> str:
-    rows = [
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(html.plain(value))}</td></tr>'
-        for name, value in values.items()
-    ]
-    return html.table(["", ""], rows)
+        raise ValueError(f"{folder} holds no results of an experiment: {error}") from error
+    contents = [read_inside(folder, f"{FIGURES}/{figure['file']}") for figure in results["figures"]]
+    figures = [{**figure, "content": content} for figure, content in zip(results["figures"], contents, strict=True)]
+    return {**results, "figures": figures}

@@ -193,18 +193,18 @@ def adversarial_losses(
     return torch.cat(losses)
 
 
-def wilson_interval(accuracy: float, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's (1927) score interval of a proportion seen in n trials; the default z gives 95%.
+def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
+    """Wilson's (1927) 95% score interval of a proportion seen in n trials, in the nearest whole number of them.
 
     Raises:
         ValueError: n < 1, or an accuracy outside [0, 1].
     """
     if n < 1 or not 0 <= accuracy <= 1:
         raise ValueError(f"needs n >= 1 and an accuracy in [0, 1], got {n} and {accuracy}")
-    shrink = 1 + z * z / n
-    centre = (accuracy + z * z / (2 * n)) / shrink
-    half = z * (accuracy * (1 - accuracy) / n + z * z / (4 * n * n)) ** 0.5 / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+    from scipy.stats import binomtest  # slow to import
+
+    found = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")
+    return float(found.low), float(found.high)
 
 
 @contextmanager

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from tyro.conf import Positional, Suppress, arg
+
+from fastat.theory import DEFAULT_RESOURCES, Resources
 from fastat.training import TrainConfig
+
+Preset = Literal["quick", "paper"]
+_unnamed = arg(name="")  # what is nested has its own headings in the help, and no other names
 
 
 @dataclass(frozen=True)
 class Train:
-    """fastat train [PROTOCOL] [flags]: adversarially train a network, evaluate it, and draw figures.
+    """Adversarially train a network, evaluate it, and draw figures.
 
-    PROTOCOL is one of {protocols}; the defaults of the flags follow it and --data. The same command again continues a
-    run that was stopped, and shows the results of one that is finished. On several GPUs or machines: torchrun
-    --nproc-per-node N -m fastat train ...
+    fastat train PROTOCOL [OPTIONS] is short for --protocol PROTOCOL; the defaults of the options follow it and --data.
+    The same command again continues a run that was stopped, and shows the results of one that is finished. On several
+    GPUs or machines: torchrun --nproc-per-node N -m fastat train ...
     """
 
-    settings: TrainConfig
+    settings: Annotated[TrainConfig, _unnamed]
     config: Path | None = None
     """A config.json, of an earlier run for example, that has the defaults of the other flags."""
     out: Path | None = None
@@ -40,12 +46,12 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """fastat evaluate RUN [flags]: evaluate the network of a run folder as it is now, or of a checkpoint file.
+    """Evaluate the network of a run folder as it is now, or of a checkpoint file.
 
     Writes its results and figures into the folder "evaluation" beside the checkpoint.
     """
 
-    run: Path
+    run: Annotated[Positional[Path], arg(metavar="RUN")]
     """Folder of a run, or a checkpoint file of one."""
     which: Literal["best", "last"] | None = None
     """Network of a run folder: of its best epoch or its last; by default what the run selects."""
@@ -63,25 +69,51 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Report:
-    """fastat report RUN [RUN ...] [flags]: one HTML page, complete in itself, that shows runs side by side."""
+    """Write one HTML page, complete in itself, that shows runs side by side."""
 
-    runs: tuple[Path, ...]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
     """Folders of runs, finished or not."""
     out: Path = Path("report.html")
     """File of the page."""
 
 
-@dataclass(frozen=True)
-class Theory:
-    """fastat theory EXPERIMENT [flags]: the theory experiments of five papers; fastat theory --help lists them."""
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    preset: Preset = "quick"
+    """Defaults of the other flags: quick, for minutes on two CPU cores; paper, the scale of the papers."""
+    out: Path | None = None
+    """Folder of the results; by default in runs/theory/PRESET."""
+    jobs: int | None = None
+    """Processes; by default one per CPU core, one on a GPU."""
+    resources: Annotated[Resources, _unnamed] = DEFAULT_RESOURCES
 
-    arguments: tuple[str, ...] = ()
-    """What follows the word theory."""
+
+@dataclass(frozen=True, kw_only=True)
+class Theory(_Work):
+    """One experiment of a paper."""
+
+    name: Suppress[str]
+    settings: Annotated[Any, _unnamed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheoryAll(_Work):
+    """All experiments one after another, and an HTML page of them."""
+
+
+@dataclass(frozen=True)
+class TheoryPage:
+    """Write one HTML page of the findings and figures of experiments."""
+
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER ...]")]
+    """Folders of results."""
+    out: Path = Path("theory.html")
+    """File of the page."""
 
 
 @dataclass(frozen=True)
 class Info:
-    """fastat info: show how fastat was built, and the devices it finds."""
+    """Show how fastat was built, and the devices it finds."""
 
 
-Command = Train | Evaluate | Report | Theory | Info
+Command = Train | Evaluate | Report | Theory | TheoryAll | TheoryPage | Info

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from fastat.cli.commands import Command, Evaluate, Report, Theory, Train
-from fastat.cli.reading import parse
 from fastat.kernels import describe_environment
 from fastat.training import ConfigError
+
+if TYPE_CHECKING:
+    from fastat.cli.commands import Command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -19,10 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(parse(given))
+        if given == ["info"]:  # what a plain installation, without tyro, is checked by
+            _show_info()
+        else:
+            from fastat.cli.reading import parse
+
+            _run(parse(given))
     except ConfigError as error:
         raise SystemExit(f"error: --{_flag(error.field)}: {error}") from error
-    except (ArithmeticError, ModuleNotFoundError, OSError, ValueError) as error:
+    except ModuleNotFoundError as error:
+        needed = "the command line needs tyro: pip install 'fastat[cli]'"
+        raise SystemExit(f"error: {needed if error.name == 'tyro' else error}") from error
+    except (ArithmeticError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from where it was", file=sys.stderr)
@@ -31,25 +41,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(command: Command) -> None:
     """Each command imports what it needs: figures, say, are slow to import and no help text has any."""
-    if isinstance(command, Train):
+    from fastat.cli import commands
+
+    if isinstance(command, commands.Train):
         from fastat.cli.train import run_train
 
         run_train(command)
-    elif isinstance(command, Evaluate):
+    elif isinstance(command, commands.Evaluate):
         from fastat.cli.evaluate import run_evaluate
 
         run_evaluate(command)
-    elif isinstance(command, Report):
+    elif isinstance(command, commands.Report):
         from fastat.report import write_page
 
         print(f"report: {write_page(command.runs, command.out)}")
-    elif isinstance(command, Theory):
+    elif isinstance(command, commands.Theory):
         from fastat.cli.theory import run_theory
 
-        run_theory(command.arguments)
+        run_theory(command)
+    elif isinstance(command, commands.TheoryAll):
+        from fastat.cli.theory import run_all
+
+        run_all(command)
+    elif isinstance(command, commands.TheoryPage):
+        from fastat.theory.page import write_theory_page
+
+        print(f"page: {write_theory_page(command.folders, command.out)}")
     else:
-        for name, value in describe_environment().items():
-            print(f"{name:9} {value}")
+        _show_info()
+
+
+def _show_info() -> None:
+    for name, value in describe_environment().items():
+        print(f"{name:9} {value}")
 
 
 def _flag(field: str) -> str:

@@ -1,48 +1,54 @@
-"""From a command line to a command: the defaults of its flags, and one line about what is wrong."""
+"""From a command line to a command. Tyro reads it, shows the help, and says what is wrong."""
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import inspect
-import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, Train
-from fastat.protocols import PROTOCOL_FIELDS, PROTOCOLS, ProtocolName
-from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, with_fields
+import tyro
+
+from fastat.cli.commands import Command, Evaluate, Info, Preset, Report, Theory, TheoryAll, TheoryPage, Train
+from fastat.protocols import PROTOCOL_FIELDS, ProtocolName
+from fastat.theory import EXPERIMENTS, experiment
+from fastat.training import TrainConfig, check_config, config_from, default_config, with_fields
+
+_THEORY = (
+    "The theory experiments of five papers: numbers, figures, and what was and was not reproduced. The same command "
+    "again continues one that was stopped."
+)
+_CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """Flags that the defaults of others follow, which --help should show."""
+
+    data: str = "digits"
+    protocol: str | None = None
+    config: Path | None = None
+    preset: str = "quick"
 
 
 def parse(given: Sequence[str]) -> Command:
     """The command of a command line.
 
     Raises:
-        ModuleNotFoundError: tyro is not installed.
         ValueError: a value of the configuration is out of its range, or the file of --config cannot be read.
         SystemExit: tyro refused the command line, or showed its help.
     """
-    if given[:1] == ["theory"]:  # its flags depend on the experiment
-        return Theory(tuple(given[1:]))
-    if list(given) == ["info"]:  # what a plain installation, without tyro, is checked by
-        return Info()
-    tyro = _tyro()
-    given = _names_as_flags(given)
-    commands = {
-        "train": Train(_starting_point(given)),
-        "evaluate": Evaluate(run=tyro.MISSING),
-        "report": Report(runs=tyro.MISSING),
-        "theory": Theory(),
-        "info": Info(),
-    }
-    helps = {name: inspect.cleandoc(command.__doc__ or "") for name, command in commands.items()}
-    helps["train"] = helps["train"].format(protocols=", ".join(PROTOCOLS))
-    kind = tyro.extras.subcommand_type_from_defaults(commands, helps, prefix_names=False)
-    found = read(kind, None, "fastat", given, "Fast adversarial training.")
-    assert isinstance(found, Command)
+    if len(given) > 1 and given[0] == "train" and not given[1].startswith("-"):
+        given = ["train", "--protocol", *given[1:]]
+    prog = " ".join(["fastat", *given[:1]])
+    named, _ = tyro.cli(_Named, prog=prog, args=given[1:], config=_CONFIG, return_unknown_args=True, add_help=False)
+    if given[:1] == ["theory"]:
+        found = _one_of(_theory_commands(given[1:2], named), prog, given[1:], _THEORY)
+    else:
+        found = _one_of(_commands(given[:1], named), "fastat", given, "Fast adversarial training.")
     if isinstance(found, Train):
         check_config(found.settings)
     return found
@@ -62,64 +68,52 @@ def parse_number(text: str) -> float:
     return float(match[1]) / float(match[2])
 
 
-def _tyro() -> Any:
+def _commands(chosen: Sequence[str], named: _Named) -> dict[str, tuple[Command, str]]:
+    """The commands, which the defaults of their flags are taken from, and their help."""
+    commands: dict[str, Command] = {
+        "train": Train(_starting_point(named) if chosen == ["train"] else TrainConfig()),
+        "evaluate": Evaluate(run=tyro.MISSING),
+        "report": Report(runs=tyro.MISSING),
+        "theory": TheoryAll(),
+        "info": Info(),
+    }
+    return {name: (one, _THEORY if name == "theory" else _help(one)) for name, one in commands.items()}
+
+
+def _theory_commands(chosen: Sequence[str], named: _Named) -> dict[str, tuple[Command, str]]:
+    """What follows the word theory, likewise. The settings of one experiment are imported, if it is the chosen one."""
+    preset: Preset = "paper" if named.preset == "paper" else "quick"  # tyro refuses others
+    found: dict[str, tuple[Command, str]] = {}
+    for name, text in EXPERIMENTS.items():
+        settings = experiment(name).PRESETS[preset] if chosen == [name] else None
+        found[name] = Theory(name=name, settings=settings, preset=preset), text
+    every, page = TheoryAll(), TheoryPage(folders=tyro.MISSING)
+    return {**found, "all": (every, _help(every)), "page": (page, _help(page))}
+
+
+def _help(command: Command) -> str:
+    return inspect.getdoc(command) or ""
+
+
+def _one_of(commands: Mapping[str, tuple[Command, str]], prog: str, given: Sequence[str], description: str) -> Command:
+    defaults = {name: default for name, (default, _) in commands.items()}
+    helps = {name: text for name, (_, text) in commands.items()}
+    kind = tyro.extras.subcommand_type_from_defaults(defaults, helps, prefix_names=False)
+    found: Command = tyro.cli(
+        kind, prog=prog, description=description, args=given or ["--help"], config=_CONFIG, registry=_fractions()
+    )
+    return found
+
+
+def _starting_point(named: _Named) -> TrainConfig:
+    """The defaults of the flags of ``train``: those of the dataset and the protocol, or of the file of --config."""
+    protocol: Any = named.protocol if named.protocol in get_args(ProtocolName) else None  # tyro refuses others
+    if named.config is None:
+        return default_config(named.data, protocol or "pgd-at")
     try:
-        import tyro
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("the command line needs tyro: pip install 'fastat[cli]'") from error
-    return tyro
-
-
-def read(kind: Any, default: Any, prog: str, given: Sequence[str], description: str | None = None) -> Any:
-    """An instance of the type from a command line; a wrong one is one line on the standard error."""
-    tyro = _tyro()
-    complaint = io.StringIO()
-    given_default = {} if default is None else {"default": default}
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.cli(
-                kind,
-                prog=prog,
-                description=description,
-                args=list(given),
-                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
-                registry=_fractions(tyro),
-                **given_default,
-            )
-    except SystemExit as stop:
-        if stop.code == 2:
-            raise SystemExit(f"error: {_one_line(complaint.getvalue())}") from None
-        raise
-
-
-def _names_as_flags(given: Sequence[str]) -> list[str]:
-    """``train hr`` as ``train --protocol hr``, ``evaluate RUN`` as ``evaluate --run RUN``, ``report A B`` likewise."""
-    flags = {"train": "--protocol", "evaluate": "--run", "report": "--runs"}
-    if len(given) > 1 and given[0] in flags and not given[1].startswith("-"):
-        return [given[0], flags[given[0]], *given[1:]]
-    return list(given)
-
-
-def _starting_point(given: Sequence[str]) -> TrainConfig:
-    """The defaults of the flags of ``train``, which --help should show: they follow --data, --protocol and --config."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("--data", "--protocol", "--config"):
-        peek.add_argument(name)
-    named = peek.parse_known_args(list(given))[0]
-    if named.protocol is not None and named.protocol not in get_args(ProtocolName):
-        known = ", ".join(get_args(ProtocolName))
-        raise ConfigError("protocol", f"protocol must be one of {known}, got {named.protocol!r}")
-    if given[:1] == ["train"] and named.config is not None:
-        return _saved(Path(named.config), named.protocol)
-    return default_config(named.data or "digits", named.protocol or "pgd-at")
-
-
-def _saved(file: Path, protocol: ProtocolName | None) -> TrainConfig:
-    """The configuration in the file, or what another protocol makes of it."""
-    try:
-        config = config_from(json.loads(file.read_text()))
+        config = config_from(json.loads(named.config.read_text()))
     except (OSError, ValueError) as error:
-        raise ValueError(f"--config: {file}: {error}") from error
+        raise ValueError(f"--config: {named.config}: {error}") from error
     if protocol is None or protocol == config.method.protocol:
         return config
     fresh = default_config(config.dataset.data, protocol)
@@ -127,13 +121,7 @@ def _saved(file: Path, protocol: ProtocolName | None) -> TrainConfig:
     return with_fields(config, **decided)
 
 
-def _one_line(box: str) -> str:
-    """What tyro prints in a box over many lines."""
-    words = " ".join(re.sub(r"[^\x00-\x7f]", " ", box).split())
-    return re.sub(r" *(Argument helptext:|For full helptext).*", "", words)
-
-
-def _fractions(tyro: Any) -> Any:
+def _fractions() -> tyro.constructors.ConstructorRegistry:
     """Lets every float flag take 8/255 as well as 0.03."""
     registry = tyro.constructors.ConstructorRegistry()
 

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 from types import ModuleType
+from typing import cast
 
 from fastat.theory.contract import DEFAULT_RESOURCES, Experiment, Resources
 from fastat.theory.result import FIGURES, Finding, Picture, Result
@@ -15,6 +16,7 @@ __all__ = [
     "Picture",
     "Resources",
     "Result",
+    "experiment",
     "page",
 ]
 
@@ -26,6 +28,11 @@ EXPERIMENTS = {
     "generalization": "the guarantee of holistic robust training (Bennouna, Lucas, Van Parys 2023)",
 }
 """The experiments by name, and what they show."""
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of a name in EXPERIMENTS, which is imported."""
+    return cast(Experiment, import_module(f"fastat.theory.{name.replace('-', '_')}.experiment"))
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -11,6 +11,9 @@ import pytest
 
 from fastat.cli import main
 from fastat.cli import theory as command
+from fastat.cli.commands import Theory
+from fastat.cli.reading import parse
+from fastat.theory import EXPERIMENTS, experiment
 from fastat.theory.contract import Experiment
 from fastat.theory.page import write_theory_page
 
@@ -30,13 +33,23 @@ SMALL = [
 SMALL += ["--d", "10", "--trials", "2", "--jobs", "1"]
 
 
-def test_the_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["theory", "--help"])
+@pytest.mark.parametrize("given", [["theory"], ["theory", "--help"]])
+def test_the_experiments_are_listed(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(given)
     listed = capsys.readouterr().out
-    assert all(name in listed for name in command.EXPERIMENTS)
+    assert stop.value.code == 0 and all(name in listed for name in EXPERIMENTS)
 
 
-@pytest.mark.parametrize("name", command.EXPERIMENTS)
+def test_flags_start_from_the_preset() -> None:
+    for preset in ("quick", "paper"):
+        settings = experiment("cgro").PRESETS[preset]
+        found = parse(["theory", "cgro", f"--preset={preset}", "--epochs", "7", "--device", "cpu"])
+        assert isinstance(found, Theory) and found.settings == replace(settings, epochs=7)
+        assert (found.name, found.preset, found.resources.device) == ("cgro", preset, "cpu")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_has_flags_with_help_and_two_presets(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -44,7 +57,7 @@ def test_every_experiment_has_flags_with_help_and_two_presets(
     with pytest.raises(SystemExit) as stop:
         main(["theory", name, "--help"])
     assert stop.value.code == 0 and "--preset" in capsys.readouterr().out
-    module = command.module_of(name)
+    module = experiment(name)
     assert list(signature(module.run).parameters) == list(signature(Experiment.run).parameters)[1:]
     assert set(module.PRESETS) == {"quick", "paper"}
     assert all(module.cost(settings) for settings in module.PRESETS.values())
@@ -69,27 +82,43 @@ def test_another_experiment_is_not_written_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["something"], "experiment must be one of random-features"),
-        (["random-features", "--preset", "huge"], "preset must be one of quick, paper"),
-        (["random-features", "--preset"], "preset must be one of quick, paper, got None"),
         (["random-features", "--psi2", "-1"], "psi2 must be above 0"),
-        (["page", "--bad"], "--bad"),
         (["random-features", "--points", "1"], "points must be at least 3, got 1"),
-        (["random-features", "--jobs", "0"], "jobs must be at least 1, got 0"),
-        (["random-features", "--unknown", "1"], "--unknown"),
+        (["random-features", "--jobs", "0"], "error: --jobs: jobs must be at least 1, got 0"),
+        (["all", "--jobs", "0"], "error: --jobs: jobs must be at least 1, got 0"),
         (["page", "/nowhere"], "holds no results"),
+        (["page"], "at least one experiment"),
     ],
 )
-def test_a_wrong_command_line_is_one_line(arguments: list[str], named: str) -> None:
+def test_what_cannot_be_is_one_line(arguments: list[str], named: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["theory", *arguments])
     assert named in str(stop.value.code) and str(stop.value.code).count("\n") == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["something"], "Available subcommands: random-features,"),
+        (["random-features", "--preset", "huge"], "invalid choice 'huge' for argument '--preset'"),
+        (["random-features", "--preset"], "Missing value for argument '--preset'"),
+        (["page", "--bad"], "Unrecognized options: --bad"),
+        (["random-features", "--unknown", "1"], "Unrecognized options: --unknown, 1"),
+        (["random-features", "--name", "cgro"], "Unrecognized options: --name, cgro"),
+    ],
+)
+def test_a_wrong_command_line_is_explained(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["theory", *arguments])
+    assert stop.value.code == 2 and named in capsys.readouterr().err
+
+
 def test_all_experiments_end_with_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    module = command.module_of("random-features")
+    module = experiment("random-features")
     small = replace(module.PRESETS["quick"], eps=(0.3,), points=20, simulated_psi1=(1.0,), d=(10,), trials=2)
     monkeypatch.setitem(module.PRESETS, "quick", small)
     monkeypatch.setattr(command, "EXPERIMENTS", {"random-features": "of a test"})

@@ -99,12 +99,12 @@ def test_what_cannot_be_is_one_line(arguments: list[str], named: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["something"], "Available subcommands: random-features,"),
-        (["random-features", "--preset", "huge"], "invalid choice 'huge' for argument '--preset'"),
-        (["random-features", "--preset"], "Missing value for argument '--preset'"),
-        (["page", "--bad"], "Unrecognized options: --bad"),
-        (["random-features", "--unknown", "1"], "Unrecognized options: --unknown, 1"),
-        (["random-features", "--name", "cgro"], "Unrecognized options: --name, cgro"),
+        (["something"], "random-features"),
+        (["random-features", "--preset", "huge"], "'huge'"),
+        (["random-features", "--preset"], "--preset"),
+        (["page", "--bad"], "--bad"),
+        (["random-features", "--unknown", "1"], "--unknown"),
+        (["random-features", "--name", "cgro"], "--name"),
     ],
 )
 def test_a_wrong_command_line_is_explained(

@@ -21,6 +21,14 @@ def data_root() -> Path:
     return Path(root)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory) -> Iterator[None]:
+    """Decoded images are kept where no other run of the tests finds them."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("FASTAT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

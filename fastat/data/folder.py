@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from fastat.data.dataset import Dataset, make_dataset
-from fastat.data.image_files import image_files, mode_and_size, read_images
+from fastat.data.dataset import make_dataset
+from fastat.data.image_cache import read_images_once
+from fastat.data.image_files import OtherSizeError, image_files, mode_and_size
 from fastat.data.splits import Split
 from fastat.data.streamed import Streamed
 
@@ -19,23 +21,24 @@ def load_folder(path: Path, title: str) -> Split:
     """Images of ``path/train/<class>/*`` and ``path/test/<class>/*``; the class names in alphabetical order.
 
     They are kept in memory if they have one size and take at most 2 GiB; they stay grey if the first one is grey, else
-    all are read as RGB. Other images are read from the disk as they are needed: see :class:`Streamed`.
+    all are read as RGB. Many are decoded once: see :func:`read_images_once`. Other images are read from the disk as
+    they are needed: see :class:`Streamed`.
 
     Raises:
         FileNotFoundError: a split is missing or has no image.
-        ValueError: the two splits have different classes.
+        ValueError: the two splits have different classes, or a file is no image.
     """
     classes = class_folders(path / "train")
     if (found := class_folders(path / "test")) != classes:
         different = ", ".join(sorted(set(classes) ^ set(found)))
         raise ValueError(f"{path / 'train'} and {path / 'test'} do not hold the same classes: {different}")
     halves = [labelled_files(path / half, classes) for half in _HALVES]
-    everything = [file for files, _ in halves for file in files]
-    mode, (width, height) = mode_and_size(everything[0])
-    one_size = all(mode_and_size(file)[1] == (width, height) for file in everything)
-    if not one_size or len(everything) * width * height * len(mode) > _MOST_BYTES:
+    images = _of_one_size(path, [file for files, _ in halves for file in files])
+    if images is None:
         return Split(*(Streamed.of(title, files, labels, classes) for files, labels in halves))
-    return Split(*(_in_memory(title, files, labels, classes, mode) for files, labels in halves))
+    parts = images.split([len(files) for files, _ in halves])
+    pairs = zip(parts, halves, strict=True)
+    return Split(*(make_dataset(title, part, torch.tensor(labels), classes) for part, (_, labels) in pairs))
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -60,5 +63,12 @@ def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[Path, 
     return tuple(file for file, _ in found), [label for _, label in found]
 
 
-def _in_memory(title: str, files: tuple[Path, ...], labels: list[int], classes: tuple[str, ...], mode: str) -> Dataset:
-    return make_dataset(title, read_images(files, mode), torch.tensor(labels), classes)
+def _of_one_size(path: Path, files: list[Path]) -> Tensor | None:
+    """The images, or None if they are large or of different sizes."""
+    mode, (width, height) = mode_and_size(files[0])
+    if len(files) * width * height * len(mode) > _MOST_BYTES:
+        return None
+    try:
+        return read_images_once(path, files, mode)
+    except OtherSizeError:
+        return None

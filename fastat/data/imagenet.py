@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.folder import class_folders, labelled_files
-from fastat.data.image_files import image_files, read_images
+from fastat.data.image_cache import read_images_once
+from fastat.data.image_files import image_files
 from fastat.data.splits import Split
 from fastat.data.streamed import Streamed
 
@@ -39,7 +41,7 @@ def load_tiny_imagenet(root: Path) -> Split:
 
     Raises:
         FileNotFoundError: a file is missing; the message says what to put where.
-        ValueError: val_annotations.txt names a class that has no training images.
+        ValueError: val_annotations.txt names a class that has no training images, or a file is no image of 64x64.
     """
     folder = root / "tiny-imagenet-200"
     notes = folder / "val" / "val_annotations.txt"
@@ -55,12 +57,13 @@ def load_tiny_imagenet(root: Path) -> Split:
             raise ValueError(f"{notes}: {name} is of class {wnid}, which has no folder in {folder / 'train'}")
         test.append((folder / "val" / "images" / name, wnids.index(wnid)))
     classes = _class_names(folder / "words.txt", wnids)
-    return Split(_read(train, classes), _read(test, classes))
+    images = read_images_once(folder, [file for file, _ in train + test], "RGB")
+    parts = zip(images.split([len(train), len(test)]), (train, test), strict=True)
+    return Split(*(_half(part, [label for _, label in labelled], classes) for part, labelled in parts))
 
 
-def _read(labelled: list[tuple[Path, int]], classes: tuple[str, ...]) -> Dataset:
-    images = read_images([file for file, _ in labelled], "RGB")
-    return make_dataset("Tiny ImageNet", images, torch.tensor([label for _, label in labelled]), classes)
+def _half(images: Tensor, labels: list[int], classes: tuple[str, ...]) -> Dataset:
+    return make_dataset("Tiny ImageNet", images, torch.tensor(labels), classes)
 
 
 def _class_names(words: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from fastat.data.augment import NO_AUGMENTATION, Augmentation, check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
-from fastat.data.image_files import read_image
+from fastat.data.image_files import cores, decoded, read_image
 from fastat.support.keyed import keyed_hash
 
 SIDE = 224
@@ -100,14 +98,8 @@ class Streamed:
         self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         check_augment(augmentation.kind)
-        loader = DataLoader(
-            _Files(self.take(positions), augmentation),
-            batch_size,
-            generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
-            num_workers=min(_cores(), 8),
-            pin_memory=device is not None and device.type == "cuda",
-        )
-        yield from loader
+        pin_memory = device is not None and device.type == "cuda"
+        return decoded(_Files(self.take(positions), augmentation), batch_size, min(cores(), 8), pin_memory=pin_memory)
 
 
 class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
@@ -134,11 +126,6 @@ class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
             if self._augment == "crop-flip" and draws[-1] < 0.5:
                 image = transforms.hflip(image)
         return image, source.labels[position], number
-
-
-def _cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _uniform(number: Tensor, count: int, key: tuple[int, ...]) -> list[float]:

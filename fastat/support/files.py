@@ -5,25 +5,40 @@ from __future__ import annotations
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Puts content at path through a temporary file beside it, synced to the disk before it takes the name.
+@contextmanager
+def replacing(path: Path, *, by_many: bool = False) -> Iterator[IO[bytes]]:
+    """A stream whose content is at path at the end; it comes there from a temporary file beside it, synced to the disk.
 
-    One process writes to a folder at a time; what a killed one left half done is overwritten.
+    Args:
+        path: the file, which stays as it is if the writing fails.
+        by_many: several processes may write it at once. Else one writes to a folder at a time, and what a killed one
+            left half done is overwritten.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if by_many else f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     _sync_folder(path.parent)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Puts content at path through :func:`replacing`."""
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

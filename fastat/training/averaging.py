@@ -1,4 +1,9 @@
-"""Averages of a network's weights over its training."""
+"""Averages of a network's weights over its training.
+
+Not torch's AveragedModel: it reads its count on the host at every update, so a step on a GPU waits for it and cannot be
+recorded; with batch norm's statistics averaged it divides the integer counters, which CUDA refuses; and its names start
+with "module.".
+"""
 
 from __future__ import annotations
 

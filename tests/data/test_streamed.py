@@ -103,7 +103,7 @@ class TestStreamed:
 
     def test_broken_file_is_named(self, source, tmp_path):
         (tmp_path / "broken.jpg").write_bytes(b"junk")
-        with pytest.raises(OSError, match=r"broken\.jpg"):
+        with pytest.raises(ValueError, match=r"broken\.jpg cannot be read as an image: cannot identify.*jpg'$"):
             Streamed.of("x", [tmp_path / "broken.jpg"], [0], ("a",)).load()
 
     def test_subset_is_that_of_a_dataset_in_memory(self, source):

@@ -22,9 +22,12 @@ def data_root() -> Path:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def _own_cache(tmp_path_factory) -> Iterator[None]:
-    """Decoded images are kept where no other run of the tests finds them."""
+def _environment(tmp_path_factory) -> Iterator[None]:
+    """Decoded images are kept where no other run of the tests finds them; output is as wide as usual, and plain."""
     with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("COLUMNS", "100")
+        for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+            patched.delenv(name, raising=False)
         patched.setenv("FASTAT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 

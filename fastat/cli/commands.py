@@ -13,6 +13,7 @@ from fastat.training import TrainConfig
 
 Preset = Literal["quick", "paper"]
 _unnamed = arg(name="")  # what is nested has its own headings in the help, and no other names
+_required = "(required)"
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Evaluate:
     Writes its results and figures into the folder "evaluation" beside the checkpoint.
     """
 
-    run: Annotated[Positional[Path], arg(metavar="RUN")]
+    run: Annotated[Positional[Path | None], arg(metavar="RUN", help_behavior_hint=_required)] = None
     """Folder of a run, or a checkpoint file of one."""
     which: Literal["best", "last"] | None = None
     """Network of a run folder: of its best epoch or its last; by default what the run selects."""
@@ -71,7 +72,7 @@ class Evaluate:
 class Report:
     """Write one HTML page, complete in itself, that shows runs side by side."""
 
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]", help_behavior_hint=_required)] = ()
     """Folders of runs, finished or not."""
     out: Path = Path("report.html")
     """File of the page."""
@@ -105,7 +106,9 @@ class TheoryAll(_Work):
 class TheoryPage:
     """Write one HTML page of the findings and figures of experiments."""
 
-    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER ...]")]
+    folders: Annotated[
+        Positional[tuple[Path, ...]], arg(metavar="FOLDER [FOLDER ...]", help_behavior_hint=_required)
+    ] = ()
     """Folders of results."""
     out: Path = Path("theory.html")
     """File of the page."""

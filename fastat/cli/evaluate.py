@@ -17,6 +17,8 @@ _LARGE_EVAL_SIZE = 5000  # of ImageNet, as robustness benchmarks take; all would
 
 def run_evaluate(command: Evaluate) -> None:
     """Evaluates the network of a run folder or of a checkpoint file."""
+    if command.run is None:
+        raise ValueError("evaluate needs a run: fastat evaluate RUN, its folder or a checkpoint file of it")
     network = load_network(command.run, command.device, which=command.which)
     if network.epoch == 0:
         raise ValueError(f"{command.run} has no finished epoch yet")

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -21,16 +21,23 @@ _THEORY = (
     "The theory experiments of five papers: numbers, figures, and what was and was not reproduced. The same command "
     "again continues one that was stopped."
 )
+_Basis = TypeVar("_Basis")
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
 
 @dataclass(frozen=True)
-class _Named:
-    """Flags that the defaults of others follow, which --help should show."""
+class _TrainBasis:
+    """Flags of ``train`` that the defaults of others follow, which --help should show."""
 
     data: str = "digits"
     protocol: str | None = None
     config: Path | None = None
+
+
+@dataclass(frozen=True)
+class _TheoryBasis:
+    """The same for an experiment."""
+
     preset: str = "quick"
 
 
@@ -41,14 +48,15 @@ def parse(given: Sequence[str]) -> Command:
         ValueError: a value of the configuration is out of its range, or the file of --config cannot be read.
         SystemExit: tyro refused the command line, or showed its help.
     """
-    if len(given) > 1 and given[0] == "train" and not given[1].startswith("-"):
-        given = ["train", "--protocol", *given[1:]]
-    prog = " ".join(["fastat", *given[:1]])
-    named, _ = tyro.cli(_Named, prog=prog, args=given[1:], config=_CONFIG, return_unknown_args=True, add_help=False)
-    if given[:1] == ["theory"]:
-        found = _one_of(_theory_commands(given[1:2], named), prog, given[1:], _THEORY)
+    name, rest = given[0] if given else "", list(given[1:])
+    if name == "train":
+        if rest and not rest[0].startswith("-"):
+            rest = ["--protocol", *rest]
+        found = _one_of(_commands(_starting_point(rest)), "fastat", [name, *rest], "Fast adversarial training.")
+    elif name == "theory":
+        found = _one_of(_theory_commands(rest), "fastat theory", rest, _THEORY)
     else:
-        found = _one_of(_commands(given[:1], named), "fastat", given, "Fast adversarial training.")
+        found = _one_of(_commands(TrainConfig()), "fastat", given, "Fast adversarial training.")
     if isinstance(found, Train):
         check_config(found.settings)
     return found
@@ -68,26 +76,30 @@ def parse_number(text: str) -> float:
     return float(match[1]) / float(match[2])
 
 
-def _commands(chosen: Sequence[str], named: _Named) -> dict[str, tuple[Command, str]]:
+def _commands(settings: TrainConfig) -> dict[str, tuple[Command, str]]:
     """The commands, which the defaults of their flags are taken from, and their help."""
     commands: dict[str, Command] = {
-        "train": Train(_starting_point(named) if chosen == ["train"] else TrainConfig()),
-        "evaluate": Evaluate(run=tyro.MISSING),
-        "report": Report(runs=tyro.MISSING),
+        "train": Train(settings),
+        "evaluate": Evaluate(),
+        "report": Report(),
         "theory": TheoryAll(),
         "info": Info(),
     }
     return {name: (one, _THEORY if name == "theory" else _help(one)) for name, one in commands.items()}
 
 
-def _theory_commands(chosen: Sequence[str], named: _Named) -> dict[str, tuple[Command, str]]:
+def _theory_commands(given: Sequence[str]) -> dict[str, tuple[Command, str]]:
     """What follows the word theory, likewise. The settings of one experiment are imported, if it is the chosen one."""
-    preset: Preset = "paper" if named.preset == "paper" else "quick"  # tyro refuses others
+    chosen = given[0].replace("_", "-") if given else ""  # as tyro reads it
     found: dict[str, tuple[Command, str]] = {}
     for name, text in EXPERIMENTS.items():
-        settings = experiment(name).PRESETS[preset] if chosen == [name] else None
+        preset: Preset = "quick"
+        settings = None
+        if name == chosen:
+            preset = "paper" if _basis(_TheoryBasis, f"fastat theory {name}", given[1:]).preset == "paper" else "quick"
+            settings = experiment(name).PRESETS[preset]
         found[name] = Theory(name=name, settings=settings, preset=preset), text
-    every, page = TheoryAll(), TheoryPage(folders=tyro.MISSING)
+    every, page = TheoryAll(), TheoryPage()
     return {**found, "all": (every, _help(every)), "page": (page, _help(page))}
 
 
@@ -105,15 +117,23 @@ def _one_of(commands: Mapping[str, tuple[Command, str]], prog: str, given: Seque
     return found
 
 
-def _starting_point(named: _Named) -> TrainConfig:
+def _basis(kind: type[_Basis], prog: str, given: Sequence[str]) -> _Basis:
+    """These flags of a command line, whatever else it has; of what is wrong with them tyro tells in the second pass."""
+    own = [text for text in given if not text.startswith("--tyro-")]  # which print the completions of a shell
+    found: _Basis = tyro.cli(kind, prog=prog, args=own, config=_CONFIG, return_unknown_args=True, add_help=False)[0]
+    return found
+
+
+def _starting_point(given: Sequence[str]) -> TrainConfig:
     """The defaults of the flags of ``train``: those of the dataset and the protocol, or of the file of --config."""
-    protocol: Any = named.protocol if named.protocol in get_args(ProtocolName) else None  # tyro refuses others
-    if named.config is None:
-        return default_config(named.data, protocol or "pgd-at")
+    basis = _basis(_TrainBasis, "fastat train", given)
+    protocol: Any = basis.protocol if basis.protocol in get_args(ProtocolName) else None
+    if basis.config is None:
+        return default_config(basis.data, protocol or "pgd-at")
     try:
-        config = config_from(json.loads(named.config.read_text()))
+        config = config_from(json.loads(basis.config.read_text()))
     except (OSError, ValueError) as error:
-        raise ValueError(f"--config: {named.config}: {error}") from error
+        raise ValueError(f"--config: {basis.config}: {error}") from error
     if protocol is None or protocol == config.method.protocol:
         return config
     fresh = default_config(config.dataset.data, protocol)

@@ -21,8 +21,9 @@ def load_folder(path: Path, title: str) -> Split:
     """Images of ``path/train/<class>/*`` and ``path/test/<class>/*``; the class names in alphabetical order.
 
     They are kept in memory if they have one size and take at most 2 GiB; they stay grey if the first one is grey, else
-    all are read as RGB. Many are decoded once: see :func:`read_images_once`. Other images are read from the disk as
-    they are needed: see :class:`Streamed`.
+    all are read as RGB. All are decoded, once (:func:`read_images_once`), also where a run takes a few: whether they
+    have one size, and the statistics of the channels, need all. Other images are read from the disk as they are needed:
+    see :class:`Streamed`.
 
     Raises:
         FileNotFoundError: a split is missing or has no image.
@@ -65,10 +66,10 @@ def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[Path, 
 
 def _of_one_size(path: Path, files: list[Path]) -> Tensor | None:
     """The images, or None if they are large or of different sizes."""
-    mode, (width, height) = mode_and_size(files[0])
-    if len(files) * width * height * len(mode) > _MOST_BYTES:
+    mode, size = mode_and_size(files[0])
+    if len(files) * size[0] * size[1] * len(mode) > _MOST_BYTES:
         return None
     try:
-        return read_images_once(path, files, mode)
+        return read_images_once(path, files, mode, size)
     except OtherSizeError:
         return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,41 +13,60 @@ import PIL
 import torch
 from torch import Tensor
 
-from fastat.data.image_files import MANY, read_images
+from fastat.data.image_files import OtherSizeError, Size, are_many, read_images
 from fastat.support.files import replacing
 
+_FOLDER = "FASTAT_CACHE"
 
-def read_images_once(folder: Path, files: Sequence[Path], mode: str) -> Tensor:
-    """What :func:`read_images` returns, kept in one file per folder if there are many.
+
+def read_images_once(folder: Path, files: Sequence[Path], mode: str, size: Size) -> Tensor:
+    """What :func:`read_images` returns, or that a size is another one, kept in one file per folder if there are many.
 
     That is in ``~/.cache/fastat``, or the folder that the environment variable FASTAT_CACHE names; nothing is kept if
     FASTAT_CACHE is empty. Files that are new, changed, renamed or gone are seen by their names, sizes and times.
 
     Args:
         folder: what the file is named after; the images are in it.
-        files: the images, of one size.
+        files: the images.
         mode: Pillow's, "L" or "RGB".
+        size: (width, height) of each.
 
     Raises:
-        FileNotFoundError, OtherSizeError, ValueError: as for :func:`read_images`.
+        OSError, OtherSizeError: as for :func:`read_images`.
+        ValueError: likewise, or FASTAT_CACHE names a home that there is not.
     """
-    place = _cache_folder()
-    if place is None or len(files) < MANY:
-        return read_images(files, mode)
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
-    kept, key = place / f"{folder.resolve().name}-{digest}.npz", _key(folder, files, mode)
-    images = _read(kept, key, len(files))
-    if images is None:
-        images = read_images(files, mode)
-        _keep(kept, key, images)
+    place = _cache_folder() if are_many(files, mode, size) else None
+    if place is None:
+        return read_images(files, mode, size)
+    whole = os.fsencode(folder.resolve())
+    kept = place / f"{folder.resolve().name[:40]}-{hashlib.sha256(whole).hexdigest()[:16]}.npz"
+    key = _key(folder, files, mode)
+    content = _read(kept, key)
+    if content is not None and "other" in content:
+        raise OtherSizeError(str(content["other"]))
+    if content is not None and content["images"].shape == (len(files), len(mode), size[1], size[0]):
+        return torch.from_numpy(content["images"])
+    try:
+        images = read_images(files, mode, size)
+    except OtherSizeError as error:
+        _keep(kept, key, other=np.array(str(error)))
+        raise
+    _keep(kept, key, images=images.numpy())
     return images
 
 
 def _cache_folder() -> Path | None:
-    named = os.environ.get("FASTAT_CACHE")
-    if named is None:
-        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastat"
-    return Path(named).expanduser() if named else None
+    named = os.environ.get(_FOLDER)
+    if named == "":
+        return None
+    try:
+        return Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / ("" if named else "fastat")
+    except RuntimeError as error:
+        if named is None:  # nobody's home
+            return None
+        raise ValueError(
+            f"{_FOLDER} must name a folder, or be empty to keep no images, got {named!r}: {error}"
+        ) from error
 
 
 def _key(folder: Path, files: Sequence[Path], mode: str) -> str:
@@ -56,31 +74,33 @@ def _key(folder: Path, files: Sequence[Path], mode: str) -> str:
     state = hashlib.sha256(f"{mode} {PIL.__version__}".encode())
     for file in files:
         found = file.stat()
-        state.update(f"\n{file.relative_to(folder)} {found.st_size} {found.st_mtime_ns}".encode())
+        state.update(os.fsencode(file.relative_to(folder)))
+        # the time of the last change of any kind too: a copy may keep the other one
+        state.update(f" {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n".encode())
     return state.hexdigest()
 
 
-def _read(kept: Path, key: str, count: int) -> Tensor | None:
-    """The images that are kept, or None; numpy checks the sum that a zip file has of its content."""
+def _read(kept: Path, key: str) -> dict[str, np.ndarray] | None:
+    """What is kept for this key, or None."""
     try:
         with np.load(kept, allow_pickle=False) as content:
             if str(content["key"]) != key:
                 return None
-            images = content["images"]
-    except (EOFError, KeyError, OSError, ValueError, zipfile.BadZipFile):
+            found = {name: content[name] for name in content.files}  # against the sums that a zip file has
+    except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is then made anew
         return None
-    fits = images.dtype == np.uint8 and images.ndim == 4 and len(images) == count
-    return torch.from_numpy(images) if fits else None
+    images = found.get("images", np.empty(0, np.uint8))
+    return found if "other" in found or images.dtype == np.uint8 else None
 
 
-def _keep(kept: Path, key: str, images: Tensor) -> None:
+def _keep(kept: Path, key: str, **content: np.ndarray) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept, by_many=True) as stream:
-            np.savez(stream, key=np.array(key), images=images.numpy())
+            np.savez(stream, allow_pickle=False, key=np.array(key), **content)
     except OSError as error:
         warnings.warn(
             f"decoded images cannot be kept in {kept}, so the next time takes as long ({error}): let the environment "
-            f"variable FASTAT_CACHE name another folder, or be empty to keep none",
+            f"variable {_FOLDER} name another folder, or be empty to keep none",
             stacklevel=2,
         )

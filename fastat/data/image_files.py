@@ -1,26 +1,35 @@
-"""Decoding of image files into tensors, in worker processes where there are many."""
+"""Decoding of image files into tensors, by processes where there are many."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
-from torch.utils.data import Dataset as TorchDataset
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".pgm", ".webp", ".tif", ".tiff"}
-MANY = 500
-"""From so many files on, starting worker processes and keeping what they decoded are worth it."""
+
+Size = tuple[int, int]
+"""(width, height)"""
+
+_TASK_FILES, _TASK_BYTES = 100, 1 << 20
+"""A process decodes so many files at once, of at most so many bytes of pixels or one."""
+_FEW_TASKS = 4
+"""For so few of these no process is started."""
 
 
 class OtherSizeError(ValueError):
-    """An image has another size than the first one; the message names the file."""
+    """An image has not the size that it should have; the message names the file."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -30,125 +39,124 @@ def image_files(folder: Path) -> list[Path]:
         FileNotFoundError: it holds none, or is missing.
     """
     entries = folder.iterdir() if folder.is_dir() else ()
-    files = sorted(file for file in entries if file.suffix.lower() in SUFFIXES)
+    files = sorted((file for file in entries if file.suffix.lower() in SUFFIXES), key=lambda file: file.name)
     if not files:
         raise FileNotFoundError(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))})")
     return files
 
 
-def read_image(file: Path, mode: str, size: tuple[int, int] | None = None) -> Tensor:
+def read_image(file: Path, mode: str) -> Tensor:
     """uint8 [C, H, W] of an image in Pillow's mode "L" or "RGB".
 
     Raises:
-        FileNotFoundError: there is no such file.
-        OtherSizeError: its (width, height) is not ``size``, where that is given.
+        OSError: the file cannot be opened.
         ValueError: it is not an image that Pillow can read; the message names the file.
     """
-    try:
-        with Image.open(file) as image:
-            if size is not None and image.size != size:
-                found, first = (f"{wide}x{high}" for wide, high in (image.size, size))
-                raise OtherSizeError(f"{file} has {found} pixels, the first image {first}")
-            values = torch.from_numpy(np.array(image.convert(mode)))
-    except (FileNotFoundError, OtherSizeError):
-        raise
-    except Exception as error:  # of many kinds, a SyntaxError for one, and mostly without the name
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
-    return values.unsqueeze(0) if mode == "L" else values.permute(2, 0, 1).contiguous()
+    return torch.from_numpy(_pixels(file, mode))
 
 
-def read_images(files: Sequence[Path], mode: str) -> Tensor:
-    """uint8 [N, C, H, W] of images of one size, decoded by all cores; if there are many, with a bar on a terminal.
+def read_images(files: Sequence[Path], mode: str, size: Size) -> Tensor:
+    """uint8 [N, C, H, W] of images of this size, decoded by all cores, which a terminal shows if there are many.
 
     Raises:
-        FileNotFoundError, OtherSizeError, ValueError: as for :func:`read_image`.
+        OSError, ValueError: as for :func:`read_image`.
+        OtherSizeError: one has another size.
     """
-    size = mode_and_size(files[0])[1]
-    many = len(files) >= MANY
-    parts = decoded(_OfOneSize(files, mode, size), MANY, cores() if many else 0)
-    images = torch.empty(len(files), len(mode), size[1], size[0], dtype=torch.uint8)
-    rows = range(0, len(files), MANY)
-    for row, part in zip(_shown(rows, len(files)) if many else rows, parts, strict=True):
-        images[row : row + len(part)] = part
-    return images
+    images = np.empty((len(files), len(mode), size[1], size[0]), np.uint8)
+    done = 0
+    with closing(_parts(files, mode, size)) as parts:
+        for part in parts:
+            images[done : done + len(part)] = part
+            done += len(part)
+    return torch.from_numpy(images)
 
 
-def mode_and_size(file: Path) -> tuple[str, tuple[int, int]]:
-    """Pillow's mode in which to read the image, "L" if it is grey and else "RGB", and its (width, height).
+def are_many(files: Sequence[Path], mode: str, size: Size) -> bool:
+    """Whether decoding them takes long enough to start processes, and to keep the result."""
+    return len(_tasks(files, size[0] * size[1] * len(mode))) > _FEW_TASKS
+
+
+def mode_and_size(file: Path) -> tuple[str, Size]:
+    """Pillow's mode in which to read the image, "L" if it is grey and else "RGB", and its size.
 
     Raises:
-        FileNotFoundError, ValueError: as for :func:`read_image`.
+        OSError, ValueError: as for :func:`read_image`.
     """
     try:
         with Image.open(file) as image:
             return ("L" if image.mode in ("1", "L") else "RGB"), image.size
-    except FileNotFoundError:
-        raise
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as an image: {error}") from error
-
-
-def decoded(source: TorchDataset[Any], batch_size: int, workers: int, *, pin_memory: bool = False) -> Iterator[Any]:
-    """Batches of the items of a dataset, in their order, from so many worker processes; in this one for 0.
-
-    What an item raises is raised here as it is: from a worker, torch would raise a text with the whole traceback.
-    """
-    loader = DataLoader(
-        _Caught(source),
-        batch_size,
-        num_workers=workers,
-        collate_fn=_first_error_or_batch,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
-    )
-    for batch in loader:
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+        raise _explained(file, error) from error
 
 
 def cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Those that this process may use; under torchrun its share of them."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(own // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
 
 
-class _OfOneSize(TorchDataset[Tensor]):
-    def __init__(self, files: Sequence[Path], mode: str, size: tuple[int, int]) -> None:
-        self._files, self._mode, self._size = files, mode, size
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def __getitem__(self, position: int) -> Tensor:
-        return read_image(self._files[position], self._mode, self._size)
+def _tasks(files: Sequence[Path], image_bytes: int) -> list[Sequence[Path]]:
+    count = min(max(_TASK_BYTES // image_bytes, 1), _TASK_FILES)
+    return [files[first : first + count] for first in range(0, len(files), count)]
 
 
-class _Caught(TorchDataset[Any]):
-    """The items of a dataset, or the errors that they raise."""
+def _parts(files: Sequence[Path], mode: str, size: Size) -> Generator[np.ndarray]:
+    """The images of the tasks, in their order."""
+    read = partial(_read_some, mode=mode, size=size)
+    tasks = _tasks(files, size[0] * size[1] * len(mode))
+    if not are_many(files, mode, size):
+        yield from map(read, tasks)
+        return
+    shown = _shown(len(files), len(tasks))
+    # Forked processes need no import and no guard in the caller's script; a daemon may have none.
+    if sys.platform != "linux" or multiprocessing.current_process().daemon:
+        yield from shown(map(read, tasks))
+        return
+    pool = ProcessPoolExecutor(min(cores(), len(tasks)), multiprocessing.get_context("fork"), _ignore_interrupts)
+    try:
+        yield from shown(pool.map(read, tasks))
+    finally:
+        pool.shutdown(cancel_futures=True)
 
-    def __init__(self, source: TorchDataset[Any]) -> None:
-        self._source = source
 
-    def __len__(self) -> int:
-        return len(self._source)  # type: ignore[arg-type]
-
-    def __getitem__(self, position: int) -> Any:
-        try:
-            return self._source[position]
-        except (OSError, ValueError) as error:
-            return error
-
-
-def _first_error_or_batch(items: list[Any]) -> Any:
-    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
-
-
-def _shown(rows: range, files: int) -> Iterator[int]:
+def _shown(files: int, tasks: int) -> Callable[[Iterator[np.ndarray]], Iterable[np.ndarray]]:
+    """A bar on a terminal, else a line."""
     from rich.console import Console
     from rich.progress import track
 
-    console, what = Console(stderr=True), f"decoding {files:,} images"
-    if console.is_terminal:
-        return iter(track(rows, what, console=console, transient=True))
-    console.print(what)
-    return iter(rows)
+    what = f"decoding {files:,} images"
+    if sys.stderr.isatty():
+        return lambda parts: track(parts, what, tasks, console=Console(stderr=True), transient=True)
+    print(what, file=sys.stderr)
+    return lambda parts: parts
+
+
+def _ignore_interrupts() -> None:
+    """Ctrl-C goes to all processes of a terminal; the one that started the others ends them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _read_some(files: Sequence[Path], *, mode: str, size: Size) -> np.ndarray:
+    return np.stack([_pixels(file, mode, size) for file in files])
+
+
+def _pixels(file: Path, mode: str, size: Size | None = None) -> np.ndarray:
+    """uint8 [C, H, W]"""
+    try:
+        with Image.open(file) as image:
+            if size is not None and image.size != size:
+                found, wanted = (f"{wide}x{high}" for wide, high in (image.size, size))
+                raise OtherSizeError(f"{file} has {found} pixels, not {wanted}")
+            values = np.array(image.convert(mode))
+            return np.ascontiguousarray(values[None] if mode == "L" else values.transpose(2, 0, 1))
+    except OtherSizeError:
+        raise
+    except Exception as error:
+        raise _explained(file, error) from error
+
+
+def _explained(file: Path, error: Exception) -> Exception:
+    """What Pillow raises for a broken file is of many kinds, a SyntaxError for one, and mostly without the name."""
+    if isinstance(error, OSError) and error.errno is not None:  # of the system, which names it
+        return error
+    return ValueError(f"{file} cannot be read as an image: {error}")

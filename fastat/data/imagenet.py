@@ -57,7 +57,7 @@ def load_tiny_imagenet(root: Path) -> Split:
             raise ValueError(f"{notes}: {name} is of class {wnid}, which has no folder in {folder / 'train'}")
         test.append((folder / "val" / "images" / name, wnids.index(wnid)))
     classes = _class_names(folder / "words.txt", wnids)
-    images = read_images_once(folder, [file for file, _ in train + test], "RGB")
+    images = read_images_once(folder, [file for file, _ in train + test], "RGB", (64, 64))
     parts = zip(images.split([len(train), len(test)]), (train, test), strict=True)
     return Split(*(_half(part, [label for _, label in labelled], classes) for part, labelled in parts))
 

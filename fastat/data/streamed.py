@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from fastat.data.augment import NO_AUGMENTATION, Augmentation, check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
-from fastat.data.image_files import cores, decoded, read_image
+from fastat.data.image_files import cores, read_image
 from fastat.support.keyed import keyed_hash
 
 SIDE = 224
@@ -98,12 +100,25 @@ class Streamed:
         self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         check_augment(augmentation.kind)
-        pin_memory = device is not None and device.type == "cuda"
-        return decoded(_Files(self.take(positions), augmentation), batch_size, min(cores(), 8), pin_memory=pin_memory)
+        loader = DataLoader(
+            _Files(self.take(positions), augmentation),
+            batch_size,
+            collate_fn=_first_error_or_batch,
+            generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
+            num_workers=min(cores(), 8),
+            pin_memory=device is not None and device.type == "cuda",
+        )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
 
 
-class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
-    """What a worker process makes of a file: image uint8 [3, 224, 224], label, id."""
+class _Files(TorchDataset[Any]):
+    """What a worker process makes of a file: image uint8 [3, 224, 224], label, id; or the error that says why not.
+
+    Of an error that a worker raises, torch would make a text with the whole traceback.
+    """
 
     def __init__(self, source: Streamed, augmentation: Augmentation) -> None:
         self._source, self._augment = source, augmentation.kind
@@ -112,20 +127,27 @@ class _Files(TorchDataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor] | Exception:
+        source = self._source
+        try:
+            image = read_image(source.files[position], "RGB")
+        except (OSError, ValueError) as error:
+            return error
+        return self._changed(image, source.ids[position]), source.labels[position], source.ids[position]
+
+    def _changed(self, image: Tensor, number: Tensor) -> Tensor:
         from torchvision.transforms import functional as transforms  # slow to import
 
-        source = self._source
-        image, number = read_image(source.files[position], "RGB"), source.ids[position]
         if self._augment == "none":
-            image = transforms.center_crop(transforms.resize(image, [_SHORT_SIDE], antialias=True), [SIDE, SIDE])
-        else:
-            draws = _uniform(number, 4 * _TRIES + 1, self._key)
-            box = _random_part(image.shape[1], image.shape[2], draws)
-            image = transforms.resized_crop(image, *box, [SIDE, SIDE], antialias=True)
-            if self._augment == "crop-flip" and draws[-1] < 0.5:
-                image = transforms.hflip(image)
-        return image, source.labels[position], number
+            return transforms.center_crop(transforms.resize(image, [_SHORT_SIDE], antialias=True), [SIDE, SIDE])
+        draws = _uniform(number, 4 * _TRIES + 1, self._key)
+        box = _random_part(image.shape[1], image.shape[2], draws)
+        part = transforms.resized_crop(image, *box, [SIDE, SIDE], antialias=True)
+        return transforms.hflip(part) if self._augment == "crop-flip" and draws[-1] < 0.5 else part
+
+
+def _first_error_or_batch(items: list[Any]) -> Any:
+    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
 def _uniform(number: Tensor, count: int, key: tuple[int, ...]) -> list[float]:

@@ -16,7 +16,7 @@ def render(room: str, template: str, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"base64": _base64, "percent": _percent, "plain": _plain}
+    environment.filters |= {"base64": _base64, "percent": _percent, "plain": plain}
     return environment.get_template(template).render(values)
 
 
@@ -28,8 +28,8 @@ def _percent(share: float) -> str:
     return f"{share:.1%}"
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """A setting as text."""
     if isinstance(value, list | tuple):
-        return ", ".join(_plain(part) for part in value)
+        return ", ".join(plain(part) for part in value)
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

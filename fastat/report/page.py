@@ -135,13 +135,19 @@ def _page(runs: Sequence[_Shown]) -> str:
         curves=page_figures.curves(begun) if begun else None,
         robustness=page_figures.robustness(evaluated) if evaluated else None,
         by_class=[(name, page_figures.by_class(number, name, results)) for number, name, results in evaluated],
-        differing={field: [found[field] for found in configurations] for field in differing},
+        differing={field: _told_apart([found[field] for found in configurations]) for field in differing},
         shared={field: value for field, value in configurations[0].items() if field not in differing},
         recorded=["all runs"] if same and len(runs) > 1 else [run.name for run in recorded],
         environment={
             name: [run.environment.get(name, "") for run in recorded] for run in recorded for name in run.environment
         },
     )
+
+
+def _told_apart(values: Sequence[object]) -> list[str]:
+    """Values that differ, with all their digits where six look the same."""
+    texts = [html.plain(value) for value in values]
+    return texts if len(set(texts)) > 1 else [repr(value) for value in values]
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

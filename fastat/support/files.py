@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import torch
 
@@ -19,10 +20,10 @@ def replacing(path: Path, *, by_many: bool = False) -> Iterator[IO[bytes]]:
 
     Args:
         path: the file, which stays as it is if the writing fails.
-        by_many: several processes may write it at once. Else one writes to a folder at a time, and what a killed one
-            left half done is overwritten.
+        by_many: several threads and processes may write it at once. Else one writes to a folder at a time, and what a
+            killed one left half done is overwritten.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if by_many else f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp" if by_many else f".{path.name}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream

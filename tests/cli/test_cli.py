@@ -95,7 +95,9 @@ def refused(capsys, *given):
         (["train", "hrr"], ["--protocol", "'hrr'", "'standard', 'pgd-at',"]),
         (["train", "--protocol", "None"], ["--protocol", "'None'"]),
         (["train", "--data"], ["--data"]),
-        (["evaluate"], ["RUN", "Folder of a run, or a checkpoint file of one."]),
+        (["evaluate", "--wich", "last", "runs/x"], ["--wich", "--which"]),
+        (["report", "a", "--run", "b"], ["--run"]),
+        (["info", "--data"], ["--data"]),
         (["evaluate", "one", "other"], ["other"]),
         (["trian"], ["trian", "train, evaluate, report, theory, info"]),
         (["--eps", "1"], ["--eps"]),
@@ -104,6 +106,23 @@ def refused(capsys, *given):
 def test_a_wrong_command_line_is_explained(capsys, given, words):
     said = refused(capsys, *given)
     assert [word for word in words if word not in said] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("evaluate", "error: evaluate needs a run: "), ("report", "error: a report needs at least one run")],
+)
+def test_a_missing_run_is_one_line(given, said):
+    with pytest.raises(SystemExit) as stop:
+        main([given])
+    assert str(stop.value.code).startswith(said) and "\n" not in str(stop.value.code)
+
+
+def test_completions_of_a_shell_are_those_of_all_commands(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--tyro-print-completion", "bash"])
+    assert stop.value.code in (0, None) and "--epochs" in capsys.readouterr().out
+    assert "--tyro-print-completion" in refused(capsys, "train", "--tyro-print-completion", "bash")
 
 
 def test_no_command_shows_the_help(capsys):

@@ -44,9 +44,17 @@ def test_the_experiments_are_listed(given: list[str], capsys: pytest.CaptureFixt
 def test_flags_start_from_the_preset() -> None:
     for preset in ("quick", "paper"):
         settings = experiment("cgro").PRESETS[preset]
-        found = parse(["theory", "cgro", f"--preset={preset}", "--epochs", "7", "--device", "cpu"])
-        assert isinstance(found, Theory) and found.settings == replace(settings, epochs=7)
+        found = parse(
+            ["theory", "cgro", f"--preset={preset}", "--epochs", "7", "--device", "cpu", "--phase-deltas", "1/8"]
+        )
+        assert isinstance(found, Theory) and found.settings == replace(settings, epochs=7, phase_deltas=(0.125,))
         assert (found.name, found.preset, found.resources.device) == ("cgro", preset, "cpu")
+
+
+def test_an_experiment_may_be_named_as_its_package() -> None:
+    found = parse(["theory", "random_features", "--points", "5"])
+    assert found == parse(["theory", "random-features", "--points", "5"])
+    assert isinstance(found, Theory) and found.name == "random-features"
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -133,8 +141,10 @@ def test_all_experiments_end_with_a_page(
 def test_what_a_page_shows_is_escaped_and_checked(tmp_path: Path) -> None:
     results = {"experiment": "x", "title": "A < B", "settings": {"n": [1, 2.5]}, "figures": [], "environment": {}}
     finding = {"claim": "p < q & r", "verdict": "partly", "evidence": "<b>"}
-    (tmp_path / "results.json").write_text(json.dumps({**results, "findings": [finding]}))
+    more = [{**finding, "verdict": verdict} for verdict in ("Partly", "reproduced", "partly")]
+    (tmp_path / "results.json").write_text(json.dumps({**results, "findings": [finding, *more]}))
     page = write_theory_page([tmp_path], tmp_path / "page.html").read_text()
+    assert "2 partly, 1 Partly, 1 reproduced" in page
     assert "A &lt; B" in page and "p &lt; q &amp; r" in page and "&lt;b&gt;" in page and "1, 2.5" in page
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(ValueError, match="lacks findings"):

@@ -1,8 +1,10 @@
-"""Image files of one size: decoded by worker processes as by this one, kept for the next time."""
+"""Image files of one size: decoded by several processes as by one, kept for the next time."""
 
+import io
 import multiprocessing
 import os
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,8 @@ import torch
 from PIL import Image
 
 from fastat import data
-from fastat.data import image_cache
-from fastat.data.image_files import OtherSizeError, read_images
+from fastat.data import image_cache, image_files
+from fastat.data.image_files import OtherSizeError, read_image, read_images
 
 
 @pytest.fixture
@@ -38,42 +40,96 @@ def plain(files: list[Path]) -> torch.Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
+SIZE = (7, 5)
+
+
 @pytest.fixture
 def many(monkeypatch, tmp_path) -> Path:
-    """Five files are many, so that worker processes decode and the images are kept in the folder returned."""
-    monkeypatch.setattr("fastat.data.image_files.MANY", 5)
-    monkeypatch.setattr("fastat.data.image_cache.MANY", 5)
+    """Nine files are many, so that processes decode and the images are kept in the folder returned."""
+    monkeypatch.setattr(image_files, "_TASK_FILES", 2)
     monkeypatch.setenv("FASTAT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
-def test_workers_decode_what_one_process_does(folder, many, capfd):
+@pytest.fixture
+def processes(monkeypatch) -> list[int]:
+    """How many processes were started, each time."""
+    started: list[int] = []
+
+    class Counted(image_files.ProcessPoolExecutor):
+        def __init__(self, count, *rest):
+            started.append(count)
+            super().__init__(count, *rest)
+
+    monkeypatch.setattr(image_files, "ProcessPoolExecutor", Counted)
+    return started
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_processes_decode_what_one_does(folder, many, processes, mode, monkeypatch, capsys):
+    monkeypatch.setattr(image_files, "cores", lambda: 3)
     before = torch.get_rng_state()
     files = files_of(folder)
-    assert read_images(files, "RGB").equal(plain(files))
-    assert read_images(files[:4], "RGB").equal(plain(files[:4]))
+    expected = torch.stack([read_image(file, mode) for file in files])
+    assert expected.equal(plain(files)) or mode == "L"
+    assert read_images(files, mode, SIZE).equal(expected)
+    assert read_images(files[:8], mode, SIZE).equal(expected[:8])
+    assert processes == [3]  # for the twelve alone
+    assert capsys.readouterr().err == "decoding 12 images\n"
     assert torch.get_rng_state().equal(before)
-    assert capfd.readouterr().err.splitlines() == ["decoding 12 images"]  # of the twelve alone
+
+
+@pytest.mark.parametrize(("limit", "tasks"), [(1, 12), (2 * 3 * 7 * 5, 6), (3 * 3 * 7 * 5, 4)])
+def test_large_images_are_decoded_a_few_at_a_time(folder, processes, monkeypatch, limit, tasks):
+    monkeypatch.setattr(image_files, "_TASK_BYTES", limit)
+    monkeypatch.setattr(image_files, "cores", lambda: 100)
+    files = files_of(folder)
+    assert read_images(files, "RGB", SIZE).equal(plain(files))
+    assert processes == ([tasks] if tasks > 4 else [])
+    assert image_files.are_many(files, "RGB", SIZE) == (tasks > 4)
+
+
+def test_a_share_of_the_cores_under_torchrun(monkeypatch):
+    alone = image_files.cores()
+    for count in (2, 10 * alone):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+        assert image_files.cores() == max(alone // count, 1)
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", "half"])
 def test_a_broken_file_is_one_line_with_its_name(folder, many, content):
     broken = folder / "train" / "b" / "1.jpg"
     broken.write_bytes(broken.read_bytes()[:-200] if content == "half" else content)
-    for files in (files_of(folder), [folder / "train" / "a" / "0.png", broken]):
+    for files in (files_of(folder), [broken]):
         with pytest.raises(ValueError, match=r"b/1\.jpg cannot be read as an image: .+") as caught:
-            read_images(files, "RGB")
+            read_images(files, "RGB", SIZE)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match=r"b/1\.jpg cannot be read"):
         data.load(f"folder:{folder}")
     assert list(many.glob("*")) == []
 
 
-def test_another_size_is_told(folder, many):
-    Image.new("RGB", (7, 6)).save(folder / "test" / "b" / "0.png")
-    with pytest.raises(OtherSizeError, match=r"b/0\.png has 7x6 pixels, the first image 7x5$"):
-        read_images(files_of(folder), "RGB")
-    assert isinstance(data.load(f"folder:{folder}").train, data.Streamed)
+def test_a_file_that_cannot_be_opened_is_an_error_of_the_system(folder, many):
+    files = files_of(folder)
+    files[9].unlink()
+    for some in (files, files[9:]):
+        with pytest.raises(FileNotFoundError, match=str(files[9])):
+            read_images(some, "RGB", SIZE)
+    files[9].mkdir()
+    with pytest.raises(IsADirectoryError, match=str(files[9])):
+        read_images(files, "RGB", SIZE)
+
+
+def test_another_size_is_told_and_remembered(folder, many, monkeypatch):
+    Image.new("RGB", (7, 6)).save(folder / "train" / "b" / "0.png")
+    with pytest.raises(OtherSizeError, match=r"b/0\.png has 7x6 pixels, not 7x5$"):
+        read_images(files_of(folder), "RGB", SIZE)
+    seen = decodings(monkeypatch)
+    for _ in range(3):
+        assert isinstance(data.load(f"folder:{folder}").train, data.Streamed)
+    assert seen == [12]
+    Image.new("RGB", (7, 5)).save(folder / "train" / "b" / "0.png")
+    assert loaded(folder).equal(plain(files_of(folder)))
 
 
 def loaded(folder: Path) -> torch.Tensor:
@@ -85,9 +141,9 @@ def decodings(monkeypatch) -> list[int]:
     """How many files each decoding was of, from now on."""
     seen: list[int] = []
 
-    def counted(files, mode):
+    def counted(files, mode, size):
         seen.append(len(files))
-        return read_images(files, mode)
+        return read_images(files, mode, size)
 
     monkeypatch.setattr(image_cache, "read_images", counted)
     return seen
@@ -106,8 +162,10 @@ def test_decoded_images_are_kept(folder, many, monkeypatch):
 
 def test_a_change_of_the_files_is_seen(folder, many, monkeypatch):
     seen = decodings(monkeypatch)
+    first, second = folder / "test" / "a" / "0.png", folder / "test" / "b" / "0.bmp"
+    Image.open(second.with_suffix(".png")).save(second)
+    second.with_suffix(".png").unlink()
     loaded(folder)
-    first = folder / "test" / "a" / "0.png"
     times = first.stat()
 
     def other_pixels():
@@ -116,13 +174,21 @@ def test_a_change_of_the_files_is_seen(folder, many, monkeypatch):
     def other_time():
         os.utime(first, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
 
+    def other_pixels_at_the_same_time():
+        before = second.stat()
+        second.write_bytes(second.read_bytes().translate(bytes([*range(254), 255, 254])))
+        os.utime(second, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert (second.stat().st_size, second.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+
     def other_name():
         first.rename(first.with_name("00.png"))
 
     def one_less():
         first.with_name("00.png").unlink()
 
-    for count, change in enumerate((other_pixels, other_time, other_name, one_less), start=2):
+    for count, change in enumerate(
+        (other_pixels, other_time, other_pixels_at_the_same_time, other_name, one_less), start=2
+    ):
         change()
         assert loaded(folder).equal(plain(files_of(folder)))
         assert len(seen) == count
@@ -130,24 +196,37 @@ def test_a_change_of_the_files_is_seen(folder, many, monkeypatch):
 
 
 def test_a_damaged_cache_is_made_anew(folder, many, monkeypatch):
-    seen = decodings(monkeypatch)
     expected = loaded(folder)
+    seen = decodings(monkeypatch)
     (file,) = many.iterdir()
     whole = file.read_bytes()
-    pixels = whole.index(expected.numpy().tobytes()[-40:])
-    flipped = bytearray(whole)
-    flipped[pixels] ^= 1
-    for number, content in enumerate((b"", b"PK", whole[:-100], whole[: len(whole) // 2], bytes(flipped)), start=2):
+    other_shape, other_type, array = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with np.load(file) as content:
+        np.savez(other_shape, key=content["key"], images=content["images"].transpose(0, 1, 3, 2))
+        np.savez(other_type, key=content["key"], images=content["images"].astype(np.float32))
+    np.save(array, expected.numpy())
+    damaged = [b"", b"PK", whole[:-100], whole[: len(whole) // 2]]
+    damaged += [part.getvalue() for part in (other_shape, other_type, array)]
+    for place in (
+        *range(0, 300, 7),
+        whole.index(expected.numpy().tobytes()[-40:]),
+        *range(len(whole) - 300, len(whole), 7),
+    ):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        damaged.append(bytes(flipped))
+    for content in damaged:
         file.write_bytes(content)
         assert loaded(folder).equal(expected)
-        assert (len(seen), file.read_bytes()) == (number, whole)
+        assert file.read_bytes() == (content if len(seen) == 0 else whole)
+        seen.clear()
 
 
 def test_nothing_is_kept_where_that_is_not_wanted(folder, many, monkeypatch):
     monkeypatch.setenv("FASTAT_CACHE", "")
     expected = loaded(folder)
     monkeypatch.setenv("FASTAT_CACHE", str(many))
-    monkeypatch.setattr("fastat.data.image_cache.MANY", 13)
+    monkeypatch.setattr(image_files, "_TASK_FILES", 12)
     assert loaded(folder).equal(expected)
     assert not many.exists()
 
@@ -163,6 +242,34 @@ def test_where_it_is_kept(folder, many, monkeypatch, tmp_path):
         assert len(list((tmp_path / place / "fastat").iterdir())) == 1
 
 
+def test_without_a_home_nothing_is_kept(folder, many, monkeypatch):
+    def homeless(path):
+        raise RuntimeError("Could not determine home directory.")
+
+    expected = loaded(folder)
+    seen = decodings(monkeypatch)
+    monkeypatch.setattr("pathlib.Path.home", homeless)
+    monkeypatch.setattr("pathlib.Path.expanduser", homeless)
+    for name in ("FASTAT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert image_cache.read_images_once(folder, files_of(folder), "RGB", SIZE).equal(expected)
+    assert seen == [12]
+    monkeypatch.setenv("FASTAT_CACHE", "~nobody/x")
+    with pytest.raises(ValueError, match=r"FASTAT_CACHE must name a folder, or be empty .* got '~nobody/x'"):
+        image_cache.read_images_once(folder, files_of(folder), "RGB", SIZE)
+
+
+@pytest.mark.parametrize("name", ["x" * 250, b"\xff\xfe".decode(errors="surrogateescape"), "a b'\"$%"])
+def test_names_of_any_kind(folder, many, monkeypatch, name):
+    other = folder.rename(folder.with_name(name))
+    odd = other / "train" / "b" / "0.png"
+    odd.rename(odd.with_name(f"{name[:200]}.png"))
+    seen = decodings(monkeypatch)
+    for _ in range(2):
+        assert loaded(other).equal(plain(files_of(other)))
+    assert seen == [12]
+
+
 def test_a_cache_that_cannot_be_written_is_a_warning(folder, many, monkeypatch):
     many.write_text("a file where the folder should be")
     with pytest.warns(UserWarning, match="cannot be kept in .*FASTAT_CACHE name another folder"):
@@ -172,21 +279,35 @@ def test_a_cache_that_cannot_be_written_is_a_warning(folder, many, monkeypatch):
 def test_processes_may_keep_the_same_at_once(folder, many):
     expected = plain(files_of(folder))
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=load_and_compare, args=(folder, expected)) for _ in range(4)]
-    for process in processes:
+    started = [context.Process(target=load_and_compare, args=(folder, many, expected)) for _ in range(4)]
+    for process in started:
         process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0] * 4
+    for process in started:
+        process.join(100)
+    assert [process.exitcode for process in started] == [0] * 4
     assert [file.suffix for file in many.iterdir()] == [".npz"]
 
 
-def load_and_compare(folder: Path, expected: torch.Tensor) -> None:
+def load_and_compare(folder: Path, many: Path, expected: torch.Tensor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         for _ in range(5):
             assert loaded(folder).equal(expected)
-            for file in image_cache._cache_folder().iterdir():
-                if file.suffix == ".npz":
-                    file.unlink(missing_ok=True)
+            for file in many.glob("*.npz"):
+                file.unlink(missing_ok=True)
         assert loaded(folder).equal(expected)
+
+
+def test_threads_may_keep_the_same_at_once(folder, many):
+    expected = plain(files_of(folder))
+    with ThreadPoolExecutor(4) as pool, warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        assert all(found.equal(expected) for found in pool.map(loaded, [folder] * 8))
+    assert [file.suffix for file in many.iterdir()] == [".npz"]
+
+
+def test_a_daemon_decodes_by_itself(folder, many, processes):
+    """It may have no processes of its own."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(loaded, (folder,)).equal(plain(files_of(folder)))
+    assert processes == []

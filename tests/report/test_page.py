@@ -106,6 +106,16 @@ def test_page_is_whole(runs, tmp_path):
         assert word in shown
 
 
+def test_values_that_look_the_same_are_told_apart(runs, tmp_path):
+    shutil.copytree(runs / "plain", tmp_path / "other")
+    config = json.loads((tmp_path / "other" / "config.json").read_text())
+    config |= {"lr": config["lr"] + 1e-9, "momentum": 0.5}
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config))
+    shown = Page(write_page([runs / "plain", tmp_path / "other"], tmp_path / "page.html").read_text()).text
+    assert {repr(config["lr"]), "0.5", "0.9"} <= set(shown)
+    assert "The runs differ in:" in shown
+
+
 def test_same_runs_same_page(runs, tmp_path):
     first = write_page([runs / "plain", runs / "l2"], tmp_path / "a.html").read_bytes()
     assert write_page([runs / "plain", runs / "l2"], tmp_path / "b.html").read_bytes() == first

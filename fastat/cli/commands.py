@@ -12,7 +12,7 @@ from fastat.theory import DEFAULT_RESOURCES, Resources
 from fastat.training import TrainConfig
 
 Preset = Literal["quick", "paper"]
-_unnamed = arg(name="")  # what is nested has its own headings in the help, and no other names
+# Tyro is not told that these are required: it would only say that one is missing, also where another flag is misspelt.
 _required = "(required)"
 
 
@@ -25,7 +25,7 @@ class Train:
     GPUs or machines: torchrun --nproc-per-node N -m fastat train ...
     """
 
-    settings: Annotated[TrainConfig, _unnamed]
+    settings: Annotated[TrainConfig, arg(name="")]  # its parts head the help, as "method options"
     config: Path | None = None
     """A config.json, of an earlier run for example, that has the defaults of the other flags."""
     out: Path | None = None
@@ -83,10 +83,10 @@ class _Work:
     preset: Preset = "quick"
     """Defaults of the other flags: quick, for minutes on two CPU cores; paper, the scale of the papers."""
     out: Path | None = None
-    """Folder of the results; by default in runs/theory/PRESET."""
+    """Folder of the results; by default runs/theory/PRESET, and in it one of the experiment's name."""
     jobs: int | None = None
     """Processes; by default one per CPU core, one on a GPU."""
-    resources: Annotated[Resources, _unnamed] = DEFAULT_RESOURCES
+    resources: Resources = DEFAULT_RESOURCES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +94,12 @@ class Theory(_Work):
     """One experiment of a paper."""
 
     name: Suppress[str]
-    settings: Annotated[Any, _unnamed]
+    settings: Any
 
 
 @dataclass(frozen=True, kw_only=True)
 class TheoryAll(_Work):
-    """All experiments one after another, and an HTML page of them."""
+    """All experiments one after another, and an HTML page of them. The same command again continues."""
 
 
 @dataclass(frozen=True)

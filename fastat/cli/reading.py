@@ -12,15 +12,13 @@ from typing import Any, TypeVar, get_args
 
 import tyro
 
-from fastat.cli.commands import Command, Evaluate, Info, Preset, Report, Theory, TheoryAll, TheoryPage, Train
+from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, TheoryAll, TheoryPage, Train
 from fastat.protocols import PROTOCOL_FIELDS, ProtocolName
 from fastat.theory import EXPERIMENTS, experiment
 from fastat.training import TrainConfig, check_config, config_from, default_config, with_fields
 
-_THEORY = (
-    "The theory experiments of five papers: numbers, figures, and what was and was not reproduced. The same command "
-    "again continues one that was stopped."
-)
+_AGAIN = "The same command again continues an experiment that was stopped."
+_THEORY = f"The theory experiments of five papers: numbers, figures, and what was and was not reproduced. {_AGAIN}"
 _Basis = TypeVar("_Basis")
 _CONFIG = (tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff)
 
@@ -93,12 +91,15 @@ def _theory_commands(given: Sequence[str]) -> dict[str, tuple[Command, str]]:
     chosen = given[0].replace("_", "-") if given else ""  # as tyro reads it
     found: dict[str, tuple[Command, str]] = {}
     for name, text in EXPERIMENTS.items():
-        preset: Preset = "quick"
-        settings = None
-        if name == chosen:
-            preset = "paper" if _basis(_TheoryBasis, f"fastat theory {name}", given[1:]).preset == "paper" else "quick"
-            settings = experiment(name).PRESETS[preset]
-        found[name] = Theory(name=name, settings=settings, preset=preset), text
+        found[name] = Theory(name=name, settings=None), text
+    if chosen in EXPERIMENTS:
+        presets = experiment(chosen).PRESETS
+        named = _basis(_TheoryBasis, f"fastat theory {chosen}", given[1:]).preset
+        preset: Any = named if named in presets else "quick"
+        found[chosen] = (
+            Theory(name=chosen, settings=presets[preset], preset=preset),
+            f"{EXPERIMENTS[chosen]}.\n\n{_AGAIN}",
+        )
     every, page = TheoryAll(), TheoryPage()
     return {**found, "all": (every, _help(every)), "page": (page, _help(page))}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,7 @@ from fastat.data.image_files import OtherSizeError, Size, are_many, read_images
 from fastat.support.files import replacing
 
 _FOLDER = "FASTAT_CACHE"
+_A_DAY = 24 * 60 * 60
 
 
 def read_images_once(folder: Path, files: Sequence[Path], mode: str, size: Size) -> Tensor:
@@ -33,7 +36,7 @@ def read_images_once(folder: Path, files: Sequence[Path], mode: str, size: Size)
 
     Raises:
         OSError, OtherSizeError: as for :func:`read_images`.
-        ValueError: likewise, or FASTAT_CACHE names a home that there is not.
+        ValueError: likewise, or FASTAT_CACHE names a home folder that does not exist.
     """
     place = _cache_folder() if are_many(files, mode, size) else None
     if place is None:
@@ -42,31 +45,32 @@ def read_images_once(folder: Path, files: Sequence[Path], mode: str, size: Size)
     kept = place / f"{folder.resolve().name[:40]}-{hashlib.sha256(whole).hexdigest()[:16]}.npz"
     key = _key(folder, files, mode)
     content = _read(kept, key)
-    if content is not None and "other" in content:
+    if "other" in content:
         raise OtherSizeError(str(content["other"]))
-    if content is not None and content["images"].shape == (len(files), len(mode), size[1], size[0]):
-        return torch.from_numpy(content["images"])
+    images = content.get("images", np.empty(0))
+    if images.dtype == np.uint8 and images.shape == (len(files), len(mode), size[1], size[0]):
+        return torch.from_numpy(images)
     try:
-        images = read_images(files, mode, size)
+        decoded = read_images(files, mode, size)
     except OtherSizeError as error:
         _keep(kept, key, other=np.array(str(error)))
         raise
-    _keep(kept, key, images=images.numpy())
-    return images
+    _keep(kept, key, images=decoded.numpy())
+    return decoded
 
 
 def _cache_folder() -> Path | None:
+    """Where to keep images; None if nowhere."""
     named = os.environ.get(_FOLDER)
-    if named == "":
-        return None
-    try:
-        return Path(named or os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / ("" if named else "fastat")
-    except RuntimeError as error:
-        if named is None:  # nobody's home
+    if named is None:
+        try:
+            return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "fastat"
+        except RuntimeError:  # this user has no home folder
             return None
-        raise ValueError(
-            f"{_FOLDER} must name a folder, or be empty to keep no images, got {named!r}: {error}"
-        ) from error
+    try:
+        return Path(named).expanduser() if named else None
+    except RuntimeError as error:
+        raise ValueError(f"{_FOLDER} must name a folder, or be empty to keep none, got {named!r}: {error}") from error
 
 
 def _key(folder: Path, files: Sequence[Path], mode: str) -> str:
@@ -75,27 +79,28 @@ def _key(folder: Path, files: Sequence[Path], mode: str) -> str:
     for file in files:
         found = file.stat()
         state.update(os.fsencode(file.relative_to(folder)))
-        # the time of the last change of any kind too: a copy may keep the other one
-        state.update(f" {found.st_size} {found.st_mtime_ns} {found.st_ctime_ns}\n".encode())
+        # the time of the last change of any kind, which nobody can set: a copy may keep the other one
+        state.update(f" {found.st_size} {found.st_ctime_ns}\n".encode())
     return state.hexdigest()
 
 
-def _read(kept: Path, key: str) -> dict[str, np.ndarray] | None:
-    """What is kept for this key, or None."""
+def _read(kept: Path, key: str) -> dict[str, np.ndarray]:
+    """The arrays that are kept for this key; none if there are none, or they are damaged."""
     try:
         with np.load(kept, allow_pickle=False) as content:
-            if str(content["key"]) != key:
-                return None
-            found = {name: content[name] for name in content.files}  # against the sums that a zip file has
+            if str(content["key"]) == key:
+                return {name: content[name] for name in content.files}  # against the sums that a zip file has
     except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is then made anew
-        return None
-    images = found.get("images", np.empty(0, np.uint8))
-    return found if "other" in found or images.dtype == np.uint8 else None
+        pass
+    return {}
 
 
 def _keep(kept: Path, key: str, **content: np.ndarray) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
+        for temporary in kept.parent.glob(f".{glob.escape(kept.name)}.*"):
+            if time.time() - temporary.stat().st_mtime > _A_DAY:  # of a process that was killed
+                temporary.unlink(missing_ok=True)
         with replacing(kept, by_many=True) as stream:
             np.savez(stream, allow_pickle=False, key=np.array(key), **content)
     except OSError as error:

@@ -1,4 +1,7 @@
-"""Decoding of image files into tensors, by processes where there are many."""
+"""Decoding of image files into tensors, by processes where there are many.
+
+Not by a DataLoader, whose workers hand over batches in shared memory: a container has little of it.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import closing
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -29,7 +34,7 @@ _FEW_TASKS = 4
 
 
 class OtherSizeError(ValueError):
-    """An image has not the size that it should have; the message names the file."""
+    """An image does not have the size that it should have; the message names the file."""
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -59,7 +64,7 @@ def read_images(files: Sequence[Path], mode: str, size: Size) -> Tensor:
     """uint8 [N, C, H, W] of images of this size, decoded by all cores, which a terminal shows if there are many.
 
     Raises:
-        OSError, ValueError: as for :func:`read_image`.
+        OSError, ValueError: as for :func:`read_image`; OSError also if a process is killed.
         OtherSizeError: one has another size.
     """
     images = np.empty((len(files), len(mode), size[1], size[0]), np.uint8)
@@ -90,9 +95,10 @@ def mode_and_size(file: Path) -> tuple[str, Size]:
 
 
 def cores() -> int:
-    """Those that this process may use; under torchrun its share of them."""
+    """The cores that this process may use; under torchrun its share of them."""
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(own // int(os.environ.get("LOCAL_WORLD_SIZE", "1")), 1)
+    processes = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(own // max(int(processes) if processes.isdecimal() else 1, 1), 1)
 
 
 def _tasks(files: Sequence[Path], image_bytes: int) -> list[Sequence[Path]]:
@@ -108,15 +114,42 @@ def _parts(files: Sequence[Path], mode: str, size: Size) -> Generator[np.ndarray
         yield from map(read, tasks)
         return
     shown = _shown(len(files), len(tasks))
-    # Forked processes need no import and no guard in the caller's script; a daemon may have none.
+    # Forked processes need no import and no guard in the caller's script, and are safe here: they use neither torch nor
+    # anything else that has threads. A daemon may have none.
     if sys.platform != "linux" or multiprocessing.current_process().daemon:
         yield from shown(map(read, tasks))
         return
-    pool = ProcessPoolExecutor(min(cores(), len(tasks)), multiprocessing.get_context("fork"), _ignore_interrupts)
+    pool = ProcessPoolExecutor(min(cores(), len(tasks)), multiprocessing.get_context("fork"), _watch_parent)
     try:
-        yield from shown(pool.map(read, tasks))
+        with _without_interrupts():
+            parts = pool.map(read, tasks)
+        yield from shown(parts)
+    except BrokenProcessPool as error:
+        raise OSError(f"a process that decoded images was killed, perhaps for want of memory: {error}") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Processes that are forked here do not see Ctrl-C, which goes to all of a terminal: this one ends them then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _watch_parent() -> None:
+    """Lets a process end with the one that started it: each holds the pipes of the others open, so none sees an end."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _shown(files: int, tasks: int) -> Callable[[Iterator[np.ndarray]], Iterable[np.ndarray]]:
@@ -129,11 +162,6 @@ def _shown(files: int, tasks: int) -> Callable[[Iterator[np.ndarray]], Iterable[
         return lambda parts: track(parts, what, tasks, console=Console(stderr=True), transient=True)
     print(what, file=sys.stderr)
     return lambda parts: parts
-
-
-def _ignore_interrupts() -> None:
-    """Ctrl-C goes to all processes of a terminal; the one that started the others ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _read_some(files: Sequence[Path], *, mode: str, size: Size) -> np.ndarray:

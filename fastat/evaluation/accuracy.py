@@ -194,7 +194,9 @@ def adversarial_losses(
 
 
 def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
-    """Wilson's (1927) 95% score interval of a proportion seen in n trials, in the nearest whole number of them.
+    """Wilson's (1927) 95% score interval of a proportion seen in n trials.
+
+    The number of successes is rounded to the nearest whole one.
 
     Raises:
         ValueError: n < 1, or an accuracy outside [0, 1].

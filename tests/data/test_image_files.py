@@ -3,6 +3,10 @@
 import io
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,9 +94,10 @@ def test_large_images_are_decoded_a_few_at_a_time(folder, processes, monkeypatch
 
 
 def test_a_share_of_the_cores_under_torchrun(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
     alone = image_files.cores()
-    for count in (2, 10 * alone):
-        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(count))
+    for text, count in (("2", 2), (str(10 * alone), 10 * alone), ("", 1), ("0", 1), ("x", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", text)
         assert image_files.cores() == max(alone // count, 1)
 
 
@@ -306,8 +311,91 @@ def test_threads_may_keep_the_same_at_once(folder, many):
     assert [file.suffix for file in many.iterdir()] == [".npz"]
 
 
-def test_a_daemon_decodes_by_itself(folder, many, processes):
-    """It may have no processes of its own."""
+def test_a_daemon_decodes_by_itself(folder, many):
+    """It may have no processes of its own: starting one would be an error."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(loaded, (folder,)).equal(plain(files_of(folder)))
-    assert processes == []
+
+
+def test_another_version_of_pillow_decodes_anew(folder, many, monkeypatch):
+    seen = decodings(monkeypatch)
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr("PIL.__version__", version)
+        loaded(folder)
+    assert seen == [12, 12]
+
+
+def test_what_killed_processes_left_is_removed_after_a_day(folder, many):
+    many.mkdir()
+    loaded(folder)
+    (kept,) = many.iterdir()
+    old, new, other = (many / name for name in (f".{kept.name}.1.tmp", f".{kept.name}.2.tmp", ".other.npz.1.tmp"))
+    for file in (old, new, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (0, 0))
+    kept.unlink()
+    loaded(folder)
+    assert {*many.iterdir()} == {kept, new, other}
+
+
+SLOW = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+from fastat.cli import main
+from fastat.data import image_files
+image_files._TASK_FILES, image_files.cores = 1, lambda: 2
+pixels = image_files._pixels
+def slow(*given):
+    masked = signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    file = pathlib.Path(sys.argv[1], str(os.getpid()))
+    if not file.exists():
+        file.write_text(str(masked))
+    time.sleep(0.5)
+    return pixels(*given)
+image_files._pixels = slow
+main(["train", "--data", "folder:" + sys.argv[2], "--out", sys.argv[3]])
+"""
+
+
+@pytest.mark.parametrize("end", ["Ctrl-C", "SIGKILL", "SIGKILL of a worker"])
+def test_no_process_is_left_and_one_line_is_said(folder, tmp_path, end):
+    """Ctrl-C goes to all processes; a kill to one of them."""
+    seen = tmp_path / "seen"
+    seen.mkdir()
+    given = [sys.executable, "-c", SLOW, str(seen), str(folder), str(tmp_path / "run")]
+    environment = {**os.environ, "FASTAT_CACHE": ""}
+    run = subprocess.Popen(given, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment)
+    wait_for(lambda: len([file for file in seen.iterdir() if file.read_text()]) == 2)
+    workers = [int(file.name) for file in seen.iterdir()]
+    if end == "Ctrl-C":
+        os.killpg(run.pid, signal.SIGINT)
+    else:
+        os.kill(run.pid if end == "SIGKILL" else workers[0], signal.SIGKILL)
+    said = run.communicate(timeout=100)[1].splitlines()
+    expected = {
+        "Ctrl-C": (130, ["", "stopped; the same command continues from where it was"]),
+        "SIGKILL": (-signal.SIGKILL, []),
+        "SIGKILL of a worker": (1, ["error: a process that decoded images was killed, perhaps for want of memory: "]),
+    }
+    status, lines = expected[end]
+    assert run.returncode == status
+    assert {file.read_text() for file in seen.iterdir()} == {"True"}  # a worker that waits would print a traceback
+    assert said[0] == "decoding 12 images" and len(said) == 1 + len(lines)
+    assert all(text.startswith(line) for text, line in zip(said[1:], lines, strict=True))
+    wait_for(lambda: not any(is_alive(process) for process in workers))
+
+
+def wait_for(condition) -> None:
+    deadline = time.monotonic() + 100
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(process: int) -> bool:
+    """Whether it runs: not one that is over and that nobody has asked about."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False

@@ -96,10 +96,8 @@ def _theory_commands(given: Sequence[str]) -> dict[str, tuple[Command, str]]:
         presets = experiment(chosen).PRESETS
         named = _basis(_TheoryBasis, f"fastat theory {chosen}", given[1:]).preset
         preset: Any = named if named in presets else "quick"
-        found[chosen] = (
-            Theory(name=chosen, settings=presets[preset], preset=preset),
-            f"{EXPERIMENTS[chosen]}.\n\n{_AGAIN}",
-        )
+        default = Theory(name=chosen, settings=presets[preset], preset=preset)
+        found[chosen] = default, f"{EXPERIMENTS[chosen]}.\n\n{_AGAIN}"
     every, page = TheoryAll(), TheoryPage()
     return {**found, "all": (every, _help(every)), "page": (page, _help(page))}
 

@@ -8,6 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,7 @@ def _read(kept: Path, key: str) -> dict[str, np.ndarray]:
 def _keep(kept: Path, key: str, **content: np.ndarray) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        for temporary in kept.parent.glob(f".{glob.escape(kept.name)}.*"):
-            if time.time() - temporary.stat().st_mtime > _A_DAY:  # of a process that was killed
-                temporary.unlink(missing_ok=True)
+        _remove_what_killed_processes_left(kept)
         with replacing(kept, by_many=True) as stream:
             np.savez(stream, allow_pickle=False, key=np.array(key), **content)
     except OSError as error:
@@ -109,3 +108,10 @@ def _keep(kept: Path, key: str, **content: np.ndarray) -> None:
             f"variable {_FOLDER} name another folder, or be empty to keep none",
             stacklevel=2,
         )
+
+
+def _remove_what_killed_processes_left(kept: Path) -> None:
+    for temporary in kept.parent.glob(f".{glob.escape(kept.name)}.*"):
+        with suppress(FileNotFoundError):  # another process has just given it its name
+            if time.time() - temporary.stat().st_mtime > _A_DAY:
+                temporary.unlink()

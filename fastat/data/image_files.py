@@ -91,7 +91,7 @@ def mode_and_size(file: Path) -> tuple[str, Size]:
         with Image.open(file) as image:
             return ("L" if image.mode in ("1", "L") else "RGB"), image.size
     except Exception as error:
-        raise _explained(file, error) from error
+        raise _explained(file, error) from None
 
 
 def cores() -> int:
@@ -180,7 +180,7 @@ def _pixels(file: Path, mode: str, size: Size | None = None) -> np.ndarray:
     except OtherSizeError:
         raise
     except Exception as error:
-        raise _explained(file, error) from error
+        raise _explained(file, error) from None
 
 
 def _explained(file: Path, error: Exception) -> Exception:

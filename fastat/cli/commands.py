@@ -94,7 +94,7 @@ class Theory(_Work):
     """One experiment of a paper."""
 
     name: Suppress[str]
-    settings: Any
+    settings: Annotated[Any, arg(name="")]  # under its name, tyro would put that before what is wrong with a value
 
 
 @dataclass(frozen=True, kw_only=True)

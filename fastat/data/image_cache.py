@@ -75,7 +75,7 @@ def _cache_folder() -> Path | None:
 
 
 def _key(folder: Path, files: Sequence[Path], mode: str) -> str:
-    """Stands for the files and for what decodes them."""
+    """A digest of the names, sizes and times of the files, and of what decodes them."""
     state = hashlib.sha256(f"{mode} {PIL.__version__}".encode())
     for file in files:
         found = file.stat()

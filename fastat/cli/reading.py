@@ -89,9 +89,9 @@ def _commands(settings: TrainConfig) -> dict[str, tuple[Command, str]]:
 def _theory_commands(given: Sequence[str]) -> dict[str, tuple[Command, str]]:
     """What follows the word theory, likewise. The settings of one experiment are imported, if it is the chosen one."""
     chosen = given[0].replace("_", "-") if given else ""  # as tyro reads it
-    found: dict[str, tuple[Command, str]] = {}
-    for name, text in EXPERIMENTS.items():
-        found[name] = Theory(name=name, settings=None), text
+    found: dict[str, tuple[Command, str]] = {
+        name: (Theory(name=name, settings=None), text) for name, text in EXPERIMENTS.items()
+    }
     if chosen in EXPERIMENTS:
         presets = experiment(chosen).PRESETS
         named = _basis(_TheoryBasis, f"fastat theory {chosen}", given[1:]).preset
@@ -117,7 +117,7 @@ def _one_of(commands: Mapping[str, tuple[Command, str]], prog: str, given: Seque
 
 
 def _basis(kind: type[_Basis], prog: str, given: Sequence[str]) -> _Basis:
-    """These flags of a command line, whatever else it has; of what is wrong with them tyro tells in the second pass."""
+    """These flags of a command line, whatever else it has; a value that they cannot have is left to the second pass."""
     own = [text for text in given if not text.startswith("--tyro-")]  # which print the completions of a shell
     found: _Basis = tyro.cli(kind, prog=prog, args=own, config=_CONFIG, return_unknown_args=True, add_help=False)[0]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -37,9 +38,7 @@ def load_folder(path: Path, title: str) -> Split:
     images = _of_one_size(path, [file for files, _ in halves for file in files])
     if images is None:
         return Split(*(Streamed.of(title, files, labels, classes) for files, labels in halves))
-    parts = images.split([len(files) for files, _ in halves])
-    pairs = zip(parts, halves, strict=True)
-    return Split(*(make_dataset(title, part, torch.tensor(labels), classes) for part, (_, labels) in pairs))
+    return in_memory(title, images, [labels for _, labels in halves], classes)
 
 
 def class_folders(folder: Path) -> tuple[str, ...]:
@@ -62,6 +61,12 @@ def labelled_files(folder: Path, classes: tuple[str, ...]) -> tuple[tuple[Path, 
     """
     found = [(file, label) for label, name in enumerate(classes) for file in image_files(folder / name)]
     return tuple(file for file, _ in found), [label for _, label in found]
+
+
+def in_memory(title: str, images: Tensor, labels: Sequence[list[int]], classes: tuple[str, ...]) -> Split:
+    """The images of the train split and then those of the test split, with the labels of each."""
+    parts = zip(images.split([len(some) for some in labels]), labels, strict=True)
+    return Split(*(make_dataset(title, part, torch.tensor(some), classes) for part, some in parts))
 
 
 def _of_one_size(path: Path, files: list[Path]) -> Tensor | None:

@@ -78,7 +78,7 @@ def read_images(files: Sequence[Path], mode: str, size: Size) -> Tensor:
 
 def are_many(files: Sequence[Path], mode: str, size: Size) -> bool:
     """Whether decoding them takes long enough to start processes, and to keep the result."""
-    return len(_tasks(files, size[0] * size[1] * len(mode))) > _FEW_TASKS
+    return len(_tasks(files, mode, size)) > _FEW_TASKS
 
 
 def mode_and_size(file: Path) -> tuple[str, Size]:
@@ -101,7 +101,8 @@ def cores() -> int:
     return max(own // max(int(processes) if processes.isdecimal() else 1, 1), 1)
 
 
-def _tasks(files: Sequence[Path], image_bytes: int) -> list[Sequence[Path]]:
+def _tasks(files: Sequence[Path], mode: str, size: Size) -> list[Sequence[Path]]:
+    image_bytes = len(mode) * size[0] * size[1]
     count = min(max(_TASK_BYTES // image_bytes, 1), _TASK_FILES)
     return [files[first : first + count] for first in range(0, len(files), count)]
 
@@ -109,7 +110,7 @@ def _tasks(files: Sequence[Path], image_bytes: int) -> list[Sequence[Path]]:
 def _parts(files: Sequence[Path], mode: str, size: Size) -> Generator[np.ndarray]:
     """The images of the tasks, in their order."""
     read = partial(_read_some, mode=mode, size=size)
-    tasks = _tasks(files, size[0] * size[1] * len(mode))
+    tasks = _tasks(files, mode, size)
     if not are_many(files, mode, size):
         yield from map(read, tasks)
         return

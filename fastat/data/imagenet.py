@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from fastat.data.dataset import Dataset, make_dataset
-from fastat.data.folder import class_folders, labelled_files
+from fastat.data.folder import class_folders, in_memory, labelled_files
 from fastat.data.image_cache import read_images_once
 from fastat.data.image_files import image_files
 from fastat.data.splits import Split
@@ -58,12 +54,7 @@ def load_tiny_imagenet(root: Path) -> Split:
         test.append((folder / "val" / "images" / name, wnids.index(wnid)))
     classes = _class_names(folder / "words.txt", wnids)
     images = read_images_once(folder, [file for file, _ in train + test], "RGB", (64, 64))
-    parts = zip(images.split([len(train), len(test)]), (train, test), strict=True)
-    return Split(*(_half(part, [label for _, label in labelled], classes) for part, labelled in parts))
-
-
-def _half(images: Tensor, labels: list[int], classes: tuple[str, ...]) -> Dataset:
-    return make_dataset("Tiny ImageNet", images, torch.tensor(labels), classes)
+    return in_memory("Tiny ImageNet", images, [[label for _, label in half] for half in (train, test)], classes)
 
 
 def _class_names(words: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:

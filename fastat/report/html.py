@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from fastat.support.files import write_bytes
 
 
 def render(room: str, template: str, **values: object) -> str:
@@ -18,6 +21,14 @@ def render(room: str, template: str, **values: object) -> str:
     )
     environment.filters |= {"base64": _base64, "percent": _percent, "plain": plain}
     return environment.get_template(template).render(values)
+
+
+def save(page: str, path: str | Path) -> Path:
+    """Writes a page to the file, whose folder is made if missing, and returns its path."""
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(target, page.encode())
+    return target
 
 
 def _base64(content: bytes) -> str:

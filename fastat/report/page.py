@@ -10,7 +10,6 @@ from typing import Any, get_args
 from fastat import models
 from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
-from fastat.support.files import write_bytes
 from fastat.support.foreign_json import read_inside, read_object
 from fastat.training import CONFIG, ENVIRONMENT, METRICS, TrainConfig, Which, as_fields, config_from, describe_training
 
@@ -114,10 +113,7 @@ def write_page(folders: Sequence[str | Path], path: str | Path) -> Path:
         raise ValueError("a report needs at least one run")
     paths = [Path(folder) for folder in folders]
     runs = [_read(folder, name) for folder, name in zip(paths, _names(paths), strict=True)]
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(target, _page(runs).encode())
-    return target
+    return html.save(_page(runs), path)
 
 
 def _page(runs: Sequence[_Shown]) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from fastat.report import html
-from fastat.support.files import write_bytes
 from fastat.support.foreign_json import read_inside, read_object
 from fastat.theory.result import FIGURES, RESULTS
 
@@ -37,10 +36,7 @@ def write_theory_page(folders: Sequence[str | Path], path: str | Path) -> Path:
         raise ValueError("a page needs at least one experiment")
     shown = [_read(Path(folder)) for folder in folders]
     page = html.render("fastat.theory", "theory.html", experiments=shown, environment=shown[0]["environment"])
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(target, page.encode())
-    return target
+    return html.save(page, path)
 
 
 def _read(folder: Path) -> dict[str, Any]:

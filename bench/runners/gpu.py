@@ -1,10 +1,11 @@
-"""Everything that needs a GPU, in one command of at most eight minutes (what ``make gpu`` runs):
+"""Everything that needs a GPU, in one command of at most six minutes (what ``make gpu`` runs):
 
     python bench/runners/gpu.py [build] [tests] [memcheck] [bench] [racecheck]
 
-builds the extension in place for this GPU, runs tests/cuda, repeats its smallest shapes under compute-sanitizer, and
-times the benchmark rows. Without arguments, all of it; for a first run on a new kind of device, ``build tests`` and
-then ``bench`` in a call of its own leave more time for each. Uses the Python it runs under and nothing from a network.
+builds the extension in place for this GPU, runs tests/cuda (in several processes where pytest-xdist is there), repeats
+its smallest shapes under compute-sanitizer, and times the benchmark rows. Without arguments, all of it; for a first run
+on a new kind of device, ``build tests`` and then ``bench`` in a call of its own leave more time for each. Uses the
+Python it runs under and nothing from a network.
 
 Results go to the folder $OUT, else to bench/results: ``gpu.log`` (everything printed), ``gpu.json`` (how each part
 went) and what ``python -m bench`` writes. Each part has a share of the time, and what it found is written when it ends,
@@ -24,18 +25,23 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Timer
 from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
-TOTAL_SECONDS = 480
+TOTAL_SECONDS = 360
 WRAP_UP = 30
 """Seconds that the benchmarks may need beyond what they are told: to stop in the middle of something, to report."""
 LAST_WORDS = 15
 """Seconds between asking a part to stop and stopping it."""
 PYTEST = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
 SMALL = "tests/cuda/test_cuda_branches.py"
+LARGE = "tests/cuda/test_cuda_large.py"
+"""Takes most of the memory of a GPU: not beside other tests."""
+PROCESSES = 6
+"""Of the other tests: one waits for its CPU most of the time."""
 
 PROBE = """
 import json, torch
@@ -97,11 +103,18 @@ def tests(setting: Setting, limit: float) -> tuple[str, str]:
     """tests/cuda; a run that skips everything has not passed."""
     if not setting.archs:
         return "failed", "no CUDA device found: tests/cuda would skip everything"
-    status, text = run(
-        setting, [*PYTEST, "-rfE", "--tb=short", "--maxfail=20", "--durations=10", "tests/cuda"], limit, ask=True
-    )
-    summary = last_line(text)
-    return ("passed" if status == 0 and " passed" in summary else "failed"), summary or why(status, text, limit)
+    command = [*PYTEST, "-rfE", "--tb=short", "--maxfail=40", "--durations=10"]
+    runs = [["tests/cuda"]]
+    if find_spec("xdist"):
+        runs = [["-n", str(PROCESSES), "--dist", "worksteal", "tests/cuda", f"--ignore={LARGE}"], [LARGE]]
+    end, passed, details = time.monotonic() + limit, True, []
+    for arguments in runs:
+        left = end - time.monotonic()
+        status, text = run(setting, [*command, *arguments], left, ask=True)
+        summary = last_line(text)
+        passed = passed and status == 0 and " passed" in summary
+        details.append(summary or why(status, text, left))
+    return ("passed" if passed else "failed"), "; ".join(details)
 
 
 def sanitizer(tool: str) -> Callable[[Setting, float], tuple[str, str]]:
@@ -143,9 +156,9 @@ def bench(setting: Setting, limit: float) -> tuple[str, str]:
 
 PARTS: dict[str, tuple[Callable[[Setting, float], tuple[str, str]], float]] = {
     "build": (build, 150),
-    "tests": (tests, 240),
+    "tests": (tests, 180),
     "memcheck": (sanitizer("memcheck"), 90),
-    "bench": (bench, 300),
+    "bench": (bench, 200),
     "racecheck": (sanitizer("racecheck"), 90),
 }
 """Each part with the most seconds it may take; the last gets what is left."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         mart_loss,
         trades_loss,
     )
-    from fastat.protocols import perturbed_weights
+    from fastat.protocols import Outcome, Protocol, perturbed_weights, protocol
 
     __version__: str
 
@@ -51,7 +51,7 @@ _NAMES = {
         "benign_loss", "benign_weights", "certificate", "discrimination_loss", "gradient_misalignment",
         "holistic_cross_entropy", "holistic_loss", "holistic_weights", "mart_loss", "trades_loss",
     ),
-    "protocols": ("perturbed_weights",),
+    "protocols": ("Outcome", "Protocol", "perturbed_weights", "protocol"),
 }  # fmt: skip
 """The public names by the module that has them."""
 
@@ -61,6 +61,8 @@ __all__ = [
     "CaptureError",
     "Fastest",
     "Normalized",
+    "Outcome",
+    "Protocol",
     "__version__",
     "attack_loss",
     "benign_loss",
@@ -83,6 +85,7 @@ __all__ = [
     "perturbed_weights",
     "pgd",
     "project_",
+    "protocol",
     "random_start",
     "reference",
     "trades_loss",

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.protocols import ProtocolConfig
-from fastat.support.threat import ThreatModel
+from fastat import protocols
+from fastat.protocols import Protocol
 from fastat.training import TrainConfig, default_config, with_fields
 
 SMALL = {"epochs": 2, "attack_steps": 2, "batch_size": 32, "train_size": 96, "val_size": 16}
@@ -16,9 +16,9 @@ def config_of(protocol: str, **changes) -> TrainConfig:
     return default_config("digits", protocol, **{**SMALL, **changes})
 
 
-def protocol_of(config: TrainConfig) -> tuple[ProtocolConfig, ThreatModel]:
-    """What makes its attack and its objective."""
-    return config.method, config.threat
+def protocol_of(config: TrainConfig) -> Protocol:
+    """What it descends."""
+    return protocols.protocol_of(config.method, config.threat)
 
 
 def textbook_benign(config: TrainConfig, logits: Tensor, features: Tensor, y: Tensor) -> Tensor:

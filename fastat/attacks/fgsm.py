@@ -10,7 +10,7 @@ from fastat.attacks.inputs import Normalization, check_images, checked
 from fastat.attacks.problem import Problem, run
 from fastat.graphs import Graph, Tensors, check_graph
 from fastat.kernels import ops
-from fastat.models import Model, unwrapped
+from fastat.models import Model
 from fastat.support.threat import Bounds, Norm
 
 
@@ -55,7 +55,7 @@ def fgsm(
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
     check_graph(graph)
     check_images(x)
-    with attacking(model, x.device):
+    with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
             x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
@@ -75,4 +75,4 @@ def fgsm(
             reached.step_(x_adv, grad)
             return (reached.leave(x_adv),)
 
-        return run(work, unwrapped(model), terms, tensors, labels, ("fgsm", noise, clip), graph)[0]
+        return run(work, bare, terms, tensors, labels, ("fgsm", noise, clip), graph)[0]

@@ -3,13 +3,18 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastat.kernels import ops
-from fastat.models import Model, fresh_casts, uncompiled
+from fastat.models import Model, fresh_casts, logits_of, uncompiled, unwrapped
+
+HALF_SCALE = 512
+"""What an attack's gradient is multiplied by on its way through a network in float16, where it would vanish: about what
+torch's GradScaler starts from, for a sample of a batch of 128. A power of two: nothing is rounded by it."""
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """``(model output, y) -> loss [B]``."""
@@ -22,8 +27,9 @@ def couples_samples(model: Model) -> bool:
 
 
 @contextmanager
-def attacking(model: Model, device: torch.device) -> Iterator[None]:
-    """Gradients on, also inside no_grad and inference_mode, and no gradient of a parameter computed until the end.
+def attacking(model: Model, device: torch.device) -> Iterator[Model]:
+    """Gradients on, also inside no_grad and inference_mode, and no gradient of a parameter computed until the end; the
+    model to call meanwhile, which is the one inside of a DistributedDataParallel.
 
     Compiled code computes the gradients of all parameters that require one, whoever asks, and so may functions written
     in Python: they are frozen. Two kinds of weights stay as they are, because freezing them costs time, and torch's own
@@ -38,14 +44,22 @@ def attacking(model: Model, device: torch.device) -> Iterator[None]:
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     kept = set() if _any_compiled(modules) else set(parameters) if casts else _matrices(modules)
     frozen = [p for p in parameters if p.requires_grad and p not in kept]
-    with torch.inference_mode(False), torch.enable_grad(), fresh_casts():
+    with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare:
         try:
             for p in frozen:
                 p.requires_grad_(False)
-            yield
+            yield bare
         finally:
             for p in frozen:
                 p.requires_grad_(True)
+
+
+def _in_half(t: Tensor) -> bool:
+    """Whether a gradient of the tensor goes back through float16."""
+    device = t.device.type
+    return t.dtype == torch.float16 or (
+        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    )
 
 
 def _matrices(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
@@ -74,53 +88,59 @@ class Objective:
     targets: Tensor | None = None
     reference: Tensor | None = None
 
-    def won(self, logits: Tensor) -> Tensor:
+    def won(self, output: Any) -> Tensor:
         """bool ``[B]``."""
-        if not isinstance(logits, Tensor) or logits.dim() != 2:
+        logits = logits_of(output)
+        if logits.dim() != 2:
             raise ValueError("early_stop and restarts need a model that returns logits [B, C]")
         predicted = logits.argmax(dim=1)
         return predicted != self.y if self.targets is None else predicted == self.targets
 
-    def value(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``(logits, loss [B])`` without a gradient."""
+    def value(self, x: Tensor) -> tuple[Any, Tensor]:
+        """``(output, loss [B])`` without a gradient."""
         with torch.no_grad():
-            logits = self._logits(x.clone())  # the model's first layer may work in place
-            return logits, self._loss(logits)[0]
+            output = self._output(x.clone())  # the model's first layer may work in place
+            return output, self._loss(output)[0]
 
-    def gradient(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """``(logits, loss [B], gradient of each sample's loss with respect to x)``."""
+    def gradient(self, x: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """``(output, loss [B], gradient of each sample's loss with respect to x)``."""
         leaf = x.detach().requires_grad_()
-        logits = self._logits(leaf)
-        loss, grad_logits = self._loss(logits)
-        ascended, seed = (logits, grad_logits) if grad_logits is not None else (loss.sum(), None)
+        output = self._output(leaf)
+        loss, grad_logits = self._loss(output)
+        ascended, seed = (output, grad_logits) if grad_logits is not None else (loss.sum(), None)
+        scale = HALF_SCALE if _in_half(ascended) else 1
+        if scale != 1:
+            seed = scale * (torch.ones_like(ascended) if seed is None else seed)
         grad = torch.autograd.grad(ascended, leaf, seed, allow_unused=True)[0] if ascended.requires_grad else None
         if grad is None:
             raise ValueError(
                 "the loss has no gradient with respect to x: does the model depend on x, without detach()?"
             )
-        return logits, loss.detach(), grad
+        return output, loss.detach(), grad if scale == 1 else grad / scale
 
-    def _logits(self, x: Tensor) -> Tensor:
-        logits = self.forward(x)
-        if not callable(self.loss) and not (
-            isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] == x.shape[0]
-        ):
-            shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {shape}")
-        if isinstance(logits, Tensor) and logits.dim() == 2:
-            self.check_classes(logits.shape[1])
+    def _output(self, x: Tensor) -> Any:
+        """What the model returns; for a compiled loss, the logits in it."""
+        output = self.forward(x)
+        if callable(self.loss):
+            if isinstance(output, Tensor) and output.dim() == 2:
+                self.check_classes(output.shape[1])
+            return output
+        logits = logits_of(output)
+        if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
+            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {list(logits.shape)}")
+        self.check_classes(logits.shape[1])
         return logits
 
-    def _loss(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _loss(self, output: Any) -> tuple[Tensor, Tensor | None]:
         """The loss to ascend and, for the compiled losses, its gradient with respect to the logits."""
         if callable(self.loss):
             y, sign = (self.y, 1.0) if self.targets is None else (self.targets, -1.0)
-            loss = self.loss(logits, y)
+            loss = self.loss(output, y)
             if loss.shape != y.shape:
                 shapes = f"{list(y.shape)}, got {list(loss.shape)}"
                 raise ValueError(f"loss(output, y) must return one loss per sample {shapes}")
             return sign * loss, None
-        flat = logits.detach()
+        flat = output.detach()
         if self.loss == "dlr_targeted":
             return ops.attack_loss(flat, self.y, self.loss, targets=self.targets)
         if self.targets is None:

@@ -14,7 +14,7 @@ from fastat.attacks.inputs import Normalization, check_images, check_start, chec
 from fastat.attacks.problem import Labels, Problem, Terms, problem_of, run, take
 from fastat.graphs import Graph, Tensors, check_graph
 from fastat.kernels import ops
-from fastat.models import Model, unwrapped
+from fastat.models import Model
 from fastat.support.threat import Bounds, Norm, check_size
 
 
@@ -50,7 +50,7 @@ def pgd(
     ``inference_mode``.
 
     Args:
-        model: maps inputs ``[B, ...]`` to logits ``[B, C]``.
+        model: maps inputs ``[B, ...]`` to logits ``[B, C]``, or to a mapping or an object that has them as ``logits``.
         x: inputs ``[B, ...]`` within ``bounds``, any float dtype; the attack's state is float32 or float64.
         y: integer labels ``[B]`` in [0, C).
         eps: radius >= 0, a number or one per sample ``[B]``, in the units of the bounds.
@@ -108,7 +108,7 @@ def pgd(
     if step_size is None:
         check_size(eps, "eps", x.shape[0], check_values=validate)
         step_size = 2.5 * eps / max(steps, 1)
-    with attacking(model, x.device):
+    with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
             x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
             normalization=normalization, validate=validate,
@@ -120,7 +120,7 @@ def pgd(
             tensors["seed"] = ops.seed_tensor(seed, x.device)
         if len(x) == 0:
             return x.detach().clone()
-        attack = _Attack(unwrapped(model), terms, labels, steps, keep, restarts, early_stop, graph)
+        attack = _Attack(bare, terms, labels, steps, keep, restarts, early_stop, graph)
         return attack.until_won(tensors) if early_stop else attack.in_full(tensors)
 
 

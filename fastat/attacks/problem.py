@@ -3,6 +3,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from types import MethodType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from fastat.attacks.gradient import LossFunction, Objective
 from fastat.graphs import CaptureError, Graph, Tensors
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype
-from fastat.models import Model
+from fastat.models import Model, logits_of
 from fastat.support.threat import Norm
 
 _OF_SAMPLES = ("x", "y", "targets", "sample_ids", "start", "reference")
@@ -154,7 +155,7 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
     x, mean, std = tensors["x"], tensors.get("mean"), tensors.get("std")
     start = pixels(tensors)
 
-    def forward(state: Tensor) -> Tensor:
+    def forward(state: Tensor) -> Any:
         if mean is not None and std is not None:
             state = (state - mean) / std
         return model(state.to(x.dtype))
@@ -162,7 +163,7 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
     reference = tensors.get("reference")
     if terms.loss == "kl" and reference is None:
         with torch.no_grad():
-            reference = forward(start.clone())  # the model's first layer may work in place
+            reference = logits_of(forward(start.clone()))  # the model's first layer may work in place
     objective = Objective(forward, terms.loss, tensors["y"], labels.check, tensors.get("targets"), reference)
     eps, step_size = (
         tensors[name] if number is None else number

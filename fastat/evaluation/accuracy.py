@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastat.attacks import fgsm, pgd
 from fastat.graphs import Graph, check_graph
 from fastat.kernels.arguments import widened
+from fastat.models import in_eval_mode, logits_of
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import Bounds, Norm
 
@@ -188,7 +189,7 @@ def adversarial_losses(
             for restart in range(restarts):
                 x_adv = once(x[part], y[part], ids[part], restart)
                 with torch.no_grad():
-                    found.append(F.cross_entropy(widened(model(x_adv)), y[part], reduction="none"))
+                    found.append(F.cross_entropy(widened(logits_of(model(x_adv))), y[part], reduction="none"))
             losses.append(torch.stack(found).amax(0))
     return torch.cat(losses)
 
@@ -215,22 +216,19 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
     Meanwhile cuDNN does not measure its algorithms: batches that samples leave have a new size each time.
     """
-    modes = [(module, module.training) for module in model.modules()]
     measures = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = False
-    model.eval()
     try:
-        yield
+        with in_eval_mode(model):
+            yield
     finally:
         torch.backends.cudnn.benchmark = measures
-        for module, training in modes:
-            module.training = training
 
 
 @torch.no_grad()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """The predicted classes, int64 [B], of x [B, ...]."""
-    return model(x).argmax(1)
+    return logits_of(model(x)).argmax(1)
 
 
 def _attack(name: str, eps: float, norm: Norm, bounds: Bounds, seed: int, graph: Graph) -> Attack:

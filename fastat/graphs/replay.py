@@ -13,7 +13,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from fastat.graphs.capture import (
     random_state,
 )
 from fastat.graphs.inspection import CaptureError, Survey, first_difference, place, survey
-from fastat.models import unwrapped
+from fastat.models import innermost, uncompiled
 
 Graph = bool | Literal["auto"]
 """True: record, or raise :class:`CaptureError`. "auto": record what comes twice, if it can be. False: never record."""
@@ -106,8 +106,8 @@ def possible(model: Callable[..., Any], tensors: Tensors) -> bool:
 def forget(model: nn.Module) -> None:
     """Drops the recordings of a module or of the one inside its wrapper, and their memory."""
     with _all_lock:
-        for kept_by in (model, unwrapped(model)):
-            _all_recordings.pop(cast(nn.Module, kept_by), None)
+        for kept_by in (model, uncompiled(model), innermost(model)):
+            _all_recordings.pop(kept_by, None)
 
 
 class _Recordings:

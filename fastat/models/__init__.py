@@ -6,7 +6,17 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from fastat.models.access import Model, buffers_put_back, fresh_casts, uncompiled, unwrapped
+from fastat.models.access import (
+    Model,
+    buffers_put_back,
+    fresh_casts,
+    in_eval_mode,
+    innermost,
+    is_sharded,
+    logits_of,
+    uncompiled,
+    unwrapped,
+)
 from fastat.models.config import ModelConfig
 from fastat.models.external import PREFIXES, zoo_model
 from fastat.models.features import Features, with_features
@@ -26,6 +36,10 @@ __all__ = [
     "build",
     "check_name",
     "fresh_casts",
+    "in_eval_mode",
+    "innermost",
+    "is_sharded",
+    "logits_of",
     "mlp",
     "names",
     "preact_resnet18",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastat.models.access import Model, unwrapped
+from fastat.models.access import Model, innermost, logits_of
 
 Features = str | Callable[[Model, Tensor], tuple[Tensor, Tensor]] | None
 """Where a model's features are: the name of a module, a function (model, x) -> (logits, features), or None."""
@@ -77,12 +77,13 @@ def _calls(modules: dict[str, nn.Module]) -> Iterator[list[_Call]]:
 
 def _classifier_input(model: Model, x: Tensor) -> tuple[Any, Any]:
     """Logits and features of a model that returns both, or the input of the linear layer that makes the logits."""
-    inner = _innermost(model)
+    inner = innermost(model)
     modules = inner.named_modules() if isinstance(inner, nn.Module) else []
     with _calls({name: module for name, module in modules if isinstance(module, nn.Linear)}) as calls:
         output = model(x)
-    if not isinstance(output, Tensor):
+    if _is_pair(output):
         return _pair(output)
+    output = logits_of(output)
     # what follows the layer (a temperature, a log-softmax, DDP's own bookkeeping) makes another tensor of its output
     made = [call for call in calls if call.given is output][-1:] or [
         call for call in calls if call.given.shape == output.shape and _made_of(output, call.given)
@@ -121,13 +122,17 @@ def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tup
         output = model(x)
     if not calls:
         raise ValueError(
-            f"features {name!r}: the model did not call that module; others are {_names(_innermost(model))}"
+            f"features {name!r}: the model did not call that module; others are {_names(innermost(model))}"
         )
     given = calls[-1].given
     if not isinstance(given, Tensor):
         raise ValueError(f"features {name!r}: the output of that module is a {type(given).__name__}, not a tensor")
-    logits = output if isinstance(output, Tensor) else _pair(output)[0]
+    logits = _pair(output)[0] if _is_pair(output) else logits_of(output)
     return logits, _unchanged(given, calls[-1].versions[1], f"the output of {name!r}")
+
+
+def _is_pair(output: Any) -> bool:
+    return isinstance(output, tuple | list) and not hasattr(output, "logits")
 
 
 def _pair(output: Any) -> tuple[Any, Any]:
@@ -161,15 +166,8 @@ def _version(value: Any) -> int:
     return -1 if not isinstance(value, Tensor) or value.is_inference() else value._version
 
 
-def _innermost(model: Model) -> Model:
-    """The user's own module, inside the wrappers of torch.compile and DistributedDataParallel, in any order."""
-    while (inner := unwrapped(getattr(model, "_orig_mod", model))) is not model:
-        model = inner
-    return model
-
-
 def _submodule(model: Model, name: str) -> nn.Module:
-    inner = _innermost(model)
+    inner = innermost(model)
     modules = dict(inner.named_modules()) if isinstance(inner, nn.Module) else {}
     if name not in modules:
         raise ValueError(f"features {name!r} is no module of the model; it has {_names(inner)}")

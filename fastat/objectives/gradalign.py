@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from fastat.kernels import ops
 from fastat.kernels.arguments import widened
+from fastat.models import Model, logits_of
 from fastat.support.threat import check_size
 
 
 def gradient_misalignment(
-    model: Callable[[Tensor], Tensor],
+    model: Model,
     x: Tensor,
     y: Tensor,
     eps: float,
@@ -51,7 +50,9 @@ def gradient_misalignment(
     return (1 - F.cosine_similarity(at_x.flatten(1), at_noisy.flatten(1), dim=1)).mean()
 
 
-def _input_gradient(model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, differentiable: bool) -> Tensor:
+def _input_gradient(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> Tensor:
     leaf = x.requires_grad_()
-    loss = F.cross_entropy(widened(model(leaf)), y, reduction="sum")  # of which each sample's gradient is its own
+    loss = F.cross_entropy(
+        widened(logits_of(model(leaf))), y, reduction="sum"
+    )  # of which each sample's gradient is its own
     return torch.autograd.grad(loss, leaf, create_graph=differentiable)[0]

@@ -1,27 +1,32 @@
-"""Training protocols: an attack, a loss of each sample, an objective over the batch, and the names of known pairs."""
+"""Training protocols: an attack, a loss of each sample, an objective over the batch, and the names of known ones."""
 
-from fastat.protocols.attack import TrainingAttack, attack_of
+from fastat.protocols.attack import Attack
 from fastat.protocols.awp import perturbed_weights
-from fastat.protocols.config import ProtocolConfig, describe
-from fastat.protocols.objective import AttackedBatch, Objective, objective_of
-from fastat.protocols.procedure import Procedure, procedure_of
+from fastat.protocols.config import ProtocolConfig
+from fastat.protocols.losses import CrossEntropy, Mart, Trades
+from fastat.protocols.named import protocol, protocol_of
+from fastat.protocols.objective import Benign, Holistic, Mean
 from fastat.protocols.table import PROTOCOL_FIELDS, PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
+from fastat.protocols.value import Outcome, Protocol
 
 __all__ = [
     "PROTOCOLS",
     "PROTOCOL_FIELDS",
+    "Attack",
     "AttackName",
-    "AttackedBatch",
+    "Benign",
+    "CrossEntropy",
+    "Holistic",
     "LossName",
-    "Objective",
+    "Mart",
+    "Mean",
     "ObjectiveName",
-    "Procedure",
+    "Outcome",
+    "Protocol",
     "ProtocolConfig",
     "ProtocolName",
-    "TrainingAttack",
-    "attack_of",
-    "describe",
-    "objective_of",
+    "Trades",
     "perturbed_weights",
-    "procedure_of",
+    "protocol",
+    "protocol_of",
 ]

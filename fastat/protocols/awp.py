@@ -8,14 +8,15 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fastat.models import buffers_put_back
+from fastat.models import Model, buffers_put_back, is_sharded
 from fastat.support.distributed import Group, mean_
 
 
 @contextmanager
 def perturbed_weights(
-    model: nn.Module, loss: Callable[[], Tensor], gamma: float, group: Group | None = None
+    model: Model, loss: Callable[[], Tensor], gamma: float, group: Group | None = None
 ) -> Iterator[None]:
     """Within the block every weight w stands at ``w + gamma ||w|| g / ||g||``, g the gradient of the loss at w.
 
@@ -24,33 +25,75 @@ def perturbed_weights(
     taken off again, as in the authors' code. Buffers are left as found by the gradient's own forward pass.
 
     Args:
-        model: its parameters are moved in place.
-        loss: computes the loss, 0-d with gradient.
+        model: its parameters are moved in place; also those that FSDP2 shards.
+        loss: computes the loss, 0-d with gradient; past DistributedDataParallel, which waits for one backward pass.
         gamma: size of the perturbation relative to the weights; 0 does nothing.
-        group: None, or the process group over which the batch is spread: the gradient is then the mean of those of its
-            processes.
+        group: the process group over which the batch is spread, whose mean gradient is taken; None for that of
+            DistributedDataParallel or FSDP2 where the model has one, else for this process alone. Processes that share
+            weights must name it: perturbed differently, their weights would drift apart by rounding.
+
+    Raises:
+        TypeError: the model is a function, whose weights are out of sight.
     """
     if gamma == 0:
         yield
         return
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"AWP moves the weights of a module, got {model!r}")
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     with buffers_put_back(model):
-        gradients = torch.autograd.grad(loss(), weights, materialize_grads=True)
-    mean_(gradients, group)
+        gradients = _sharded_gradients(model, loss, weights) if is_sharded(model) else _gradients(loss, weights)
+    if not is_sharded(model):
+        mean_(gradients, group or _group_of(model))
     with torch.no_grad():
         steps = [_step(w, g, gamma) for w, g in zip(weights, gradients, strict=True)]
-        old_weights = [weight.clone() for weight in weights]
-        for weight, step in zip(weights, steps, strict=True):
+        moved = [_own(weight) for weight in weights]
+        old_weights = [weight.clone() for weight in moved]
+        for weight, step in zip(moved, steps, strict=True):
             weight.add_(step)
     torch.clear_autocast_cache()  # it may hold the weights as they were
     try:
         yield
     finally:
         with torch.no_grad():
-            for weight, old, step in zip(weights, old_weights, steps, strict=True):
+            for weight, old, step in zip(moved, old_weights, steps, strict=True):
                 weight.copy_(old + (weight - (old + step)))  # exactly the old one where the optimizer did nothing
 
 
+def _gradients(loss: Callable[[], Tensor], weights: list[nn.Parameter]) -> list[Tensor]:
+    return list(torch.autograd.grad(loss(), weights, materialize_grads=True))
+
+
+def _sharded_gradients(model: nn.Module, loss: Callable[[], Tensor], weights: list[nn.Parameter]) -> list[Tensor]:
+    """FSDP2 makes the gradient of a shard, the mean over the processes, in a backward pass only."""
+    before = [(p, p.grad) for p in model.parameters()]
+    try:
+        for p, _ in before:
+            p.grad = None
+        loss().backward()
+        return [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    finally:
+        for p, grad in before:
+            p.grad = grad
+
+
+def _group_of(model: nn.Module) -> Group | None:
+    found = [module.process_group for module in model.modules() if isinstance(module, DistributedDataParallel)]
+    return found[0] if found else None
+
+
 def _step(weight: Tensor, gradient: Tensor, gamma: float) -> Tensor:
-    step = gamma * weight.norm() * gradient / (gradient.norm() + 1e-12)
+    step = gamma * _norm(weight) * _own(gradient) / (_norm(gradient) + 1e-12)
     return step.nan_to_num(0, 0, 0)  # a weight that it made NaN would stay NaN
+
+
+def _norm(t: Tensor) -> Tensor:
+    """Of the whole tensor, where this process has a shard of it."""
+    norm = t.norm()
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+
+def _own(t: Tensor) -> Tensor:
+    """What this process has of a tensor."""
+    to_local = getattr(t.detach(), "to_local", None)
+    return t if to_local is None else to_local()

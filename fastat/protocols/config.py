@@ -1,4 +1,4 @@
-"""A training protocol as plain data, and in words."""
+"""A training protocol as a configuration writes it down."""
 
 from __future__ import annotations
 
@@ -55,24 +55,3 @@ class ProtocolConfig:
     """BAT: temperature of that loss."""
     positives: Positives = "outside"
     """BAT: whether that loss averages a sample's positives outside or inside of the logarithm."""
-
-
-def describe(method: ProtocolConfig, *, average: str = "none", label_noise: float = 0.0) -> str:
-    """The training in the words of a title: "PGD-10 adversarial training", "HR (alpha 0.05, r 0.1) on N-FGSM"."""
-    attack = f"PGD-{method.attack_steps}" if method.attack.startswith("pgd") else method.attack.upper()
-    attack = {"none": "clean images", "free": f"Free (m = {method.replays})"}.get(method.attack, attack)
-    loss = {"trades": f"TRADES (beta {method.trades_beta:g})", "mart": f"MART (lambda {method.mart_lambda:g})"}
-    on = f"{loss[method.loss]} on {attack}" if method.loss in loss else attack
-    if method.objective == "holistic":
-        order = "" if method.order == "hd" else f", order {method.order}"
-        text = f"HR (alpha {method.alpha:g}, r {method.r:g}{order}) on {on}"
-    elif method.objective == "benign":
-        text = f"BAT (gamma {method.gamma:g}, beta {method.beta:g}) on {on}"
-    elif method.loss in loss:
-        text = on
-    else:
-        text = "standard training" if method.attack == "none" else f"{attack} adversarial training"
-    text += f" with GradAlign ({method.grad_align:g})" if method.grad_align else ""
-    text += f" with AWP ({method.awp:g})" if method.awp else ""
-    text += f" with {average.upper()}" if average != "none" else ""
-    return text + (f", {100 * label_noise:g}% of the training labels flipped" if label_noise else "")

@@ -36,6 +36,13 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def own_ids(batch: Tensor) -> Tensor:
+    """Ids of the samples of a batch that nobody gave any, int64 ``[B]`` on its device: the position in the batch, and
+    the rank of this process where there are several, so that no two have the same."""
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return torch.arange(len(batch), device=batch.device) + (rank << 32)
+
+
 def rank_of(group: Group | None) -> int:
     """Number of this process in the group; 0 without one."""
     return 0 if group is None else group.rank()

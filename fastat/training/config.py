@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastat.data import DataConfig
 from fastat.models import ModelConfig
-from fastat.protocols import ProtocolConfig, describe
+from fastat.protocols import ProtocolConfig, protocol_of
 from fastat.support.threat import ThreatModel
 
 Schedule = Literal["cyclic", "cosine", "multistep", "one-cycle"]
@@ -145,7 +145,9 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
 
 def describe_training(config: TrainConfig) -> str:
     """The training in the words of a title: "PGD-10 adversarial training", "HR (alpha 0.05, r 0.1) on N-FGSM"."""
-    return describe(config.method, average=config.optimizer.average, label_noise=config.dataset.label_noise)
+    average, noise = config.optimizer.average, config.dataset.label_noise
+    text = str(protocol_of(config.method, config.threat)) + (f" with {average.upper()}" if average != "none" else "")
+    return text + (f", {100 * noise:g}% of the training labels flipped" if noise else "")
 
 
 def check_types(config: TrainConfig) -> None:

@@ -82,7 +82,7 @@ def accuracy_of(run: Run, images: Dataset, attacks: tuple[str, ...], model: nn.M
         found = evaluate_images(
             run.front.before(model),
             share,
-            run.learner.procedure.threat,
+            run.learner.threat,
             attacks=attacks,
             seed=learner.seed,
             graph="auto" if learner.replay.wanted else False,

@@ -16,7 +16,7 @@ from torch import nn
 from fastat import data
 from fastat.data import Augmentation, Batch, Split, channel_statistics
 from fastat.kernels import describe_environment
-from fastat.protocols import procedure_of
+from fastat.protocols import protocol_of
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.files import load_checkpoint, write_json, write_json_lines
 from fastat.support.keyed import derive_seed
@@ -132,7 +132,8 @@ def _new_run(
         forward=torch.compile(seen) if settings.compile else seen,
         optimizer=_sgd(schedule, model),
         clip_grad=schedule.clip_grad,
-        procedure=procedure_of(method, config.threat),
+        protocol=protocol_of(method, config.threat),
+        threat=config.threat,
         delta=torch.zeros(shape, device=place.device) if free else None,
         average=None if schedule.average == "none" else average_of(model),
         ema_decay=schedule.ema_decay if schedule.average == "ema" else None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from torch.utils.weak import WeakIdRef
 from fastat import graphs
 from fastat.data import Batch
 from fastat.kernels import ops
-from fastat.protocols import AttackedBatch, Procedure, perturbed_weights
+from fastat.protocols import Protocol
 from fastat.support.distributed import Group, mean_, rank_of, size_of
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import ThreatModel
@@ -48,7 +47,8 @@ class Learner:
         forward: the network as training calls it: behind a front, compiled, or ``model`` itself.
         optimizer: SGD on all parameters of the model.
         clip_grad: largest norm of the gradient; 0: no limit.
-        procedure: what is attacked by and descended.
+        protocol: what is attacked by and descended.
+        threat: the perturbations that the run is watched under.
         delta: the perturbation that attack "free" carries on, of this process's part of the batch; else None.
         average: the average of the weights, or None.
         ema_decay: decay of the average, which then moves at every step; None where it does not.
@@ -61,7 +61,8 @@ class Learner:
     forward: Callable[[Tensor], Tensor]
     optimizer: torch.optim.Optimizer
     clip_grad: float
-    procedure: Procedure
+    protocol: Protocol
+    threat: ThreatModel
     delta: Tensor | None
     average: nn.Module | None
     ema_decay: float | None
@@ -157,46 +158,23 @@ def _step(learner: Learner, marks: Marks, tensors: graphs.Tensors, graph: graphs
         parameters["lr"] = tensors["lr"]
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     before = [buffer.clone() for buffer in buffers]
-    with torch.autocast(learner.place.device.type, dtype=torch.bfloat16, enabled=learner.place.bf16):
-        x_adv = _attacked(learner, x, y, ids, seed, graph)
-        attacked = AttackedBatch(x, x_adv, y, ids, seed, group)
-        model.train()
-        objective = partial(learner.procedure.objective, learner.forward, attacked)
-        with perturbed_weights(model, lambda: objective()[0], learner.procedure.awp, group):
-            loss, logits = objective()
-            learner.optimizer.zero_grad()
-            loss.backward()
-            hits = (logits.detach().argmax(1) == y).sum()
-            loss, hits = loss.detach().float().clone(), hits.float()
-            finite = _descend(model, learner.optimizer, learner.clip_grad, loss, hits, group)
+    stepping = learner.protocol.stepping(
+        learner.forward, x, y, delta=learner.delta, seed=seed, sample_ids=ids, group=group, graph=graph,
+        validate=False,  # the dataset was checked when it was made; on a GPU a look at every batch would wait
+    )  # fmt: skip
+    with torch.autocast(learner.place.device.type, dtype=torch.bfloat16, enabled=learner.place.bf16), stepping as found:
+        learner.optimizer.zero_grad()
+        found.loss.backward()
+        hits = (found.logits.detach().argmax(1) == y).sum()
+        loss, hits = found.loss.detach().float().clone(), hits.float()
+        finite = _descend(model, learner.optimizer, learner.clip_grad, loss, hits, group)
     marks.losses.index_copy_(0, tensors["position"].view(1), torch.where(finite, loss, torch.nan).view(1))
     marks.hits.index_copy_(0, tensors["position"].view(1), hits.view(1) * size_of(group))
     for buffer, old in zip(buffers, before, strict=True):
         buffer.copy_(torch.where(finite, buffer, old))
     mean_(_batch_statistics(model), group)  # every process has seen another part of the batch
-    if learner.delta is not None:
-        _move_delta(learner.delta, x_adv, learner.procedure.step_size, learner.procedure.threat)
     if learner.average is not None and learner.ema_decay is not None:
         move_average_(learner.average, model, tensors.get("share", 1.0))
-
-
-def _attacked(learner: Learner, x: Tensor, y: Tensor, ids: Tensor, seed: Tensor, graph: graphs.Graph) -> Tensor:
-    if learner.delta is not None:
-        attacked = x + learner.delta
-        return (attacked.clamp_(0, 1) if learner.procedure.threat.box else attacked).requires_grad_()
-    attack = learner.procedure.attack
-    assert attack is not None
-    learner.model.train(learner.procedure.attack_mode == "train")
-    return attack(learner.forward, x, y, seed=seed, sample_ids=ids, graph=graph)
-
-
-def _move_delta(delta: Tensor, x_adv: Tensor, step_size: float, threat: ThreatModel) -> None:
-    """delta <- clip(delta + step_size sign(gradient), -eps, eps), the gradient that of the weights' own backward pass
-    (Shafahi et al., "Adversarial training for free!", NeurIPS 2019, algorithm 1), at the image that is clipped to
-    [0, 1]: a pixel that delta pushes out of it can come back."""
-    assert x_adv.grad is not None
-    gradient = x_adv.grad.to(delta.dtype).contiguous()
-    ops.STEPS[threat.norm](delta, gradient, torch.zeros_like(delta), step_size, threat.eps, None, None)
 
 
 def _descend(

@@ -323,7 +323,7 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"model": lambda x: torch.zeros(2, 10)}, ValueError, "no gradient with respect to x"),
         (
             {"model": lambda x: {"out": x}, "loss": lambda z, y: z["out"].flatten(1).sum(1), "restarts": 2},
-            ValueError,
+            TypeError,
             "logits",
         ),
         ({"model": lambda x: x.detach().flatten(1)}, ValueError, "no gradient with respect to x"),

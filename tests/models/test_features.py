@@ -210,7 +210,7 @@ class TestErrors:
         ("output", "message"),
         [
             ((torch.zeros(5, 4),), r"must return logits, or \(logits, features\), got 1 values"),
-            ({"logits": torch.zeros(5, 4)}, "got a dict"),
+            ({"out": torch.zeros(5, 4)}, r"an object with `logits`, got a dict: pass a function"),
             ((torch.zeros(5, 4), torch.zeros(4, 7)), r"features must be \[5, \.\.\.\], got \[4, 7\]"),
             ((torch.zeros(5, 4), torch.zeros(5)), r"features must be \[5, \.\.\.\], got \[5\]"),
             ((torch.zeros(5, 4, 1), torch.zeros(5, 7)), r"logits must be \[5, C\], got \[5, 4, 1\]"),
@@ -218,7 +218,7 @@ class TestErrors:
         ],
     )
     def test_outputs_that_do_not_fit(self, output, message):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((TypeError, ValueError), match=message):
             with_features(lambda x: output)(X)
 
 

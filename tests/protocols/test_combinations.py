@@ -1,6 +1,7 @@
 """Losses, objectives and extras that the table of protocols does not name, against plain PyTorch."""
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -10,18 +11,29 @@ from training_cases import config_of, protocol_of, textbook_benign
 
 from fastat.kernels import reference
 from fastat.objectives import trades_loss
-from fastat.protocols import AttackedBatch, objective_of
 from fastat.training import describe_training, with_fields
 from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.train import train
 
 
+class Attacked(NamedTuple):
+    x: torch.Tensor
+    x_adv: torch.Tensor
+    y: torch.Tensor
+
+
+def descended(config, model, batch):
+    """Loss and logits of the protocol where its attack has found what is in the batch."""
+    protocol = replace(protocol_of(config), attack=lambda model, x, y: batch.x_adv)
+    return protocol.outcome(model, batch.x, batch.y)[:2]
+
+
 def batch_and_model():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 20), nn.Tanh(), nn.Linear(20, 10))
     x, y = torch.rand(24, 1, 4, 4), torch.randint(10, (24,))
-    return model, AttackedBatch(x, (x + 0.1 * torch.randn_like(x)).clamp(0, 1), y, torch.arange(24), 0)
+    return model, Attacked(x, (x + 0.1 * torch.randn_like(x)).clamp(0, 1), y)
 
 
 def gradients(loss, model):
@@ -30,7 +42,7 @@ def gradients(loss, model):
 
 def same_gradients(config, expected):
     model, batch = batch_and_model()
-    loss, logits = objective_of(*protocol_of(config))(model, batch)
+    loss, logits = descended(config, model, batch)
     found = expected(model, batch)
     torch.testing.assert_close(loss, found, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(logits, model(batch.x_adv))
@@ -68,7 +80,7 @@ def test_hr_of_losses_with_the_clean_images(loss):
         losses = []
         for i in range(len(batch.y)):
             one = replace_rows(batch, i)
-            losses.append(objective_of(*protocol_of(plain))(model, one)[0])
+            losses.append(descended(plain, model, one)[0])
         losses = torch.stack(losses)
         weights = reference.holistic_weights(losses.detach().double(), 0.1, 0.2, "hd")
         return (weights.float() * losses).sum()
@@ -77,8 +89,7 @@ def test_hr_of_losses_with_the_clean_images(loss):
 
 
 def replace_rows(batch, i):
-    part = slice(i, i + 1)
-    return replace(batch, x=batch.x[part], x_adv=batch.x_adv[part], y=batch.y[part], ids=batch.ids[part])
+    return Attacked(*(t[i : i + 1] for t in batch))
 
 
 def test_label_smoothing_is_in_the_cross_entropy_alone():

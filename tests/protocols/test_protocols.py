@@ -10,7 +10,7 @@ from training_cases import config_of, protocol_of, textbook_benign
 
 from fastat import fgsm, pgd
 from fastat.kernels import reference
-from fastat.protocols import PROTOCOLS, AttackName, ProtocolName, attack_of
+from fastat.protocols import PROTOCOLS, AttackName, ProtocolName
 from fastat.support.keyed import derive_seed
 from fastat.training import TrainConfig, check_config, default_config, describe_training, load_network, with_fields
 from fastat.training.loop import take_step
@@ -61,11 +61,11 @@ def test_a_configuration_is_what_its_protocol_says(config, message):
 def test_single_step_attacks_are_those_of_their_papers(attack, options):
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3))
     x, y, ids = torch.rand(6, 1, 4, 4), torch.arange(6) % 3, torch.arange(6)
-    found = attack_of(*protocol_of(config_of("hr", attack=attack)))(model, x, y, seed=5, sample_ids=ids)
+    found = protocol_of(config_of("hr", attack=attack)).attack(model, x, y, seed=5, sample_ids=ids)
     assert found.equal(fgsm(model, x, y, 0.1, seed=5, sample_ids=ids, **options))
     assert not found.equal(x)
     config = config_of("pgd-at", attack=attack, step_size=0.01)
-    shorter = attack_of(*protocol_of(config))(model, x, y, seed=5, sample_ids=ids)
+    shorter = protocol_of(config).attack(model, x, y, seed=5, sample_ids=ids)
     assert shorter.equal(fgsm(model, x, y, 0.1, seed=5, sample_ids=ids, **{**options, "step_size": 0.01}))
 
 

@@ -20,7 +20,6 @@ from fastat import data
 from fastat.attacks import pgd
 from fastat.cli import main
 from fastat.data import Split
-from fastat.protocols import attack_of
 from fastat.support.files import differences, load_checkpoint
 from fastat.support.keyed import derive_seed, keyed_permutation
 from fastat.training import (
@@ -347,7 +346,7 @@ def test_images_outside_of_the_box_need_no_box(tmp_path: Path) -> None:
 
     def measure(model: torch.nn.Module) -> dict[str, float]:
         x = shifted.pixels()[:64]
-        attacked = attack_of(*protocol_of(config))(model, x, shifted.labels[:64], seed=0, sample_ids=torch.arange(64))
+        attacked = protocol_of(config).attack(model, x, shifted.labels[:64], seed=0, sample_ids=torch.arange(64))
         seen.append(float(attacked.min()))
         return {}
 

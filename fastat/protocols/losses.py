@@ -1,0 +1,92 @@
+"""The loss of each sample that a protocol descends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from fastat.objectives import mart_loss, trades_loss
+from fastat.protocols.checks import at_least_0, below_1
+
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+"""A loss of one's own: ``(output on the adversarial inputs, y) -> losses [B]``, with gradient."""
+
+
+@dataclass(frozen=True)
+class CrossEntropy:
+    """The cross-entropy of the adversarial examples (Madry et al. 2018, equation 2.1).
+
+    Attributes:
+        label_smoothing: share of the target that is spread evenly over the classes, in [0, 1). Attacks ascend the loss
+            of the true labels.
+    """
+
+    label_smoothing: float = 0.0
+    needs_clean: ClassVar[bool] = False
+    title: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        below_1("label_smoothing", self.label_smoothing)
+
+    def __call__(self, logits: Tensor, y: Tensor, clean: Tensor | None = None) -> Tensor:
+        """The losses ``[B]`` of logits ``[B, C]``."""
+        return F.cross_entropy(logits, y, reduction="none", label_smoothing=self.label_smoothing)
+
+
+@dataclass(frozen=True)
+class Trades:
+    """:func:`fastat.trades_loss` of clean and adversarial examples, in two passes.
+
+    Attributes:
+        beta: weight of the divergence between both predictions.
+        label_smoothing: of the cross-entropy, which is that of the clean examples.
+    """
+
+    beta: float = 6.0
+    label_smoothing: float = 0.0
+    needs_clean: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least_0("beta", self.beta)
+        below_1("label_smoothing", self.label_smoothing)
+
+    def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
+        """The losses ``[B]`` of logits ``[B, C]`` of the adversarial and the clean examples."""
+        return trades_loss(clean, logits, y, self.beta, label_smoothing=self.label_smoothing, reduction="none")
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"TRADES (beta {self.beta:g})"
+
+
+@dataclass(frozen=True)
+class Mart:
+    """:func:`fastat.mart_loss` of clean and adversarial examples, in two passes.
+
+    Attributes:
+        lam: weight of the divergence on examples that are not predicted surely.
+    """
+
+    lam: float = 5.0
+    needs_clean: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        at_least_0("lam", self.lam)
+
+    def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
+        """The losses ``[B]`` of logits ``[B, C]`` of the adversarial and the clean examples."""
+        return mart_loss(clean, logits, y, self.lam, reduction="none")
+
+    @property
+    def title(self) -> str:
+        """In words."""
+        return f"MART (lambda {self.lam:g})"
+
+
+Loss = CrossEntropy | Trades | Mart
+LOSSES: dict[str, type[Loss]] = {"cross-entropy": CrossEntropy, "trades": Trades, "mart": Mart}

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastat.graphs import CaptureError
     from fastat.kernels import build_info, ops, reference
     from fastat.kernels.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
-    from fastat.models import Normalized, with_features
+    from fastat.models import Normalized, keep_gathered, with_features
     from fastat.objectives import (
         benign_loss,
         benign_weights,
@@ -46,7 +46,7 @@ _NAMES = {
     "graphs": ("CaptureError",),
     "kernels": ("build_info", "ops", "reference"),
     "kernels.ops": ("attack_loss", "best_", "l1_step_", "l2_step_", "linf_step_", "project_", "random_start"),
-    "models": ("Normalized", "with_features"),
+    "models": ("Normalized", "keep_gathered", "with_features"),
     "objectives": (
         "benign_loss", "benign_weights", "certificate", "discrimination_loss", "gradient_misalignment",
         "holistic_cross_entropy", "holistic_loss", "holistic_weights", "mart_loss", "trades_loss",
@@ -77,6 +77,7 @@ __all__ = [
     "holistic_cross_entropy",
     "holistic_loss",
     "holistic_weights",
+    "keep_gathered",
     "l1_step_",
     "l2_step_",
     "linf_step_",

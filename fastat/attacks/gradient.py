@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastat.kernels import ops
-from fastat.models import Model, fresh_casts, logits_of, uncompiled, unwrapped
+from fastat.models import Model, fresh_casts, is_sharded, logits_of, uncompiled, unwrapped
 
 HALF_SCALE = 512
 """What an attack's gradient is multiplied by on its way through a network in float16, where it would vanish: about what
@@ -32,18 +32,18 @@ def attacking(model: Model, device: torch.device) -> Iterator[Model]:
     model to call meanwhile, which is the one inside of a DistributedDataParallel.
 
     Compiled code computes the gradients of all parameters that require one, whoever asks, and so may functions written
-    in Python: they are frozen. Two kinds of weights stay as they are, because freezing them costs time, and torch's own
-    functions do not compute what nobody asks for. The matrices of linear layers and attention: torch multiplies a batch
-    of sequences by a frozen one sample by sample, on a CPU several times slower; their layers keep their inputs for the
-    backward pass, as in training. Under autocast all: only weights that
-    require a gradient are cast once for all steps rather than in each. What was cast before or within is forgotten: it
-    may be old, or without gradient.
+    in Python: they are frozen. Three kinds of weights stay as they are, since torch's own functions do not compute what
+    nobody asks for. The matrices of linear layers and attention: torch multiplies a batch of sequences by a frozen one
+    sample by sample, on a CPU several times slower; their layers keep their inputs for the backward pass, as in
+    training. Under autocast all: only weights that require a gradient are cast once for all steps rather than in each.
+    And what FSDP2 shards: frozen when it is gathered, it would stay so for as long as it is kept gathered. What was
+    cast before or within is forgotten: it may be old, or without gradient.
     """
     casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     kept = set() if _any_compiled(modules) else set(parameters) if casts else _matrices(modules)
-    frozen = [p for p in parameters if p.requires_grad and p not in kept]
+    frozen = [] if is_sharded(model) else [p for p in parameters if p.requires_grad and p not in kept]
     with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare:
         try:
             for p in frozen:

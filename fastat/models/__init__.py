@@ -12,7 +12,6 @@ from fastat.models.access import (
     fresh_casts,
     in_eval_mode,
     innermost,
-    is_sharded,
     logits_of,
     uncompiled,
     unwrapped,
@@ -23,6 +22,7 @@ from fastat.models.features import Features, with_features
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
+from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.small_cnn import small_cnn
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 
@@ -39,12 +39,14 @@ __all__ = [
     "in_eval_mode",
     "innermost",
     "is_sharded",
+    "keep_gathered",
     "logits_of",
     "mlp",
     "names",
     "preact_resnet18",
     "preact_resnet34",
     "preact_resnet50",
+    "reshard",
     "small_cnn",
     "title",
     "uncompiled",

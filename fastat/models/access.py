@@ -121,8 +121,3 @@ def buffers_put_back(model: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-
-
-def is_sharded(model: Model) -> bool:
-    """Whether FSDP2 keeps the model's parameters in parts, one for each process."""
-    return isinstance(model, nn.Module) and any(hasattr(p, "full_tensor") for p in model.parameters())

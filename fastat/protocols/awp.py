@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastat.models import Model, buffers_put_back, is_sharded
+from fastat.models import Model, buffers_put_back, is_sharded, reshard
 from fastat.support.distributed import Group, mean_
 
 
@@ -40,6 +40,7 @@ def perturbed_weights(
         return
     if not isinstance(model, nn.Module):
         raise TypeError(f"AWP moves the weights of a module, got {model!r}")
+    reshard(model)
     weights = [p for p in model.parameters() if p.requires_grad and p.dim() > 1]
     with buffers_put_back(model):
         gradients = _sharded_gradients(model, loss, weights) if is_sharded(model) else _gradients(loss, weights)
@@ -51,6 +52,7 @@ def perturbed_weights(
         old_weights = [weight.clone() for weight in moved]
         for weight, step in zip(moved, steps, strict=True):
             weight.add_(step)
+    reshard(model)
     torch.clear_autocast_cache()  # it may hold the weights as they were
     try:
         yield
@@ -58,6 +60,7 @@ def perturbed_weights(
         with torch.no_grad():
             for weight, old, step in zip(moved, old_weights, steps, strict=True):
                 weight.copy_(old + (weight - (old + step)))  # exactly the old one where the optimizer did nothing
+        reshard(model)
 
 
 def _gradients(loss: Callable[[], Tensor], weights: list[nn.Parameter]) -> list[Tensor]:

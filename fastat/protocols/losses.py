@@ -26,7 +26,6 @@ class CrossEntropy:
     """
 
     label_smoothing: float = 0.0
-    needs_clean: ClassVar[bool] = False
     title: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
@@ -48,7 +47,6 @@ class Trades:
 
     beta: float = 6.0
     label_smoothing: float = 0.0
-    needs_clean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least_0("beta", self.beta)
@@ -73,7 +71,6 @@ class Mart:
     """
 
     lam: float = 5.0
-    needs_clean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         at_least_0("lam", self.lam)

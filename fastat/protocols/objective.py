@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,8 +42,6 @@ class Judged(NamedTuple):
 class Mean:
     """The mean of the losses."""
 
-    needs_features: ClassVar[bool] = False
-
     def __call__(self, batch: Judged) -> Tensor:
         """0-d, with gradient."""
         losses = F.cross_entropy(batch.logits, batch.y, reduction="none") if batch.losses is None else batch.losses
@@ -63,7 +61,6 @@ class Holistic:
     alpha: float = 0.05
     r: float = 0.1
     order: Order = "hd"
-    needs_features: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         below_1("alpha", self.alpha)
@@ -89,20 +86,22 @@ class Holistic:
 
 @dataclass(frozen=True)
 class Benign:
-    """BAT: :func:`fastat.benign_loss` of the losses, with the features that the network's linear layer takes.
+    """BAT: :func:`fastat.benign_loss` of the losses, with the network's features.
 
     Attributes:
         gamma: how much less a misclassified sample weighs: exp(-gamma * the probability of the wrong class).
         beta: factor of the loss that draws the features of a class together.
         tau: temperature of that loss.
         positives: whether that loss averages a sample's positives "outside" or "inside" of the logarithm.
+        features: name of the module whose output are the features; None for what the linear layer takes that makes the
+            logits (:func:`fastat.with_features`).
     """
 
     gamma: float = 1.0
     beta: float = 0.2
     tau: float = 0.1
     positives: Positives = "outside"
-    needs_features: ClassVar[bool] = True
+    features: str | None = None
 
     def __post_init__(self) -> None:
         at_least_0("gamma", self.gamma)

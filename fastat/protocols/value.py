@@ -226,7 +226,7 @@ class Protocol:
             with unwrapped(model) as bare:
                 clean = widened(logits_of(bare(x)))
         if isinstance(objective, Benign):
-            output, features = with_features(model)(x_adv)
+            output, features = with_features(model, objective.features)(x_adv)
         else:
             output = logits_of(model(x_adv))
         logits = widened(output)

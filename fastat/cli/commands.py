@@ -38,11 +38,14 @@ class Train:
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
     graph: bool = True
-    """On a GPU, replay steps and attacks from CUDA graphs where that can be; the training is the same."""
+    """On a GPU steps and attacks are replayed from CUDA graphs where that can be; --no-graph records nothing. The
+    training is the same."""
     checkpoint_every: float = 300.0
     """Seconds between two checkpoints within an epoch."""
     tensorboard: bool = False
     """Also write the curves for TensorBoard, into the run's folder "tensorboard"."""
+    quiet: bool = False
+    """Show the results alone."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class Evaluate:
     device: str | None = None
     """cpu or cuda; by default the GPU if there is one."""
     graph: bool = True
-    """On a GPU, replay the attacks from CUDA graphs where that can be; the results are the same up to rounding."""
+    """On a GPU attacks are replayed from CUDA graphs where that can be; --no-graph records nothing. The results are the
+    same up to rounding."""
+    quiet: bool = False
+    """Show the results alone."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastat.kernels import describe_environment
+from fastat.cli.usage import UsageError
+from fastat.kernels import build_info, describe_environment
 from fastat.training import ConfigError
 
 if TYPE_CHECKING:
@@ -23,12 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if given == ["info"]:  # what a plain installation, without tyro, is checked by
             _show_info()
+        elif given == ["--version"]:
+            print(f"fastat {build_info()['version']}")
         else:
             from fastat.cli.reading import parse
 
             _run(parse(given))
+    except UsageError as error:
+        raise _misused(f"error: {error}") from error
     except ConfigError as error:
-        raise SystemExit(f"error: --{_flag(error.field)}: {error}") from error
+        raise _misused(f"error: --{_flag(error.field)}: {error}") from error
     except ModuleNotFoundError as error:
         needed = "the command line needs tyro: pip install 'fastat[cli]'"
         raise SystemExit(f"error: {needed if error.name == 'tyro' else error}") from error
@@ -54,6 +60,7 @@ def _run(command: Command) -> None:
     elif isinstance(command, commands.Report):
         from fastat.report import write_page
 
+        _check_some(command.runs, "a report needs at least one run: fastat report RUN [RUN ...]")
         print(f"report: {write_page(command.runs, command.out)}")
     elif isinstance(command, commands.Theory):
         from fastat.cli.theory import run_theory
@@ -66,9 +73,23 @@ def _run(command: Command) -> None:
     elif isinstance(command, commands.TheoryPage):
         from fastat.theory.page import write_theory_page
 
+        _check_some(command.folders, "a page needs at least one experiment: fastat theory page FOLDER [FOLDER ...]")
         print(f"page: {write_theory_page(command.folders, command.out)}")
     else:
         _show_info()
+
+
+def _check_some(given: Sequence[Path], message: str) -> None:
+    if not given:
+        raise UsageError(message)
+
+
+def _misused(message: str) -> SystemExit:
+    """Ends with status 2, as tyro does where it refuses a command line; the message is shown here."""
+    print(message, file=sys.stderr)
+    stop = SystemExit(message)
+    stop.code = 2
+    return stop
 
 
 def _show_info() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from fastat import data
 from fastat.cli.commands import Evaluate
+from fastat.cli.usage import UsageError
 from fastat.report import results_table, write_results
 from fastat.training import CALLER, ConfigError, Network, load_network
 
@@ -18,7 +19,7 @@ _LARGE_EVAL_SIZE = 5000  # of ImageNet, as robustness benchmarks take; all would
 def run_evaluate(command: Evaluate) -> None:
     """Evaluates the network of a run folder or of a checkpoint file."""
     if command.run is None:
-        raise ValueError("evaluate needs a run: fastat evaluate RUN, its folder or a checkpoint file of it")
+        raise UsageError("evaluate needs a run: fastat evaluate RUN, its folder or a checkpoint file of it")
     network = load_network(command.run, command.device, which=command.which)
     if network.epoch == 0:
         raise ValueError(f"{command.run} has no finished epoch yet")
@@ -31,10 +32,12 @@ def run_evaluate(command: Evaluate) -> None:
             f"have: evaluate it there, with fastat.evaluation.evaluate"
         )
     size = network.config.run.eval_size if command.eval_size is None else command.eval_size
-    evaluate_network(network, folder, command.data_root, size, command.graph)
+    evaluate_network(network, folder, command.data_root, size, command.graph, command.quiet)
 
 
-def evaluate_network(network: Network, folder: Path, data_root: Path | None, size: int | None, graph: bool) -> None:
+def evaluate_network(
+    network: Network, folder: Path, data_root: Path | None, size: int | None, graph: bool, quiet: bool
+) -> None:
     """Evaluates, draws, writes results.json, prints the table."""
     config = network.config
     device = next(network.model.parameters()).device
@@ -46,7 +49,8 @@ def evaluate_network(network: Network, folder: Path, data_root: Path | None, siz
     elif size is None and isinstance(whole, data.Streamed):
         size = _LARGE_EVAL_SIZE
     test = whole.subset(size, config.run.seed).load().to(device)
-    print(f"evaluating on {len(test)} test images, and drawing", flush=True)
+    if not quiet:
+        print(f"evaluating on {len(test)} test images, and drawing", flush=True)
     show(write_results(network, test, folder, graph="auto" if graph else False), folder)
 
 

@@ -8,15 +8,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import tyro
 
 from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, TheoryAll, TheoryPage, Train
-from fastat.protocols import PROTOCOL_FIELDS, ProtocolName
+from fastat.cli.usage import UsageError
+from fastat.protocols import PROTOCOL_FIELDS, check_protocol_name
 from fastat.theory import EXPERIMENTS, experiment
-from fastat.training import TrainConfig, check_config, config_from, default_config, with_fields
+from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, with_fields
 
+_ABOUT = "Fast adversarial training. fastat --version shows which one this is."
 _AGAIN = "The same command again continues an experiment that was stopped."
 _THEORY = f"The theory experiments of five papers: numbers, figures, and what was and was not reproduced. {_AGAIN}"
 _Basis = TypeVar("_Basis")
@@ -50,11 +52,11 @@ def parse(given: Sequence[str]) -> Command:
     if name == "train":
         if rest and not rest[0].startswith("-"):
             rest = ["--protocol", *rest]
-        found = _one_of(_commands(_starting_point(rest)), "fastat", [name, *rest], "Fast adversarial training.")
+        found = _one_of(_commands(_starting_point(rest)), "fastat", [name, *rest], _ABOUT)
     elif name == "theory":
         found = _one_of(_theory_commands(rest), "fastat theory", rest, _THEORY)
     else:
-        found = _one_of(_commands(TrainConfig()), "fastat", given, "Fast adversarial training.")
+        found = _one_of(_commands(TrainConfig()), "fastat", given, _ABOUT)
     if isinstance(found, Train):
         check_config(found.settings)
     return found
@@ -126,13 +128,18 @@ def _basis(kind: type[_Basis], prog: str, given: Sequence[str]) -> _Basis:
 def _starting_point(given: Sequence[str]) -> TrainConfig:
     """The defaults of the flags of ``train``: those of the dataset and the protocol, or of the file of --config."""
     basis = _basis(_TrainBasis, "fastat train", given)
-    protocol: Any = basis.protocol if basis.protocol in get_args(ProtocolName) else None
+    protocol: Any = basis.protocol
+    if protocol is not None:
+        try:
+            check_protocol_name(protocol)
+        except ValueError as error:
+            raise ConfigError("protocol", str(error)) from error
     if basis.config is None:
         return default_config(basis.data, protocol or "pgd-at")
     try:
         config = config_from(json.loads(basis.config.read_text()))
     except (OSError, ValueError) as error:
-        raise ValueError(f"--config: {basis.config}: {error}") from error
+        raise UsageError(f"--config: {basis.config}: {error}") from error
     if protocol is None or protocol == config.method.protocol:
         return config
     fresh = default_config(config.dataset.data, protocol)

@@ -23,7 +23,7 @@ def run_train(command: Train) -> None:
     with torchrun_group(device) as group:
         first = rank_of(group) == 0
         if not agreed(results.exists(), group, device):
-            if first:
+            if first and not command.quiet:
                 where = str(device) if group is None else f"{group.size()} processes"
                 what = f"{config.dataset.data}, {config.network.model}"
                 print(f"training on {what}, on {where}; run folder {folder}", flush=True)
@@ -37,9 +37,10 @@ def run_train(command: Train) -> None:
                 graph=command.graph,
                 checkpoint_every=command.checkpoint_every,
                 tensorboard=command.tensorboard,
+                quiet=command.quiet,
             )
     if first and network is not None:
-        evaluate_network(network, folder, command.data_root, config.run.eval_size, command.graph)
+        evaluate_network(network, folder, command.data_root, config.run.eval_size, command.graph, command.quiet)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         show(json.loads(results.read_text()), folder)

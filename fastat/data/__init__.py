@@ -19,6 +19,7 @@ from fastat.data.splits import AnyDataset, Split, channel_statistics, content_di
 from fastat.data.streamed import Streamed
 from fastat.data.svhn import load_svhn
 from fastat.data.tensors import load_tensors
+from fastat.support import did_you_mean
 
 __all__ = [
     "AUGMENTATIONS",
@@ -61,7 +62,8 @@ def names() -> tuple[str, ...]:
 def check_name(name: str) -> None:
     """Raises ValueError for a name that :func:`load` does not know; its message has those that it does."""
     if name not in names() and not name.startswith(("folder:", "tensors:")):
-        raise ValueError(f"data must be one of {', '.join(names())}, folder:PATH, tensors:FILE.npz, got {name!r}")
+        hint = did_you_mean(name, names())
+        raise ValueError(f"data must be one of {', '.join(names())}, folder:PATH, tensors:FILE.npz, got {name!r}{hint}")
 
 
 def load(name: str, root: str | Path | None = None, *, download: bool = False) -> Split:

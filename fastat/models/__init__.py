@@ -25,6 +25,7 @@ from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact
 from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.small_cnn import small_cnn
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
+from fastat.support import did_you_mean
 
 __all__ = [
     "WITH_WIDTH",
@@ -80,7 +81,8 @@ def names() -> tuple[str, ...]:
 def check_name(name: str) -> None:
     """Raises ValueError for a name that :func:`build` does not know; after a prefix, any is taken."""
     if name not in _NETWORKS and not name.startswith(PREFIXES):
-        raise ValueError(f"model must be one of {', '.join(names())}, timm:NAME, torchvision:NAME, got {name!r}")
+        known = f"{', '.join(names())}, timm:NAME, torchvision:NAME"
+        raise ValueError(f"model must be one of {known}, got {name!r}{did_you_mean(name, names())}")
 
 
 def title(name: str) -> str:

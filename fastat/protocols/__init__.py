@@ -6,7 +6,15 @@ from fastat.protocols.config import ProtocolConfig
 from fastat.protocols.losses import CrossEntropy, Mart, Trades
 from fastat.protocols.named import protocol, protocol_of
 from fastat.protocols.objective import Benign, Holistic, Mean
-from fastat.protocols.table import PROTOCOL_FIELDS, PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
+from fastat.protocols.table import (
+    PROTOCOL_FIELDS,
+    PROTOCOLS,
+    AttackName,
+    LossName,
+    ObjectiveName,
+    ProtocolName,
+    check_protocol_name,
+)
 from fastat.protocols.value import Outcome, Protocol
 
 __all__ = [
@@ -26,6 +34,7 @@ __all__ = [
     "ProtocolConfig",
     "ProtocolName",
     "Trades",
+    "check_protocol_name",
     "perturbed_weights",
     "protocol",
     "protocol_of",

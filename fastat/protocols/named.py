@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
 from fastat.protocols.attack import Attack, AttackFunction
@@ -11,8 +10,17 @@ from fastat.protocols.checks import one_of
 from fastat.protocols.config import ProtocolConfig
 from fastat.protocols.losses import LOSSES, CrossEntropy, Loss, LossFunction, Mart, Trades
 from fastat.protocols.objective import OBJECTIVES, Benign, Holistic, Mean, Objective, ObjectiveFunction
-from fastat.protocols.table import PROTOCOL_FIELDS, PROTOCOLS, AttackName, LossName, ObjectiveName, ProtocolName
+from fastat.protocols.table import (
+    PROTOCOL_FIELDS,
+    PROTOCOLS,
+    AttackName,
+    LossName,
+    ObjectiveName,
+    ProtocolName,
+    check_protocol_name,
+)
 from fastat.protocols.value import Protocol
+from fastat.support import did_you_mean
 from fastat.support.threat import Bounds, Norm, ThreatModel
 
 
@@ -55,10 +63,7 @@ def protocol(
         TypeError: an option that no part of this protocol has, or that two of them have.
         ValueError: an unknown name, or a value out of its range.
     """
-    if name not in PROTOCOLS:
-        close = difflib.get_close_matches(str(name), PROTOCOLS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}{hint}")
+    check_protocol_name(name)
     chosen: dict[str, Any] = {field: value for field, value in PROTOCOLS[name].items() if field in PROTOCOL_FIELDS}
     given = {"attack": attack, "loss": loss, "objective": objective}
     chosen = {"attack": "pgd", **chosen, **{part: value for part, value in given.items() if value is not None}}
@@ -97,8 +102,7 @@ def _sorted(name: str, kinds: dict[str, type], options: dict[str, Any]) -> dict[
             raise TypeError(f"{option} is an option of two parts here: pass {both} as {' and '.join(having)}")
         if not having:
             known = sorted({field for fields in owners.values() for field in fields})
-            close = difflib.get_close_matches(option, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(option, known)
             raise TypeError(f"protocol {name!r} has no option {option!r}, its options are {', '.join(known)}{hint}")
         found[having[0]][option] = value
     return found

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastat.protocols.attack import Attack
 from fastat.protocols.losses import LOSSES
 from fastat.protocols.objective import OBJECTIVES
 
-if TYPE_CHECKING:
-    from fastat.protocols.value import Protocol
-
 _KINDS: dict[str, dict[str, type]] = {"loss": dict(LOSSES), "objective": dict(OBJECTIVES)}
 
 
-def from_protocol(protocol: Protocol) -> dict[str, Any]:
-    """See :meth:`fastat.Protocol.as_dict`."""
-    if not isinstance(protocol.attack, Attack):
-        raise TypeError(f"attack is a function of one's own, which is no plain data: {protocol.attack!r}")
-    found: dict[str, Any] = {"attack": _fields(protocol.attack)}
+def data_of(attack: object, **others: object) -> dict[str, Any]:
+    """The parts of a protocol as plain data (:meth:`fastat.Protocol.as_dict`)."""
+    if not isinstance(attack, Attack):
+        raise TypeError(f"attack is a function of one's own, which is no plain data: {attack!r}")
+    found: dict[str, Any] = {"attack": _fields(attack)}
     for part, kinds in _KINDS.items():
-        value = getattr(protocol, part)
+        value = others[part]
         names = {kind: name for name, kind in kinds.items()}
         if type(value) not in names:
             raise TypeError(f"{part} is a function of one's own, which is no plain data: {value!r}")
         found[part] = {"name": names[type(value)], **_fields(value)}
-    return found | {"grad_align": protocol.grad_align, "awp": protocol.awp}
+    return found
 
 
-def parts(saved: Mapping[str, Any]) -> dict[str, Any]:
+def parts_of(saved: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of the protocol that the data are of."""
     fields = _mapping("a protocol", saved, {"attack", "loss", "objective", "grad_align", "awp"})
     attack = dict(_mapping("attack", fields.get("attack"), {one.name for one in dataclasses.fields(Attack)}))

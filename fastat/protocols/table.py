@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
+from fastat.support import did_you_mean
+
 ProtocolName = Literal[
     "standard", "pgd-at", "fgsm-at", "rs-fgsm", "n-fgsm", "gradalign", "free", "trades", "mart", "hr", "bat"
 ]
@@ -32,6 +34,14 @@ the samples and any objective over them, so HR on N-FGSM is ``protocol="hr", att
 The mode of the network under attack is that of the authors' code, where there is some: Madry et al. and those who train
 in a single step attack in train mode, TRADES and MART in eval mode. MART's learning rate is that of
 its authors too: its boosted cross-entropy has the larger gradients."""
+
+
+def check_protocol_name(name: object) -> None:
+    """Raises ValueError for a name that is not in the table."""
+    if name not in PROTOCOLS:
+        hint = did_you_mean(name, PROTOCOLS)
+        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {name!r}{hint}")
+
 
 PROTOCOL_FIELDS = ("attack", "loss", "objective", "attack_mode", "grad_align")
 """The fields of a configuration that make a protocol; a learning rate that goes with one does not."""

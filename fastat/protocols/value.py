@@ -14,12 +14,12 @@ from fastat.graphs import Graph
 from fastat.kernels.arguments import widened
 from fastat.models import Model, is_sharded, logits_of, uncompiled, unwrapped, with_features
 from fastat.objectives import gradient_misalignment
-from fastat.protocols import plain
 from fastat.protocols.attack import Attack, AttackFunction, move_, stepped
 from fastat.protocols.awp import perturbed_weights
 from fastat.protocols.checks import at_least_0, one_of
 from fastat.protocols.losses import LOSSES, CrossEntropy, Loss, LossFunction, Mart, Trades
 from fastat.protocols.objective import OBJECTIVES, Benign, Holistic, Judged, Mean, Objective, ObjectiveFunction
+from fastat.protocols.plain import data_of, parts_of
 from fastat.support.distributed import Group, own_ids
 
 
@@ -277,7 +277,8 @@ class Protocol:
         Raises:
             TypeError: a part is a function of one's own.
         """
-        return plain.from_protocol(self)
+        parts = data_of(self.attack, loss=self.loss, objective=self.objective)
+        return parts | {"grad_align": self.grad_align, "awp": self.awp}
 
     @staticmethod
     def from_dict(saved: Mapping[str, Any]) -> Protocol:
@@ -286,7 +287,7 @@ class Protocol:
         Raises:
             TypeError, ValueError: it is no such data; the message names what is wrong.
         """
-        return Protocol(**plain.parts(saved))
+        return Protocol(**parts_of(saved))
 
 
 def _drawn(seed: int | Tensor | None) -> int | Tensor:

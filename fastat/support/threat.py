@@ -26,7 +26,7 @@ class ThreatModel:
     eps: float = 0.1
     """Radius of the perturbation, pixels from 0 to 1."""
     box: bool = True
-    """Keep attacked images within [0, 1]; not for data that leave it."""
+    """Attacked images stay within [0, 1]; --no-box is for data that leave it."""
 
     @property
     def bounds(self) -> Bounds:

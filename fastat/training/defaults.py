@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastat.protocols import PROTOCOLS, ProtocolName
+from fastat.protocols import PROTOCOLS, ProtocolName, check_protocol_name
 from fastat.training.config import TrainConfig, with_fields
 
 
@@ -19,8 +19,7 @@ def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any)
         TypeError: a change that is no field of a configuration.
         ValueError: an unknown protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    check_protocol_name(protocol)
     by_data = _DEFAULTS.get(data.split(":", 1)[0], {})
     fields = {"data": data, "protocol": protocol, **by_data, **PROTOCOLS[protocol], **changes}
     return with_fields(TrainConfig(), **fields)

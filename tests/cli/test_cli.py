@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import fastat
 from fastat.cli import main
 from fastat.cli.reading import parse, parse_number
 from fastat.cli.train import default_folder
@@ -59,7 +60,7 @@ def test_parse_number_rejects(text):
         (
             ["--data", "cifar11"],
             "error: --data: data must be one of digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, "
-            "imagenet, folder:PATH, tensors:FILE.npz, got 'cifar11'",
+            "imagenet, folder:PATH, tensors:FILE.npz, got 'cifar11'; did you mean 'cifar10'?",
         ),
         (["--eps", "-1"], "error: --eps: eps must be a finite number >= 0, got -1.0"),
         (["--epochs", "0"], "error: --epochs: epochs must be at least 1, got 0"),
@@ -72,7 +73,7 @@ def test_parse_number_rejects(text):
 def test_wrong_values_are_one_line(flags, message):
     with pytest.raises(SystemExit) as stop:
         main(["train", *flags])
-    assert stop.value.code == message
+    assert str(stop.value) == message and stop.value.code == 2
 
 
 def refused(capsys, *given):
@@ -92,8 +93,10 @@ def refused(capsys, *given):
         (["train", "--eps", "8/0"], ["--eps", "division by zero in '8/0'"]),
         (["train", "--epochs", "x"], ["--epochs", "invalid literal for int() with base 10: 'x'"]),
         (["train", "--norm", "l3"], ["--norm", "'l3'", "'linf', 'l2', 'l1'"]),
-        (["train", "hrr"], ["--protocol", "'hrr'", "'standard', 'pgd-at',"]),
+        (["train", "hrr"], ["--protocol", "'hrr'", "standard, pgd-at,", "did you mean 'hr'?"]),
         (["train", "--protocol", "None"], ["--protocol", "'None'"]),
+        (["train", "--model", "wide_resnet_28"], ["--model", "did you mean 'wide_resnet_28_10'?"]),
+        (["train", "--data", "cifar-10"], ["--data", "did you mean 'cifar10'?"]),
         (["train", "--data"], ["--data"]),
         (["evaluate", "--wich", "last", "runs/x"], ["--wich", "--which"]),
         (["report", "a", "--run", "b"], ["--run"]),
@@ -115,7 +118,12 @@ def test_a_wrong_command_line_is_explained(capsys, given, words):
 def test_a_missing_run_is_one_line(given, said):
     with pytest.raises(SystemExit) as stop:
         main([given])
-    assert str(stop.value.code).startswith(said) and "\n" not in str(stop.value.code)
+    assert str(stop.value).startswith(said) and "\n" not in str(stop.value) and stop.value.code == 2
+
+
+def test_the_version(capsys):
+    main(["--version"])
+    assert capsys.readouterr().out == f"fastat {fastat.__version__}\n"
 
 
 def test_completions_of_a_shell_are_those_of_all_commands(capsys):
@@ -194,8 +202,8 @@ def test_another_protocol_for_a_configuration(tmp_path):
 def test_what_cannot_be_is_one_line_that_names_the_flag(flags, message, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["train", *flags, "--out", str(tmp_path / "run")])
-    assert str(stop.value.code).startswith(message)
-    assert "\n" not in str(stop.value.code)
+    assert str(stop.value).startswith(message) and stop.value.code == 2
+    assert "\n" not in str(stop.value)
 
 
 def test_help_shows_the_defaults_of_the_dataset(capsys):

@@ -101,7 +101,7 @@ def test_another_experiment_is_not_written_over(tmp_path: Path) -> None:
 def test_what_cannot_be_is_one_line(arguments: list[str], named: str) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["theory", *arguments])
-    assert named in str(stop.value.code) and str(stop.value.code).count("\n") == 0
+    assert named in str(stop.value) and str(stop.value).count("\n") == 0
 
 
 @pytest.mark.parametrize(

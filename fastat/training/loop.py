@@ -173,6 +173,8 @@ def _close_epoch(run: Run, display: Display, accuracy: dict[str, float], measure
     over = bool(state.stopped) or len(state.history) == run.schedule.epochs
     if gap := monitors.new_robust_overfitting(state.history, over):
         report(state, display, monitors.ROBUST, gap)
+    if val_set is not None and (stuck := monitors.new_stuck(state.history, monitors.chance(val_set.labels), over)):
+        report(state, display, monitors.STUCK, stuck)
     state.epoch += 1
     start_epoch(state)
     _save(run)

@@ -3,6 +3,7 @@
 Catastrophic overfitting: the network learns to withstand the single step it is trained on and nothing else; within a
 few iterations its accuracy under PGD falls to about zero while that under FGSM stays high (Wong, Rice, Kolter 2020).
 Robust overfitting: past its best epoch the robust accuracy on unseen images falls slowly (Rice, Wong, Kolter 2020).
+Nothing learnt: with a radius that is large for the data a network can predict one class for ever.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import Tensor
+
 PROBE_EVERY = 100  # steps: a collapse is seen within 200 iterations
 PROBE_IMAGES = 128
 _LASTING = 5  # epochs
+_ENOUGH = 50  # validation images that can tell learning from chance
 
 CATASTROPHIC, ROBUST, SKIPPED = "catastrophic overfitting", "robust overfitting", "skipped steps"
+STUCK = "nothing learnt"
 
 Accuracy = Mapping[str, float]
 """Accuracies by the names of :func:`fastat.evaluation.evaluate`: "fgsm" and one attack "pgd-STEPS" among them."""
@@ -84,6 +90,31 @@ def new_robust_overfitting(history: Sequence[Mapping[str, Any]], over: bool) -> 
     return (
         f"PGD accuracy on the {n} validation images is {last:.1%} after epoch {history[-1]['epoch']}, "
         f"{100 * (top - last):.1f} points below that of epoch {history[best]['epoch']}"
+    )
+
+
+def chance(labels: Tensor) -> float:
+    """The accuracy of the best constant prediction of these labels, int64 ``[N]``."""
+    return int(torch.bincount(labels).max()) / len(labels)
+
+
+def new_stuck(history: Sequence[Mapping[str, Any]], chance: float, over: bool) -> str | None:
+    """A sentence on a network that has learnt nothing: its clean accuracy on the validation images is no better than
+    ``chance``, that of the best constant prediction, by more than chance would explain (1.96 standard errors).
+
+    If it is so after two epochs in a row, that is, or after the last one. None where an earlier epoch has said so, or
+    where fewer than 50 images could tell.
+    """
+    n = history[-1]["val_images"]
+    if n < _ENOUGH or any(found["monitor"] == STUCK for row in history for found in row["findings"]):
+        return None
+    bound = chance + 1.96 * math.sqrt(chance * (1 - chance) / n)
+    if (len(history) < 2 and not over) or any(row["val"]["clean"] > bound for row in history[-2:]):
+        return None
+    now = history[-1]["val"]["clean"]
+    return (
+        f"accuracy on the {n} clean validation images is {now:.1%} after epoch {history[-1]['epoch']}, at chance: "
+        f"one class for all of them has {chance:.1%}. A smaller eps or another lr may help"
     )
 
 

@@ -249,6 +249,14 @@ def test_train_evaluate_and_again(tmp_path, capsys, monkeypatch):
         main([*TINY, "--seed", "4", "--out", str(folder)])
 
 
+def test_quiet_shows_the_results_alone(tmp_path, capsys):
+    main([*TINY, "--quiet", "--out", str(tmp_path / "run")])
+    shown = capsys.readouterr()
+    assert shown.out.lstrip().startswith("digits") and "PGD-50x10" in shown.out and shown.err == ""
+    main(["evaluate", str(tmp_path / "run"), "--quiet", "--eval-size", "12"])
+    assert capsys.readouterr().out.lstrip().startswith("digits")
+
+
 def test_no_graph_records_nothing(tmp_path, recorder):
     folder = tmp_path / "run"
     main([*TINY, "--no-graph", "--out", str(folder)])

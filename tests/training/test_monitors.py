@@ -5,14 +5,21 @@ import json
 import pytest
 import torch
 from killing import Killed, assert_same_run, kill_at_step
-from training_cases import TINY
+from training_cases import TINY, config_of
 
 from fastat.support.files import load_checkpoint
 from fastat.training import default_config, monitors, with_fields
 from fastat.training import loop as training
 from fastat.training import probes as probes_module
 from fastat.training.loop import take_step
-from fastat.training.monitors import best_epoch, collapsed, new_robust_overfitting, too_many_skipped
+from fastat.training.monitors import (
+    best_epoch,
+    chance,
+    collapsed,
+    new_robust_overfitting,
+    new_stuck,
+    too_many_skipped,
+)
 from fastat.training.run import open_run
 from fastat.training.train import train
 
@@ -51,6 +58,35 @@ def test_robust_overfitting_is_said_once_and_not_for_noise():
     assert "30.0% after epoch 2, 20.0 points below that of epoch 1" in text
     said = [{"monitor": monitors.ROBUST, "step": 1, "text": text}]
     assert new_robust_overfitting([row(0.5), row(0.3, said), row(0.2)], over=True) is None
+
+
+def clean(accuracy, findings=(), images=400):
+    return {"epoch": 3, "val": {"clean": accuracy}, "val_images": images, "findings": list(findings)}
+
+
+def test_nothing_learnt_is_said_once_after_two_epochs_or_at_the_end():
+    assert chance(torch.tensor([0, 1, 1, 2])) == 0.5
+    assert new_stuck([clean(0.1)], 0.1, over=False) is None
+    text = (
+        "accuracy on the 400 clean validation images is 12.0% after epoch 3, at chance: one class for all of them has"
+    )
+    assert new_stuck([clean(0.1), clean(0.12)], 0.1, over=False).startswith(text)
+    assert new_stuck([clean(0.12)], 0.1, over=True).startswith(text)
+    assert new_stuck([clean(0.14)], 0.1, over=True) is None  # 10% and 1.96 standard errors are 12.9%
+    assert new_stuck([clean(0.14), clean(0.1)], 0.1, over=False) is None
+    said = [{"monitor": "nothing learnt", "step": 1, "text": ""}]
+    assert new_stuck([clean(0.1, said), clean(0.1)], 0.1, over=True) is None
+    assert new_stuck([clean(0.1, images=49)], 0.1, over=True) is None  # too few images to tell
+    assert new_stuck([{"val": {}, "val_images": 0, "findings": []}], 0.1, over=True) is None
+
+
+def test_a_run_that_stays_at_chance_says_so(tmp_path, capsys):
+    config = config_of("standard", epochs=2, lr=1e-6, val_size=100)
+    network = train(config, tmp_path / "stuck")
+    found = [finding["monitor"] for row in network.history for finding in row["findings"]]
+    assert found == ["nothing learnt"] and "nothing learnt: accuracy on the 100 clean" in capsys.readouterr().out
+    network = train(config_of("standard", epochs=2, train_size=None, val_size=100), tmp_path / "learns", quiet=True)
+    assert not [finding for row in network.history for finding in row["findings"]]
 
 
 def test_a_dip_is_no_robust_overfitting_but_five_epochs_are():

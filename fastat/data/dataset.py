@@ -122,8 +122,10 @@ def make_dataset(title: str, images: Tensor, labels: Tensor, classes: tuple[str,
     Raises:
         ValueError: shapes, types or labels do not fit what :class:`Dataset` says.
     """
-    if images.dtype != torch.uint8 or images.dim() != 4:
-        raise ValueError(f"images must be uint8 [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
+    if images.dtype not in (torch.uint8, torch.float32) or images.dim() != 4:
+        raise ValueError(f"images must be uint8 or float32 [N, C, H, W], got {images.dtype} {tuple(images.shape)}")
+    if images.is_floating_point() and not bool(images.isfinite().all()):
+        raise ValueError("images must be finite")
     if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
         raise ValueError(f"labels must be int64 [{len(images)}], got {labels.dtype} {tuple(labels.shape)}")
     if len(labels) == 0:

@@ -11,11 +11,15 @@ import torch
 from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.splits import Split
 
+_COLOURS = 4  # channels that a picture has at most
+
 
 def load_tensors(file: Path) -> Split:
     """The arrays ``x_train, y_train, x_test, y_test`` of a file of :func:`numpy.savez`, and ``classes`` if it is there.
 
-    Images are uint8 [N, C, H, W], or [N, H, W] if they are grey; labels are integers [N] from 0; classes are strings.
+    Images are [N, C, H, W] of any number of channels, [N, H, W] if they are grey, or rows of features [N, F], which
+    are kept as F channels of one pixel; uint8, of pixels from 0 to 255, or floating-point, finite, taken as they are.
+    Labels are integers [N] from 0; classes are strings.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,9 +46,18 @@ def load_tensors(file: Path) -> Split:
 
 def _half(file: Path, arrays: dict[str, np.ndarray], half: str, classes: tuple[str, ...]) -> Dataset:
     images, labels = arrays[f"x_{half}"], arrays[f"y_{half}"]
-    if images.ndim == 3:
+    if images.ndim == 2:
+        images = images[:, :, None, None]
+    elif images.ndim == 3:
         images = images[:, None]
+    elif images.ndim == 4 and images.shape[3] <= _COLOURS < min(images.shape[1:3]):
+        raise ValueError(
+            f"{file}: x_{half} {list(images.shape)} seems to have its channels last: save x.transpose(0, 3, 1, 2)"
+        )
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype(np.float32)
     try:
-        return make_dataset(file.stem, torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)), classes)
+        pixels, integers = torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64))
+        return make_dataset(file.stem, pixels, integers, classes, 1 if pixels.is_floating_point() else 255)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{file}: x_{half}, y_{half}: {error}") from error

@@ -14,7 +14,7 @@ from fastat.attacks import pgd
 from fastat.data import Dataset
 from fastat.evaluation import eval_mode, evaluate_images, predict, robust_accuracy_curve
 from fastat.graphs import Graph
-from fastat.report.run_figures import Examples, literal, plot_curves, plot_examples, plot_robustness
+from fastat.report.run_figures import Examples, can_be_drawn, literal, plot_curves, plot_examples, plot_robustness
 from fastat.support.files import write_json
 from fastat.training import Network, describe_training
 
@@ -124,13 +124,14 @@ def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], fo
     best = network.epoch if network.which == "best" else None
     plot_curves(folder / names[0], network.history, trained, best)
     attacked = f"{title}, {describe_training(config)}\nattacked by PGD-20, {threat}"
-    plot_examples(folder / names[1], find_examples(network, test), attacked)
+    if can_be_drawn(test.image_shape):
+        plot_examples(folder / names[1], find_examples(network, test), attacked)
     unit, label = eps_axis(config.threat.norm, config.threat.eps)
     shown = [unit * eps for eps in curve["eps"]]
     plot_robustness(
         folder / names[2], shown, curve["accuracy"], curve["images"], unit * config.threat.eps, label, trained
     )
-    return names
+    return names if can_be_drawn(test.image_shape) else [names[0], names[2]]
 
 
 def eps_axis(norm: str, eps: float) -> tuple[int, str]:
@@ -150,8 +151,9 @@ def find_examples(network: Network, test: Dataset) -> Examples:
     with eval_mode(network.model):
         before = predict(network.model, x)
         x_adv = pgd(
-            network.model, x, some.labels, threat.eps, steps=20, norm=threat.norm, seed=seed, sample_ids=some.ids
-        )
+            network.model, x, some.labels, threat.eps, steps=20, norm=threat.norm, bounds=threat.bounds, seed=seed,
+            sample_ids=some.ids,
+        )  # fmt: skip
         after = predict(network.model, x_adv)
     right, fooled = before == some.labels, after != some.labels
     broken = _varied(some.labels, right & fooled)

@@ -112,6 +112,12 @@ def plot_examples(path: Path, examples: Examples, title: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
+def can_be_drawn(image_shape: tuple[int, int, int]) -> bool:
+    """Whether images (C, H, W) are pictures: grey or of three colours, and of more than one pixel."""
+    channels, height, width = image_shape
+    return channels in (1, 3) and height * width > 1
+
+
 def show_image(axes: Axes, image: Tensor) -> None:
     """An image [C, H, W] in [0, 1], without ticks."""
     pixels: np.ndarray[Any, Any] = image.permute(1, 2, 0).numpy()

@@ -54,6 +54,17 @@ def training_sets(settings: DataConfig, seed: int, split: Split) -> tuple[AnyDat
     return flip_labels(rest.subset(settings.train_size, seed), settings.label_noise, seed), val_set
 
 
+def check_box(split: Split) -> None:
+    """Raises :class:`ConfigError` if images leave the box [0, 1] of the attacks; stored bytes cannot."""
+    for half, images in (("training", split.train), ("test", split.test)):
+        if isinstance(images, Dataset) and images.images.is_floating_point():
+            low, high = (float(value) for value in images.pixels().aminmax())
+            if low < 0 or high > 1:
+                rule = "off (--no-box) for images that leave [0, 1], or these be scaled to it"
+                found = f"True with {half} images from {low:.4g} to {high:.4g}"
+                raise ConfigError("box", f"box must be {rule}, got {found}")
+
+
 def images_of(
     train_set: AnyDataset, val_set: AnyDataset | None, batch_size: int, device: torch.device, group: Group | None
 ) -> Images:

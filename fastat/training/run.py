@@ -33,7 +33,7 @@ from fastat.training.checks import check_config
 from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig, as_fields
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
 from fastat.training.front import Front, check_fixed
-from fastat.training.images import Images, batches, images_of, training_sets
+from fastat.training.images import Images, batches, check_box, images_of, training_sets
 from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model
 from fastat.training.state import State, new_state
 from fastat.training.step import Learner, Replay
@@ -100,6 +100,8 @@ def open_run(
     given = of_the_caller(split, front)
     check_same_caller(folder, given)
     split = _load(config.dataset.data, data_root, download, group) if split is None else split
+    if config.threat.box:
+        check_box(split)
     train_set, val_set = training_sets(config.dataset, config.run.seed, split)
     size = min(config.optimizer.batch_size, len(train_set))
     if size % size_of(group):

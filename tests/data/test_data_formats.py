@@ -160,6 +160,14 @@ class TestTensors:
         assert split.train.image_shape == split.test.image_shape == (1, 4, 6)
         assert split.test.classes == ("a", "b", "c", "d")
 
+    def test_floating_point_features_and_any_number_of_channels(self, tmp_path):
+        rows = {"x_train": images(5, 7) / 100 - 1, "x_test": images(2, 7) / 100 - 1}
+        split = data.load(self.write(tmp_path, **rows))
+        assert split.train.image_shape == (7, 1, 1) and split.train.images.dtype == torch.float32
+        assert split.train.pixels().flatten(1).equal(torch.from_numpy(rows["x_train"].astype(np.float32)))
+        split = data.load(self.write(tmp_path, x_train=images(5, 5, 8, 8), x_test=images(2, 5, 8, 8)))
+        assert split.train.image_shape == (5, 8, 8) and len(data.channel_statistics(split.train)[0]) == 5
+
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
@@ -168,7 +176,12 @@ class TestTensors:
             ({"y_test": np.array([0.0, np.nan])}, "y_test must be integers, got float64"),
             ({"y_test": np.array([-1, 0])}, r"labels must be in 0\.\.2, got -1\.\.0"),
             ({"x_test": images(3, 3, 4, 6)}, r"labels must be int64 \[3\]"),
-            ({"x_train": images(5, 3, 4, 6) / 255}, "images must be uint8"),
+            ({"x_train": images(5, 3, 4, 6).astype(int)}, "images must be uint8 or float32"),
+            ({"x_train": np.full((5, 3, 4, 6), np.nan)}, "images must be finite"),
+            (
+                {"x_train": images(5, 8, 8, 3), "x_test": images(2, 8, 8, 3)},
+                r"x_train \[5, 8, 8, 3\] seems to have its channels last: save x\.transpose\(0, 3, 1, 2\)",
+            ),
             ({"x_test": images(2, 4, 6)}, r"images of one shape, got \(3, 4, 6\) and \(4, 6\)"),
             ({"classes": np.array(["a"])}, r"labels must be in 0\.\.0"),
             ({"classes": np.array([None])}, "not an npz file of plain arrays"),

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress, arg
 
+from fastat.support.threat import Norm
 from fastat.theory import DEFAULT_RESOURCES, Resources
 from fastat.training import TrainConfig
 
@@ -56,7 +57,18 @@ class Evaluate:
     """
 
     run: Annotated[Positional[Path | None], arg(metavar="RUN", help_behavior_hint=_required)] = None
-    """Folder of a run, or a checkpoint file of one."""
+    """Folder of a run, a checkpoint file of one, or weights of other code, which need --model and --data."""
+    model: str | None = None
+    """Network that weights of other code are for, as for train; package.module:function where a run has one of your
+    own."""
+    data: str | None = None
+    """Dataset to evaluate weights of other code on, as for train."""
+    normalize: Literal["data", "imagenet", "none"] = "data"
+    """What weights of other code take their pixels normalized by: see train."""
+    norm: Norm | None = None
+    """Norm of the attack on weights of other code; by default that of train for the dataset."""
+    eps: float | None = None
+    """Radius of the attack on weights of other code, likewise."""
     which: Literal["best", "last"] | None = None
     """Network of a run folder: of its best epoch or its last; by default what the run selects."""
     eval_size: int | None = None

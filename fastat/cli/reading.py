@@ -14,6 +14,7 @@ import tyro
 
 from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, TheoryAll, TheoryPage, Train
 from fastat.cli.usage import UsageError
+from fastat.models import is_own
 from fastat.protocols import PROTOCOL_FIELDS, check_protocol_name
 from fastat.theory import EXPERIMENTS, experiment
 from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, with_fields
@@ -140,6 +141,9 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
         config = config_from(json.loads(basis.config.read_text()))
     except (OSError, ValueError) as error:
         raise UsageError(f"--config: {basis.config}: {error}") from error
+    if is_own(config.network.model) and "--model" not in given:
+        named = config.network.model
+        raise UsageError(f"--config: {basis.config} names a function, which no file can call: pass --model {named}")
     if protocol is None or protocol == config.method.protocol:
         return config
     fresh = default_config(config.dataset.data, protocol)

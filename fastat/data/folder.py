@@ -16,10 +16,13 @@ from fastat.data.streamed import Streamed
 
 _MOST_BYTES = 2 << 30
 _HALVES = ("train", "test")
+_OTHER_NAME = "val"
+"""Of the test half, where there is none."""
 
 
 def load_folder(path: Path, title: str) -> Split:
-    """Images of ``path/train/<class>/*`` and ``path/test/<class>/*``; the class names in alphabetical order.
+    """Images of ``path/train/<class>/*`` and ``path/test/<class>/*``, which may be called ``val``; the class names in
+    alphabetical order.
 
     They are kept in memory if they have one size and take at most 2 GiB; they stay grey if the first one is grey, else
     all are read as RGB. All are decoded, once (:func:`read_images_once`), also where a run takes a few: whether they
@@ -30,11 +33,14 @@ def load_folder(path: Path, title: str) -> Split:
         FileNotFoundError: a split is missing or has no image.
         ValueError: the two splits have different classes, or a file is no image.
     """
-    classes = class_folders(path / "train")
-    if (found := class_folders(path / "test")) != classes:
+    train, test = (path / half for half in _HALVES)
+    if not test.is_dir() and (path / _OTHER_NAME).is_dir():
+        test = path / _OTHER_NAME
+    classes = class_folders(train)
+    if (found := class_folders(test)) != classes:
         different = ", ".join(sorted(set(classes) ^ set(found)))
-        raise ValueError(f"{path / 'train'} and {path / 'test'} do not hold the same classes: {different}")
-    halves = [labelled_files(path / half, classes) for half in _HALVES]
+        raise ValueError(f"{train} and {test} do not hold the same classes: {different}")
+    halves = [labelled_files(half, classes) for half in (train, test)]
     images = _of_one_size(path, [file for files, _ in halves for file in files])
     if images is None:
         return Split(*(Streamed.of(title, files, labels, classes) for files, labels in halves))

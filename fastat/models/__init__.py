@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastat.models.access import (
     Model,
@@ -17,17 +18,21 @@ from fastat.models.access import (
     unwrapped,
 )
 from fastat.models.config import ModelConfig
-from fastat.models.external import PREFIXES, zoo_model
+from fastat.models.external import IMAGENET_MEAN, IMAGENET_STD, PREFIXES, zoo_model, zoo_statistics
 from fastat.models.features import Features, with_features
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
+from fastat.models.own import call_own, is_own, own_model
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
 from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.small_cnn import small_cnn
+from fastat.models.weights import closest_network, load_weights, read_weights, weights_in
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.support import did_you_mean
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "WITH_WIDTH",
     "Features",
     "Model",
@@ -35,23 +40,29 @@ __all__ = [
     "Normalized",
     "buffers_put_back",
     "build",
+    "call_own",
     "check_name",
+    "closest_named",
     "fresh_casts",
     "in_eval_mode",
     "innermost",
+    "is_own",
     "is_sharded",
     "keep_gathered",
+    "load_weights",
     "logits_of",
     "mlp",
     "names",
     "preact_resnet18",
     "preact_resnet34",
     "preact_resnet50",
+    "read_weights",
     "reshard",
     "small_cnn",
     "title",
     "uncompiled",
     "unwrapped",
+    "weights_in",
     "wide_resnet_28_10",
     "wide_resnet_34_10",
     "wide_resnet_34_20",
@@ -79,9 +90,9 @@ def names() -> tuple[str, ...]:
 
 
 def check_name(name: str) -> None:
-    """Raises ValueError for a name that :func:`build` does not know; after a prefix, any is taken."""
-    if name not in _NETWORKS and not name.startswith(PREFIXES):
-        known = f"{', '.join(names())}, timm:NAME, torchvision:NAME"
+    """Raises ValueError for a name that :func:`build` cannot know; any is taken that a library or a module may have."""
+    if name not in _NETWORKS and not name.startswith(PREFIXES) and not is_own(name):
+        known = f"{', '.join(names())}, timm:NAME, torchvision:NAME, package.module:function"
         raise ValueError(f"model must be one of {known}, got {name!r}{did_you_mean(name, names())}")
 
 
@@ -99,11 +110,12 @@ def build(
     width: int | None = None,
     *,
     image_size: tuple[int, int] | None = None,
+    pretrained: bool = False,
 ) -> Normalized:
     """A freshly initialized network that takes pixels [B, in_channels, H, W] in [0, 1] and returns [B, num_classes].
 
     Args:
-        name: one of :func:`names`, "timm:NAME" or "torchvision:NAME".
+        name: one of :func:`names`, "timm:NAME", "torchvision:NAME", or "package.module:function" for one's own.
         num_classes: length of the logits, at least 2.
         in_channels: channels of the image.
         mean: a number or one per channel, in pixel units; see :class:`Normalized`.
@@ -111,6 +123,7 @@ def build(
         width: channels of the first stage, or units of a layer, for a network whose width is free; its own default for
             None.
         image_size: (H, W), which "mlp" must know; the others take any.
+        pretrained: with the weights that timm or torchvision have, and the normalization these were trained with.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
@@ -125,8 +138,12 @@ def build(
     free = {} if width is None else {"width": width}
     if name in _NETWORKS:
         bare = _NETWORKS[name][1](num_classes, _inputs(name, in_channels, image_size), **free)
+    elif name.startswith(PREFIXES):
+        bare = zoo_model(name, num_classes, in_channels, pretrained)
+        if pretrained and in_channels == 3:
+            mean, std = zoo_statistics(name)
     else:
-        bare = zoo_model(name, num_classes, in_channels)
+        bare = own_model(name, num_classes, in_channels, image_size)
     network = Normalized(bare, mean, std)
     for statistic, value in (("mean", network.mean), ("std", network.std)):
         if value.numel() not in (1, in_channels):
@@ -141,3 +158,13 @@ def _inputs(name: str, in_channels: int, image_size: tuple[int, int] | None) -> 
     if image_size is None:
         raise ValueError("mlp needs image_size, got None")
     return in_channels * image_size[0] * image_size[1]
+
+
+def closest_named(weights: Mapping[str, Tensor], num_classes: int, image_shape: tuple[int, int, int]) -> str:
+    """The one of :func:`names` that weights of other code fit best, for images (C, H, W); "" if they fit none."""
+    channels, *size = image_shape
+    made = {
+        name: partial(network, num_classes, _inputs(name, channels, (size[0], size[1])))
+        for name, (_, network) in _NETWORKS.items()
+    }
+    return closest_network(weights, made)

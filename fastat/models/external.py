@@ -5,40 +5,54 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 PREFIXES = ("timm:", "torchvision:")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def zoo_model(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def zoo_model(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
     """The network "timm:NAME" or "torchvision:NAME".
 
     Args:
         name: with its prefix.
         num_classes: length of the logits.
         in_channels: channels of the image; torchvision's take 3.
+        pretrained: with the library's weights, which it fetches where they are not at hand; a classifier for another
+            number of classes is new.
 
     Raises:
         ModuleNotFoundError: timm is not installed.
         ValueError: there is no such network, or it does not take so many channels.
     """
     library, _, short = name.partition(":")
-    return (
-        _timm(short, num_classes, in_channels) if library == "timm" else _torchvision(short, num_classes, in_channels)
-    )
+    make = _timm if library == "timm" else _torchvision
+    return make(short, num_classes, in_channels, pretrained)
 
 
-def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def zoo_statistics(name: str) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the channels that the library's weights for that name were trained with."""
+    library, _, short = name.partition(":")
+    if library == "timm":
+        import timm
+
+        settings = timm.get_pretrained_cfg(short)
+        if settings is not None:
+            return list(settings.mean), list(settings.std)
+    return list(IMAGENET_MEAN), list(IMAGENET_STD)
+
+
+def _timm(name: str, num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
     try:
         import timm
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("networks of timm need it: pip install 'fastat[models]'") from error
     _check_known(f"timm:{name}", name, timm.list_models())
-    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=in_channels)
     return model
 
 
-def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
+def _torchvision(name: str, num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:
     from torchvision import models as torchvision_models  # slow to import
 
     # of the networks for classification alone: the others return something else than logits
@@ -46,7 +60,16 @@ def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
     if in_channels != 3:
         raise ValueError(f"torchvision:{name} takes images of 3 channels, got {in_channels}")
     options = {"aux_logits": False} if name in ("googlenet", "inception_v3") else {}
-    return torchvision_models.get_model(name, weights=None, num_classes=num_classes, **options)
+    model: nn.Module = torchvision_models.get_model(name, weights=None, num_classes=num_classes, **options)
+    if pretrained:
+        weights = torchvision_models.get_model_weights(name).DEFAULT.get_state_dict(progress=False)
+        own = model.state_dict()
+        model.load_state_dict({**own, **{key: t for key, t in weights.items() if _same_shape(t, own.get(key))}})
+    return model
+
+
+def _same_shape(t: Tensor, other: Tensor | None) -> bool:
+    return other is not None and t.shape == other.shape
 
 
 def _check_known(full: str, name: str, known: Sequence[str]) -> None:

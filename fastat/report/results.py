@@ -59,7 +59,7 @@ def write_results(network: Network, test: Dataset, folder: Path, *, graph: Graph
         "dataset": network.title,
         "model": config.network.model,
         "protocol": config.method.protocol,
-        "training": describe_training(config),
+        "training": _training(network),
         "seed": config.run.seed,
         "norm": found.norm,
         "eps": found.eps,
@@ -86,7 +86,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The content of results.json as lines of plain text."""
     network = models.title(results["model"])
     head = f"{results['dataset']}, {network}, {results['norm']} eps {format_eps(results['eps'])}"
-    trained = f"{results['epochs']} epochs of {results['training']}"
+    trained = f"{results['epochs']} epochs of {results['training']}" if results["epochs"] else results["training"]
     chosen = f", the best of them epoch {results['epoch']}" if results["which"] == "best" else ""
     lines = [head, f"{results['test_images']} test images, {trained}{chosen}", ""]
     lines.append(f"{'attack':<12}{'accuracy':>9}   95% interval")
@@ -118,20 +118,29 @@ def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], fo
     config = network.config
     title = literal(f"{network.title}, {models.title(config.network.model)}")
     threat = rf"{NORM_TITLES[config.threat.norm]} $\epsilon$ = {format_eps(config.threat.eps)}"
-    names = [f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")]
-    trained = f"{title}, {threat}\n{describe_training(config)}"
-
-    best = network.epoch if network.which == "best" else None
-    plot_curves(folder / names[0], network.history, trained, best)
-    attacked = f"{title}, {describe_training(config)}\nattacked by PGD-20, {threat}"
+    curves, examples, robustness = (
+        f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")
+    )
+    names, trained = [robustness], f"{title}, {threat}\n{_training(network)}"
     if can_be_drawn(test.image_shape):
-        plot_examples(folder / names[1], find_examples(network, test), attacked)
+        attacked = f"{title}, {_training(network)}\nattacked by PGD-20, {threat}"
+        plot_examples(folder / examples, find_examples(network, test), attacked)
+        names.insert(0, examples)
+    if network.history:
+        best = network.epoch if network.which == "best" else None
+        plot_curves(folder / curves, network.history, trained, best)
+        names.insert(0, curves)
     unit, label = eps_axis(config.threat.norm, config.threat.eps)
     shown = [unit * eps for eps in curve["eps"]]
     plot_robustness(
-        folder / names[2], shown, curve["accuracy"], curve["images"], unit * config.threat.eps, label, trained
+        folder / robustness, shown, curve["accuracy"], curve["images"], unit * config.threat.eps, label, trained
     )
-    return names if can_be_drawn(test.image_shape) else [names[0], names[2]]
+    return names
+
+
+def _training(network: Network) -> str:
+    """How the network came about, in the words of a title."""
+    return describe_training(network.config) if network.history else "weights of other code"
 
 
 def eps_axis(norm: str, eps: float) -> tuple[int, str]:

@@ -18,7 +18,17 @@ from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, placed
 from fastat.training.images import training_sets
 from fastat.training.interrupt import interrupts_deferred
-from fastat.training.network import CALLER, CONFIG, ENVIRONMENT, METRICS, Network, Which, load_network
+from fastat.training.network import (
+    CALLER,
+    CONFIG,
+    ENVIRONMENT,
+    METRICS,
+    Network,
+    OtherCodeError,
+    Which,
+    load_network,
+    network_of_weights,
+)
 from fastat.training.run import Run, open_run
 from fastat.training.train import train
 
@@ -30,6 +40,7 @@ __all__ = [
     "ConfigError",
     "Network",
     "OptimizerConfig",
+    "OtherCodeError",
     "Run",
     "RunConfig",
     "Schedule",
@@ -46,6 +57,7 @@ __all__ = [
     "layout_of",
     "load_network",
     "monitors",
+    "network_of_weights",
     "open_run",
     "placed",
     "train",

@@ -32,6 +32,11 @@ def check_config(config: TrainConfig) -> None:
             raise ConfigError(field, str(error)) from error
     network, method, optimizer, dataset = config.network, config.method, config.optimizer, config.dataset
     rule("width", network.width is None or network.model in models.WITH_WIDTH, f"left out for {network.model}")
+    libraries = network.model.startswith(("timm:", "torchvision:"))
+    rule(
+        "pretrained", not network.pretrained or libraries, f"left out for {network.model}: no weights are known for it"
+    )
+    rule("init", network.init is None or not network.pretrained, "left out where pretrained is given")
     _check_protocol(method)
     for field in _AT_LEAST_0:
         rule(field, 0 <= values[field] < math.inf, "a finite number >= 0")

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from fastat import models
-from fastat.data import AnyDataset
+from fastat.data import AnyDataset, Split, channel_statistics
 from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
-from fastat.training.config import TrainConfig, as_fields, config_from
+from fastat.training.config import ConfigError, TrainConfig, as_fields, config_from
 from fastat.training.devices import choose_device, layout_of, placed
 
 Which = Literal["best", "last"]
@@ -65,30 +65,50 @@ def network_state(config: TrainConfig, dataset: AnyDataset, model: nn.Module) ->
     }
 
 
-def load_network(path: str | Path, device: torch.device | str | None = None, *, which: Which | None = None) -> Network:
+class OtherCodeError(ValueError):
+    """A checkpoint is none of this library's."""
+
+
+def load_network(
+    path: str | Path,
+    device: torch.device | str | None = None,
+    *,
+    which: Which | None = None,
+    model: str | None = None,
+) -> Network:
     """The network of a run folder, or of a checkpoint file (checkpoint.pt, best.pt).
 
     Args:
         path: a run folder or a file.
         device: by default the GPU if there is one.
         which: of a folder, "best" or "last"; by default what the run's configuration selects, where it is there.
+        model: "package.module:function", where a function of one's own makes the network: none is called because a file
+            names it.
 
     Raises:
         FileNotFoundError: there is no such file, or the folder has no checkpoint.
-        ValueError: the file cannot be read.
+        OtherCodeError: the file is a checkpoint of other code.
+        ValueError: the file cannot be read, or names another function than ``model``.
     """
     file = Path(path)
     if file.is_dir():
         file = _file_of(file, which)
     state = load_checkpoint(file)
+    if "config" not in state:
+        raise OtherCodeError(f"{file} is no checkpoint of fastat")
     config = config_from(state["config"])
+    named = config.network.model
+    if models.is_own(named) and model != named:
+        raise ValueError(
+            f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
+        )
     with torch.random.fork_rng(devices=[]):
-        model = build_model(config.network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
+        built = build_model(config.network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
     # a run that averages its weights is evaluated by their average
-    model.load_state_dict(state.get("average") or state["model"])
+    built.load_state_dict(state.get("average") or state["model"])
     chosen = choose_device(device)
     return Network(
-        placed(model, layout_of(config.run.channels_last, chosen), chosen).eval(),
+        placed(built, layout_of(config.run.channels_last, chosen), chosen).eval(),
         config,
         state["title"],
         tuple(state["classes"]),
@@ -99,12 +119,57 @@ def load_network(path: str | Path, device: torch.device | str | None = None, *, 
 
 
 def build_model(
-    network: ModelConfig, num_classes: int, image_shape: Sequence[int], mean: list[float], std: list[float]
-) -> nn.Module:
-    """The network of a configuration with weights drawn from torch's generator."""
+    network: ModelConfig,
+    num_classes: int,
+    image_shape: Sequence[int],
+    mean: list[float],
+    std: list[float],
+    *,
+    pretrained: bool = False,
+) -> models.Normalized:
+    """The network of a configuration with weights drawn from torch's generator, or pretrained ones."""
     channels, height, width = image_shape
-    size = (height, width)
-    return models.build(network.model, num_classes, channels, mean, std, network.width, image_size=size)
+    return models.build(
+        network.model, num_classes, channels, mean, std, network.width, image_size=(height, width),
+        pretrained=pretrained,
+    )  # fmt: skip
+
+
+def normalization(normalize: str, train_set: AnyDataset) -> tuple[list[float], list[float]]:
+    """Mean and deviation of the channels that come before the network."""
+    channels = train_set.image_shape[0]
+    if normalize == "data":
+        return channel_statistics(train_set)
+    if normalize == "none":
+        return [0.0] * channels, [1.0] * channels
+    if channels != 3:
+        rule = f"data or none for images of {channels} channels"
+        raise ConfigError("normalize", f"normalize must be {rule}, got {normalize!r}")
+    return list(models.IMAGENET_MEAN), list(models.IMAGENET_STD)
+
+
+def network_of_weights(
+    config: TrainConfig, split: Split, file: Path, device: torch.device
+) -> tuple[Network, list[str]]:
+    """A network of a configuration's name with the weights that other code saved, and what is worth to know of them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or does not fit; the message has the names that differ.
+    """
+    weights = models.read_weights(file)
+    classes = split.train.classes
+    with torch.random.fork_rng(devices=[]):
+        statistics = normalization(config.network.normalize, split.train)
+        model = build_model(config.network, len(classes), split.train.image_shape, *statistics)
+    try:
+        notes = models.load_weights(model, weights, file, other_classes=False)
+    except ValueError as error:
+        closest = models.closest_named(weights, len(classes), split.train.image_shape)
+        hint = f"; they would fit {closest}" if closest not in ("", config.network.model) else ""
+        raise ValueError(f"{error}{hint}") from error
+    placed_model = placed(model, layout_of(config.run.channels_last, device), device).eval()
+    return Network(placed_model, config, split.train.title, classes, [], 0, "last"), notes
 
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"

@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fastat import data
-from fastat.data import Augmentation, Batch, Split, channel_statistics
+from fastat import data, models
+from fastat.data import Augmentation, Batch, Split
 from fastat.kernels import describe_environment
 from fastat.protocols import protocol_of
 from fastat.support.distributed import Group, rank_of, size_of
@@ -34,7 +34,7 @@ from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, Trai
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, check_box, images_of, training_sets
-from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model
+from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, normalization
 from fastat.training.state import State, new_state
 from fastat.training.step import Learner, Replay
 
@@ -108,12 +108,13 @@ def open_run(
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
     place = Place(device, group, layout_of(config.run.channels_last, device), uses_bf16(config.run.precision, device))
-    model = _new_model(config, split, place)
+    model, notes = _new_model(config, split, place)
     if front is not None:
         check_fixed(front, train_set.image_shape)
     images = images_of(train_set, val_set, size, device, group)
     ahead = Front(None if front is None else front.to(device))
     run = _new_run(config, RunFolder(folder, config, images.train_set), images, ahead, model, place, graph)
+    run.state.current.findings.extend({"monitor": "weights", "step": 0, "text": note} for note in notes)
     if (folder / CHECKPOINT).exists():
         restore(run.learner, run.state, images.part, load_checkpoint(folder / CHECKPOINT))
     _check_same_place(run)
@@ -195,17 +196,29 @@ def _check_same_place(run: Run) -> None:
         raise ValueError(f"{run.folder.path} must be one folder that all processes share: they are at different steps")
 
 
-def _new_model(config: TrainConfig, split: Split, place: Place) -> nn.Module:
-    mean, std = channel_statistics(split.train)
+def _new_model(config: TrainConfig, split: Split, place: Place) -> tuple[nn.Module, list[str]]:
+    """The network before its first step, and what is worth to know of the weights it starts from."""
+    network, train_set = config.network, split.train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.run.seed, _WEIGHTS))
         try:
-            model = build_model(config.network, len(split.train.classes), split.train.image_shape, mean, std)
+            model = build_model(
+                network, len(train_set.classes), train_set.image_shape, *normalization(network.normalize, train_set),
+                pretrained=network.pretrained,
+            )  # fmt: skip
         except ValueError as error:
             raise ConfigError("model", str(error)) from error
+    notes: list[str] = []
+    if network.init is not None:
+        file = Path(network.init)
+        try:
+            notes = models.load_weights(model, models.read_weights(file), file, other_classes=True)
+        except (OSError, ValueError) as error:
+            raise ConfigError("init", str(error)) from error
+    whole: nn.Module = model
     if config.run.sync_bn and place.group is not None:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model, place.group)
-    return placed(model, place.layout, place.device)
+        whole = nn.SyncBatchNorm.convert_sync_batchnorm(model, place.group)
+    return placed(whole, place.layout, place.device), notes
 
 
 def _sgd(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -94,6 +94,8 @@ def train(
     first, epochs = rank_of(group) == 0, run.schedule.epochs
     total = epochs * run.images.steps_per_epoch
     with training_display(epochs, total, run.state.step, quiet=quiet or not first) as display:
+        for found in run.state.current.findings if run.state.step == 0 else []:
+            display.finding(found)
         log = EventLog(run.folder.path, run.state.history) if tensorboard and first else None
         try:
             train_epochs(run, display, log, measure if first else None, measure_every, checkpoint_every)

@@ -220,6 +220,13 @@ class TestFolder:
         monkeypatch.setattr("fastat.data.folder._MOST_BYTES", 6 * 4 * 3 * 12)
         assert isinstance(data.load(f"folder:{tmp_path}").train, data.Dataset)
 
+    def test_the_test_half_may_be_called_val(self, tmp_path):
+        self.write(tmp_path)
+        before = data.load(f"folder:{tmp_path}")
+        (tmp_path / "test").rename(tmp_path / "val")
+        after = data.load(f"folder:{tmp_path}")
+        assert torch.equal(before.test.images, after.test.images) and before.test.classes == after.test.classes
+
     def test_missing_split(self, tmp_path):
         with pytest.raises(FileNotFoundError, match=r"train is missing or empty; put the images in"):
             data.load(f"folder:{tmp_path}")
@@ -295,7 +302,7 @@ class TestDataset:
     @pytest.mark.parametrize(
         ("pictures", "labels", "message"),
         [
-            (torch.zeros(2, 1, 2, 2), torch.zeros(2).long(), "images must be uint8"),
+            (torch.zeros(2, 1, 2, 2).double(), torch.zeros(2).long(), "images must be uint8 or float32"),
             (images(2, 1, 2, 2), torch.zeros(3).long(), "labels must be int64"),
             (images(2, 1, 2, 2), torch.tensor([0, 1]), r"labels must be in 0\.\.0, got 0\.\.1"),
             (images(0, 1, 2, 2), torch.zeros(0).long(), "no images"),

@@ -57,7 +57,7 @@ def test_default_configs(data_name, eps):
     ],
 )  # fmt: skip
 def test_check_config_names_field_and_value(field, value):
-    with pytest.raises(ValueError, match=f"^{field} must be .*, got {re.escape(repr(value))}$"):
+    with pytest.raises(ValueError, match=f"^{field} must be .*, got {re.escape(repr(value))}(; did you mean .*)?$"):
         check_config(with_fields(TrainConfig(), **{field: value}))
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fastat.cli.usage import UsageError
 from fastat.kernels import build_info, describe_environment
-from fastat.training import ConfigError
+from fastat.training import ConfigError, Terminated
 
 if TYPE_CHECKING:
     from fastat.cli.commands import Command
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(f"error: {needed if error.name == 'tyro' else error}") from error
     except (ArithmeticError, OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("\nstopped; the same command continues from where it was", file=sys.stderr)
-        raise SystemExit(130) from None
+        raise SystemExit(143 if isinstance(interrupt, Terminated) else 130) from None
 
 
 def _run(command: Command) -> None:

@@ -17,7 +17,7 @@ from fastat.training.config import (
 from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, placed
 from fastat.training.images import training_sets
-from fastat.training.interrupt import interrupts_deferred
+from fastat.training.interrupt import Terminated, interrupts_deferred
 from fastat.training.network import (
     CALLER,
     CONFIG,
@@ -44,6 +44,7 @@ __all__ = [
     "Run",
     "RunConfig",
     "Schedule",
+    "Terminated",
     "TrainConfig",
     "Which",
     "as_fields",

@@ -1,4 +1,4 @@
-"""Keyboard interrupts that wait for the end of a step."""
+"""Interrupts that wait for the end of a step: Ctrl-C, and the signal by which schedulers end a job."""
 
 from __future__ import annotations
 
@@ -7,29 +7,60 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import NoReturn
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, taken like Ctrl-C."""
+
+
+@contextmanager
+def termination_raises(wanted: bool = True) -> Iterator[None]:
+    """Within the block SIGTERM raises :class:`Terminated`, where it would end the process and in its main thread."""
+    if not wanted or not _in_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def interrupts_deferred(wanted: bool = True) -> Iterator[None]:
     """Holds Ctrl-C back until the block is done, then raises KeyboardInterrupt: weights are never half updated.
 
-    Python delivers signals to the main thread only; in another one, if not wanted, and where Ctrl-C is ignored (as
-    shells have it for jobs in the background) this does nothing.
+    Likewise SIGTERM within :func:`termination_raises`. Python delivers signals to the main thread only; in another one,
+    if not wanted, and where Ctrl-C is ignored (as shells have it for jobs in the background) this does nothing.
     """
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if not wanted or ignored or threading.current_thread() is not threading.main_thread():
+    if not wanted or not _in_main_thread():
         yield
         return
-    seen = False
+    held = {}
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        held[signal.SIGINT] = signal.getsignal(signal.SIGINT)
+    if signal.getsignal(signal.SIGTERM) is _terminate:
+        held[signal.SIGTERM] = _terminate
+    seen: set[int] = set()
 
     def remember(number: int, frame: FrameType | None) -> None:
-        nonlocal seen
-        seen = True
+        seen.add(number)
 
-    before = signal.signal(signal.SIGINT, remember)
+    for number in held:
+        signal.signal(number, remember)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+        for number, before in held.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
     if seen:
-        raise KeyboardInterrupt
+        raise Terminated if signal.SIGTERM in seen else KeyboardInterrupt
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -24,6 +24,9 @@ class Display(Protocol):
     def finding(self, found: Mapping[str, Any]) -> None:
         """A monitor saw something; found is what metrics.jsonl will have of it."""
 
+    def say(self, text: str) -> None:
+        """Something else is worth a line."""
+
 
 @contextmanager
 def training_display(epochs: int, total_steps: int, done: int, *, quiet: bool = False) -> Iterator[Display]:
@@ -64,6 +67,9 @@ class _Nothing:
     def finding(self, found: Mapping[str, Any]) -> None:
         pass
 
+    def say(self, text: str) -> None:
+        pass
+
 
 class _Lines:
     def __init__(self, epochs: int) -> None:
@@ -82,12 +88,15 @@ class _Lines:
             *_validation(row),
             f"{row['images_per_second']:,.0f} images/s",
         ]
-        print("  ".join(parts), flush=True)
+        self.say("  ".join(parts))
         if row["stopped"]:
-            print(f"stopped early: {row['stopped']}", flush=True)
+            self.say(f"stopped early: {row['stopped']}")
 
     def finding(self, found: Mapping[str, Any]) -> None:
-        print(f"{found['monitor']}: {found['text']}", flush=True)
+        self.say(f"{found['monitor']}: {found['text']}")
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
 
 
 class _Bar:
@@ -109,10 +118,13 @@ class _Bar:
     def epoch(self, row: Mapping[str, Any]) -> None:
         self._validation = "  ".join(["", *_validation(row)])
         if row["stopped"]:
-            self._progress.print(f"stopped early: {row['stopped']}")
+            self.say(f"stopped early: {row['stopped']}")
 
     def finding(self, found: Mapping[str, Any]) -> None:
-        self._progress.print(f"{found['monitor']}: {found['text']}")
+        self.say(f"{found['monitor']}: {found['text']}")
+
+    def say(self, text: str) -> None:
+        self._progress.print(text)
 
 
 def _validation(row: Mapping[str, Any]) -> list[str]:

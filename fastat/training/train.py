@@ -15,6 +15,7 @@ from fastat.training.checkpoint import as_network
 from fastat.training.config import ConfigError, TrainConfig
 from fastat.training.devices import choose_device
 from fastat.training.event_log import EventLog
+from fastat.training.interrupt import termination_raises
 from fastat.training.loop import train_epochs
 from fastat.training.network import Network
 from fastat.training.progress import training_display
@@ -82,7 +83,8 @@ def train(
             of processes, the folder holds a run of another configuration (the message names the fields), of other
             images or behind another front, front has parameters or changes, measure_every < 1, or graph is no bool.
         FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
-        KeyboardInterrupt: on Ctrl-C, after the step under way and a checkpoint; with a group at once, without one.
+        KeyboardInterrupt: on Ctrl-C, and as :class:`fastat.training.Terminated` on SIGTERM, after the step under way
+            and a checkpoint; with a group at once, without one.
     """
     if measure_every < 1:
         raise ValueError(f"measure_every must be at least 1, got {measure_every}")
@@ -94,11 +96,15 @@ def train(
     first, epochs = rank_of(group) == 0, run.schedule.epochs
     total = epochs * run.images.steps_per_epoch
     with training_display(epochs, total, run.state.step, quiet=quiet or not first) as display:
-        for found in run.state.current.findings if run.state.step == 0 else []:
-            display.finding(found)
+        if run.state.step == 0:
+            for found in run.state.current.findings:
+                display.finding(found)
+        elif not run.over:
+            display.say(f"continues after {run.state.step:,} of {total:,} steps")
         log = EventLog(run.folder.path, run.state.history) if tensorboard and first else None
         try:
-            train_epochs(run, display, log, measure if first else None, measure_every, checkpoint_every)
+            with termination_raises(group is None):
+                train_epochs(run, display, log, measure if first else None, measure_every, checkpoint_every)
         finally:
             if log is not None:
                 log.close()

@@ -11,7 +11,7 @@ from fastat.cli import main
 from fastat.cli.reading import parse, parse_number
 from fastat.cli.train import default_folder
 from fastat.kernels import describe_environment
-from fastat.training import TrainConfig, as_fields, default_config, with_fields
+from fastat.training import Terminated, TrainConfig, as_fields, default_config, with_fields
 from fastat.training import loop as training
 
 TINY = [
@@ -283,14 +283,15 @@ def test_evaluate_without_a_run(tmp_path):
         main(["evaluate", str(tmp_path)])
 
 
-def test_ctrl_c(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("raised", "code"), [(KeyboardInterrupt, 130), (Terminated, 143)])
+def test_what_ends_a_run(tmp_path, monkeypatch, capsys, raised, code):
     def interrupt(*arguments, **options):
-        raise KeyboardInterrupt
+        raise raised
 
     monkeypatch.setattr("fastat.cli.train.train", interrupt)
     with pytest.raises(SystemExit) as stop:
         main([*TINY, "--out", str(tmp_path)])
-    assert stop.value.code == 130
+    assert stop.value.code == code
     assert "same command continues" in capsys.readouterr().err
 
 

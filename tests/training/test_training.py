@@ -32,7 +32,7 @@ from fastat.training import (
     with_fields,
 )
 from fastat.training import loop as training
-from fastat.training.interrupt import interrupts_deferred
+from fastat.training.interrupt import Terminated, interrupts_deferred
 from fastat.training.loop import take_step
 from fastat.training.run import open_run
 from fastat.training.schedules import learning_rate
@@ -189,22 +189,28 @@ def wait_for(process: subprocess.Popen, folder: Path, epoch: int) -> None:
     pytest.fail(f"the run did not come to epoch {epoch}: it ended with {process.poll()}")
 
 
-def test_ctrl_c_finishes_the_step_and_saves(tmp_path, monkeypatch, finished, ctrl_c):
+@pytest.mark.parametrize(
+    ("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)], ids=str
+)
+def test_a_signal_lets_the_step_finish_and_saves(tmp_path, monkeypatch, capsys, finished, ctrl_c, number, raised):
     step, calls = training.take_step, iter(range(100))
 
     def interrupted(run, batch):
         if next(calls) == 4:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         step(run, batch)
 
     with monkeypatch.context() as patched:
         patched.setattr(training, "take_step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(raised):
             train(TINY, tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert "continues" not in capsys.readouterr().out
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert (state["epoch"], state["step"]) == (1, 2)
     assert not load_network(tmp_path).finished
     train(TINY, tmp_path)
+    assert "continues after 5 of 6 steps" in capsys.readouterr().out
     assert_same_run(finished, tmp_path)
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fastat.attacks import fgsm, pgd
 from fastat.graphs import Graph
+from fastat.kernels.arguments import check_number
 from fastat.kernels.ops import STEPS, random_start
 from fastat.models import Model, in_eval_mode
-from fastat.protocols.checks import above_0, at_least_0, at_least_1, one_of
+from fastat.protocols.checks import at_least_1, one_of
 from fastat.protocols.table import AttackName
 from fastat.support.distributed import own_ids
 from fastat.support.threat import Bounds, Norm, check_bounds, check_norm
@@ -65,15 +66,15 @@ class Attack:
     replays: int = 8
 
     def __post_init__(self) -> None:
-        one_of("attack", self.kind, get_args(AttackName))
-        one_of("mode", self.mode, ("eval", "train"))
+        one_of(self.kind, "attack", get_args(AttackName))
+        one_of(self.mode, "mode", ("eval", "train"))
         check_norm(self.norm)
         check_bounds(self.bounds)
-        at_least_0("eps", self.eps)
-        at_least_1("steps", self.steps)
-        at_least_1("replays", self.replays)
+        check_number(self.eps, "eps")
+        at_least_1(self.steps, "steps")
+        at_least_1(self.replays, "replays")
         if self.step_size is not None:
-            above_0("step_size", self.step_size)
+            check_number(self.step_size, "step_size", above=True)
 
     def __call__(
         self,

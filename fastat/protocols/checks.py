@@ -1,38 +1,28 @@
-"""What a value of a protocol must be: TypeError or ValueError that names it."""
+"""What a value of a protocol must be beyond a number: TypeError or ValueError that names it."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from numbers import Integral, Real
+from collections.abc import Sequence
+from numbers import Integral
+
+from fastat.kernels.arguments import check_number
 
 
-def one_of(name: str, value: object, known: Sequence[str]) -> None:
+def one_of(value: object, name: str, known: Sequence[str]) -> None:
+    """One of these words."""
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def at_least_0(name: str, value: object) -> None:
-    _number(name, value, "a finite number >= 0", lambda v: 0 <= v < math.inf)
+def below_1(value: object, name: str) -> None:
+    """A number in [0, 1)."""
+    if check_number(value, name) >= 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
-def above_0(name: str, value: object) -> None:
-    _number(name, value, "a finite number above 0", lambda v: 0 < v < math.inf)
-
-
-def below_1(name: str, value: object) -> None:
-    _number(name, value, "in [0, 1)", lambda v: 0 <= v < 1)
-
-
-def at_least_1(name: str, value: object) -> None:
+def at_least_1(value: object, name: str) -> None:
+    """A whole number from 1 on."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be at least 1, got {value}")
-
-
-def _number(name: str, value: object, rule: str, holds: Callable[[float], bool]) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not holds(float(value)):
-        raise ValueError(f"{name} must be {rule}, got {value}")

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastat.kernels.arguments import check_number
 from fastat.objectives import mart_loss, trades_loss
-from fastat.protocols.checks import at_least_0, below_1
+from fastat.protocols.checks import below_1
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """A loss of one's own: ``(output on the adversarial inputs, y) -> losses [B]``, with gradient."""
@@ -29,7 +30,7 @@ class CrossEntropy:
     title: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        below_1("label_smoothing", self.label_smoothing)
+        below_1(self.label_smoothing, "label_smoothing")
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor | None = None) -> Tensor:
         """The losses ``[B]`` of logits ``[B, C]``."""
@@ -49,8 +50,8 @@ class Trades:
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        at_least_0("beta", self.beta)
-        below_1("label_smoothing", self.label_smoothing)
+        check_number(self.beta, "beta")
+        below_1(self.label_smoothing, "label_smoothing")
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
         """The losses ``[B]`` of logits ``[B, C]`` of the adversarial and the clean examples."""
@@ -73,7 +74,7 @@ class Mart:
     lam: float = 5.0
 
     def __post_init__(self) -> None:
-        at_least_0("lam", self.lam)
+        check_number(self.lam, "lam")
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
         """The losses ``[B]`` of logits ``[B, C]`` of the adversarial and the clean examples."""

@@ -74,7 +74,7 @@ def protocol(
     for part, known in (("loss", LOSSES), ("objective", OBJECTIVES)):
         value = chosen.setdefault(part, next(iter(known)))
         if isinstance(value, str):
-            one_of(part, value, tuple(known))
+            one_of(value, part, tuple(known))
             kinds[part] = dict(known)[value]
     parts = _sorted(name, kinds, options)
     if "attack" in kinds:

@@ -10,7 +10,7 @@ from typing import NamedTuple, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.kernels.arguments import widened
+from fastat.kernels.arguments import check_number, widened
 from fastat.objectives import (
     NotFiniteError,
     Order,
@@ -19,7 +19,7 @@ from fastat.objectives import (
     holistic_cross_entropy,
     holistic_loss,
 )
-from fastat.protocols.checks import above_0, at_least_0, below_1, one_of
+from fastat.protocols.checks import below_1, one_of
 from fastat.support.distributed import Group
 
 ObjectiveFunction = Callable[[Tensor], Tensor]
@@ -63,9 +63,9 @@ class Holistic:
     order: Order = "hd"
 
     def __post_init__(self) -> None:
-        below_1("alpha", self.alpha)
-        at_least_0("r", self.r)
-        one_of("order", self.order, get_args(Order))
+        below_1(self.alpha, "alpha")
+        check_number(self.r, "r")
+        one_of(self.order, "order", get_args(Order))
 
     def __call__(self, batch: Judged) -> Tensor:
         """0-d, with gradient; NaN where a loss is not finite."""
@@ -104,10 +104,10 @@ class Benign:
     features: str | None = None
 
     def __post_init__(self) -> None:
-        at_least_0("gamma", self.gamma)
-        at_least_0("beta", self.beta)
-        above_0("tau", self.tau)
-        one_of("positives", self.positives, get_args(Positives))
+        check_number(self.gamma, "gamma")
+        check_number(self.beta, "beta")
+        check_number(self.tau, "tau", above=True)
+        one_of(self.positives, "positives", get_args(Positives))
 
     def __call__(self, batch: Judged) -> Tensor:
         """0-d, with gradient."""

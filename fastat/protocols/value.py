@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from fastat.graphs import Graph
-from fastat.kernels.arguments import widened
+from fastat.kernels.arguments import check_number, widened
 from fastat.models import Model, is_sharded, logits_of, uncompiled, unwrapped, with_features
 from fastat.objectives import gradient_misalignment
 from fastat.protocols.attack import Attack, AttackFunction, move_, stepped
 from fastat.protocols.awp import perturbed_weights
-from fastat.protocols.checks import at_least_0, one_of
+from fastat.protocols.checks import one_of
 from fastat.protocols.losses import LOSSES, CrossEntropy, Loss, LossFunction, Mart, Trades
 from fastat.protocols.objective import OBJECTIVES, Benign, Holistic, Judged, Mean, Objective, ObjectiveFunction
 from fastat.protocols.plain import data_of, parts_of
@@ -73,7 +73,7 @@ class Protocol:
         for name, known in (("loss", LOSSES), ("objective", OBJECTIVES)):
             value = getattr(self, name)
             if isinstance(value, str):
-                one_of(name, value, tuple(known))
+                one_of(value, name, tuple(known))
                 object.__setattr__(self, name, known[value]())
             elif isinstance(value, type) or not callable(value):
                 raise TypeError(
@@ -83,8 +83,8 @@ class Protocol:
             raise TypeError(
                 f"attack must be an Attack, as Attack('pgd', eps=8 / 255), or a function, got {self.attack!r}"
             )
-        at_least_0("grad_align", self.grad_align)
-        at_least_0("awp", self.awp)
+        check_number(self.grad_align, "grad_align")
+        check_number(self.awp, "awp")
         if self.grad_align > 0 and not isinstance(self.attack, Attack):
             raise ValueError("grad_align takes eps and bounds from an Attack: it must be 0 with an attack of one's own")
 

@@ -138,7 +138,7 @@ def test_one_part_of_ones_own_goes_with_those_of_the_library():
             "loss must be one of .*, an object of theirs or a function",
         ),
         (lambda: Protocol(Attack(eps=-1)), ValueError, "eps must be a finite number >= 0, got -1"),
-        (lambda: Protocol(Attack(eps="8")), TypeError, "eps must be a number, got '8'"),
+        (lambda: Protocol(Attack(eps="8")), TypeError, "eps must be a number, got str"),
         (lambda: Attack(eps=1, steps=0), ValueError, "steps must be at least 1, got 0"),
         (lambda: Attack(eps=1, steps=1.5), TypeError, "steps must be an integer, got 1.5"),
         (lambda: Attack(eps=1, step_size=0), ValueError, "step_size must be a finite number above 0, got 0"),

@@ -2,7 +2,8 @@
 
 from fastat.attacks.fgsm import fgsm
 from fastat.attacks.gradient import LossFunction, attacking
+from fastat.attacks.inputs import check_batch
 from fastat.attacks.pgd import pgd
 from fastat.attacks.speed import Fastest, fastest
 
-__all__ = ["Fastest", "LossFunction", "attacking", "fastest", "fgsm", "pgd"]
+__all__ = ["Fastest", "LossFunction", "attacking", "check_batch", "fastest", "fgsm", "pgd"]

@@ -9,12 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fastat.graphs import capturing
 from fastat.kernels import ops
-from fastat.models import Model, fresh_casts, is_sharded, logits_of, uncompiled, unwrapped
-
-HALF_SCALE = 512
-"""What an attack's gradient is multiplied by on its way through a network in float16, where it would vanish: about what
-torch's GradScaler starts from, for a sample of a batch of 128. A power of two: nothing is rounded by it."""
+from fastat.models import Model, any_compiled, fresh_casts, half_scale, is_sharded, logits_of, unwrapped
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """``(model output, y) -> loss [B]``."""
@@ -42,7 +39,7 @@ def attacking(model: Model, device: torch.device) -> Iterator[Model]:
     casts = torch.is_autocast_enabled(device.type) and torch.is_autocast_cache_enabled()
     modules = list(model.modules()) if isinstance(model, nn.Module) else []
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
-    kept = set() if _any_compiled(modules) else set(parameters) if casts else _matrices(modules)
+    kept = set() if any_compiled(model) else set(parameters) if casts else _matrices(modules)
     frozen = [] if is_sharded(model) else [p for p in parameters if p.requires_grad and p not in kept]
     with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare:
         try:
@@ -54,22 +51,28 @@ def attacking(model: Model, device: torch.device) -> Iterator[Model]:
                 p.requires_grad_(True)
 
 
-def _in_half(t: Tensor) -> bool:
-    """Whether a gradient of the tensor goes back through float16."""
-    device = t.device.type
-    return t.dtype == torch.float16 or (
-        torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
-    )
+def _to_the_input(ascended: Tensor, leaf: Tensor, seed: Tensor | None) -> Tensor | None:
+    """The gradient with respect to the leaf, None if there is none. Through float16 it is scaled on its way; samples
+    that this carries out of the range are gone back for without it."""
+    scale = half_scale(ascended)
+    if scale == 1:
+        return torch.autograd.grad(ascended, leaf, seed, allow_unused=True)[0]
+    seed = torch.ones_like(ascended) if seed is None else seed
+    again = not capturing(leaf)
+    grad = torch.autograd.grad(ascended, leaf, scale * seed, allow_unused=True, retain_graph=again)[0]
+    if grad is None:
+        return None
+    finite = grad.flatten(1).isfinite().all(1)
+    if again and not bool(finite.all()):
+        plain = torch.autograd.grad(ascended, leaf, seed)[0]
+        return torch.where(finite.view(-1, *[1] * (grad.dim() - 1)), grad / scale, plain)
+    return grad / scale
 
 
 def _matrices(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
     """The weights of linear layers and attention."""
     layers = (module for module in modules if isinstance(module, nn.Linear | nn.MultiheadAttention))
     return {p for layer in layers for p in layer.parameters(recurse=False) if p.dim() == 2}
-
-
-def _any_compiled(modules: Iterable[nn.Module]) -> bool:
-    return any(uncompiled(m) is not m or m._compiled_call_impl is not None for m in modules)
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,12 @@ class Objective:
         output = self._output(leaf)
         loss, grad_logits = self._loss(output)
         ascended, seed = (output, grad_logits) if grad_logits is not None else (loss.sum(), None)
-        scale = HALF_SCALE if _in_half(ascended) else 1
-        if scale != 1:
-            seed = scale * (torch.ones_like(ascended) if seed is None else seed)
-        grad = torch.autograd.grad(ascended, leaf, seed, allow_unused=True)[0] if ascended.requires_grad else None
+        grad = _to_the_input(ascended, leaf, seed) if ascended.requires_grad else None
         if grad is None:
             raise ValueError(
                 "the loss has no gradient with respect to x: does the model depend on x, without detach()?"
             )
-        return output, loss.detach(), grad if scale == 1 else grad / scale
+        return output, loss.detach(), grad
 
     def _output(self, x: Tensor) -> Any:
         """What the model returns; for a compiled loss, the logits in it."""

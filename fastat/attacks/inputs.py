@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,16 @@ def checked(
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
     labels = Labels(_look(tensors, lower, upper) if validate else None)
     return Terms(norm, numbers["eps"], numbers["step_size"], loss, lower, upper), tensors, labels
+
+
+def check_batch(x: Tensor, y: Tensor, bounds: Bounds, sample_ids: Tensor | None) -> None:
+    """Raises TypeError or ValueError for inputs, labels or ids that no attack takes, in types, shapes and values."""
+    check_images(x)
+    nothing: dict[str, Any] = {"targets": None, "normalization": None}
+    found = checked(
+        x, y, 0.0, 0.0, "linf", loss="ce", bounds=bounds, sample_ids=sample_ids, validate=True, **nothing
+    )  # fmt: skip
+    found[2].settle()
 
 
 def check_images(x: Tensor) -> None:

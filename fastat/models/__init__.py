@@ -9,17 +9,21 @@ from torch import Tensor, nn
 
 from fastat.models.access import (
     Model,
+    any_compiled,
     buffers_put_back,
     fresh_casts,
     in_eval_mode,
     innermost,
     logits_of,
+    modes_kept,
+    run_eagerly,
     uncompiled,
     unwrapped,
 )
 from fastat.models.config import ModelConfig
 from fastat.models.external import IMAGENET_MEAN, IMAGENET_STD, PREFIXES, zoo_model, zoo_statistics
 from fastat.models.features import Features, with_features
+from fastat.models.half import directions, half_scale
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
 from fastat.models.own import call_own, is_own, own_model
@@ -38,12 +42,15 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Normalized",
+    "any_compiled",
     "buffers_put_back",
     "build",
     "call_own",
     "check_name",
     "closest_named",
+    "directions",
     "fresh_casts",
+    "half_scale",
     "in_eval_mode",
     "innermost",
     "is_own",
@@ -52,12 +59,14 @@ __all__ = [
     "load_weights",
     "logits_of",
     "mlp",
+    "modes_kept",
     "names",
     "preact_resnet18",
     "preact_resnet34",
     "preact_resnet50",
     "read_weights",
     "reshard",
+    "run_eagerly",
     "small_cnn",
     "title",
     "uncompiled",

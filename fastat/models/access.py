@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, cast
 
 import torch
@@ -41,8 +42,12 @@ def unwrapped(model: Model) -> Iterator[Model]:
     An attack's passes have no gradient of a parameter for the wrapper to wait for. Through it they would all the same
     broadcast buffers, and with ``static_graph`` take the place of the backward pass that is to be synchronized. A
     module around the wrapper, one that normalizes say, has the wrapped module in its place until the block ends. What
-    was compiled together with a wrapper runs uncompiled. Wrappers out of sight, those that a function calls, stay.
+    was compiled together with a wrapper runs uncompiled. Wrappers out of sight stay: in a list, or in a function.
+
+    Raises:
+        ValueError: such a one has ``static_graph``: its gradients would not be synchronized.
     """
+    _refuse_static_out_of_sight(model)
     if not isinstance(model, nn.Module) or not any(map(_is_ddp, model.modules())):
         yield model
         return
@@ -50,13 +55,35 @@ def unwrapped(model: Model) -> Iterator[Model]:
         yield _bare(model, swapped)
 
 
+def _refuse_static_out_of_sight(model: Model) -> None:
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return
+    hidden: list[Any] = []
+    if isinstance(model, nn.Module):
+        for module in model.modules():
+            kept = [value for name, value in vars(module).items() if name != "_modules"]
+            hidden += [one for value in kept if isinstance(value, dict) for one in value.values()]
+            hidden += [one for value in kept if isinstance(value, list | tuple) for one in value]
+    else:
+        function = getattr(model, "func", model)
+        with suppress(TypeError, ValueError):
+            seen = inspect.getclosurevars(function)
+            hidden += [*seen.nonlocals.values(), *seen.globals.values()]
+    for value in hidden:
+        if isinstance(value, nn.Module) and any(_is_ddp(inner) and inner.static_graph for inner in value.modules()):
+            raise ValueError(
+                "a DistributedDataParallel with static_graph=True is called by a function or kept in a list, where an "
+                "attack through it would leave gradients unsynchronized: pass the wrapper, or a module that holds it"
+            )
+
+
 def _bare(module: nn.Module, swapped: ExitStack) -> nn.Module:
     if _is_ddp(module):
         return _bare(cast(nn.Module, module.module), swapped)
     if uncompiled(module) is not module and any(map(_is_ddp, module.modules())):
         return _bare(uncompiled(module), swapped)
-    for name, child in module.named_children():
-        bare = _bare(child, swapped)
+    for name, child in list(module._modules.items()):  # one that has two names is there twice
+        bare = None if child is None else _bare(child, swapped)
         if bare is not child:
             module._modules[name] = bare
             swapped.callback(module._modules.__setitem__, name, child)
@@ -79,26 +106,45 @@ def uncompiled(model: Any) -> Any:
     return getattr(model, "_orig_mod", model)
 
 
+def any_compiled(model: Model) -> bool:
+    """Whether torch.compile made the model or a module of it."""
+    modules = model.modules() if isinstance(model, nn.Module) else []
+    return any(uncompiled(module) is not module or module._compiled_call_impl is not None for module in modules)
+
+
+def run_eagerly(model: Model) -> AbstractContextManager[Any]:
+    """Within the block compiled modules run as they were written: compiled code has no second derivative."""
+    return torch.compiler.set_stance("force_eager") if any_compiled(model) else nullcontext()
+
+
 @contextmanager
 def in_eval_mode(model: Model) -> Iterator[None]:
     """Puts every module in eval mode, and back in the mode it had: some may have been in eval mode before.
 
     An exported module keeps the mode in which it was exported.
     """
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    if not any(training for _, training in modes):
+    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
         yield
         return
-    root = modes[0][0]
-    with suppress(NotImplementedError):
-        root.eval()
+    with modes_kept(model):
+        with suppress(NotImplementedError):
+            model.eval()
+        yield
+
+
+@contextmanager
+def modes_kept(model: Model) -> Iterator[None]:
+    """Puts every module back in the mode it had, by its own ``train``: what a module does when its mode changes, an
+    adapter that merges its weights say, is done for the way back too."""
+    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     try:
         yield
     finally:
-        with suppress(NotImplementedError):
-            root.train(modes[0][1])  # what a module does when its mode changes is done for the way back too
-        for module, training in modes:
-            module.training = training
+        for module, training in modes:  # a module before those within it, whose modes it changes
+            if module.training != training:
+                with suppress(NotImplementedError):  # of an exported one
+                    module.train(training)
+                module.training = training
 
 
 @contextmanager

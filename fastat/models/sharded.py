@@ -27,7 +27,7 @@ def keep_gathered(model: nn.Module) -> Iterator[None]:
     """Within the block, parameters that FSDP2 shards stay gathered from their first use to the block's end.
 
     Each step of an attack gathers them twice otherwise, for its forward and its backward pass. Costs the memory of the
-    whole network. The optimizer steps after the block::
+    whole network. The optimizer had better step after the block; shards that it moved are gathered anew::
 
         with fastat.keep_gathered(model):
             loss = protocol(model, x, y)
@@ -41,12 +41,24 @@ def keep_gathered(model: nn.Module) -> Iterator[None]:
     groups = [group for state in states for group in _groups(state)]
     before = [(group, group.post_forward_mesh_info, group.reshard_after_backward) for group in groups]
     automatic = [(state, state._auto_reshard_after_forward) for state in states]
+    seen: dict[Any, list[int]] = {}
+
+    def gather_what_moved(module: Any, _: Any) -> None:
+        shards = [one.sharded_param for group in _groups(module._get_fsdp_state()) for one in group.fsdp_params]
+        now = [shard._version for shard in shards]
+        if seen.setdefault(module, now) != now:
+            module.reshard()
+            seen[module] = now
+
+    hooks = [module.register_forward_pre_hook(gather_what_moved, prepend=True) for module in modules]
     try:
         for module in modules:
             module.set_reshard_after_forward(False, recurse=False)
             module.set_reshard_after_backward(False, recurse=False)
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for group, after_forward, after_backward in before:
             group.post_forward_mesh_info, group.reshard_after_backward = after_forward, after_backward
         for state, value in automatic:

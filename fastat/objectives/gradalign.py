@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastat.kernels import ops
 from fastat.kernels.arguments import widened
-from fastat.models import Model, logits_of
+from fastat.models import Model, directions, logits_of, run_eagerly
 from fastat.support.threat import check_size
 
 
@@ -45,8 +45,9 @@ def gradient_misalignment(
     """
     check_size(eps, "eps", len(x))
     noisy = ops.random_start(x, eps, "linf", seed, sample_ids, lower, upper)
-    at_x = _input_gradient(model, x.detach(), y, differentiable=False)
-    at_noisy = _input_gradient(model, noisy, y, differentiable=True)
+    with torch.enable_grad(), run_eagerly(model):
+        at_x = _input_gradient(model, x.detach(), y, differentiable=False)
+        at_noisy = _input_gradient(model, noisy, y, differentiable=True)
     return (1 - F.cosine_similarity(at_x.flatten(1), at_noisy.flatten(1), dim=1)).mean()
 
 
@@ -55,4 +56,4 @@ def _input_gradient(model: Model, x: Tensor, y: Tensor, differentiable: bool) ->
     loss = F.cross_entropy(
         widened(logits_of(model(leaf))), y, reduction="sum"
     )  # of which each sample's gradient is its own
-    return torch.autograd.grad(loss, leaf, create_graph=differentiable)[0]
+    return directions(loss, [leaf], create_graph=differentiable)[0]

@@ -23,7 +23,17 @@ from fastat.support.threat import Bounds, Norm, check_bounds, check_norm
 AttackFunction = Callable[[Model, Tensor, Tensor], Tensor]
 """An attack of one's own: ``(model, x, y) -> x_adv``, which may train on labels of any kind."""
 
-_TRADES_NOISE = 1e-3  # the authors start from normal noise of this size; here it is uniform
+_TRADES_NOISE = 1e-3  # of the width of the box; the authors start from normal noise of this size, here it is uniform
+OPTIONS: Mapping[AttackName, tuple[str, ...]] = {
+    "none": (),
+    "pgd": ("steps", "step_size", "mode"),
+    "pgd-kl": ("steps", "step_size", "mode"),
+    "fgsm": ("step_size", "mode"),
+    "rs-fgsm": ("step_size", "mode"),
+    "n-fgsm": ("step_size", "mode"),
+    "free": ("step_size", "replays"),
+}
+"""The fields that each kind of attack uses beside its threat model."""
 
 # noise as a multiple of eps, step as a multiple of eps, whether the result is clipped to the ball
 _SINGLE_STEP: Mapping[str, tuple[float, float, bool]] = {
@@ -73,8 +83,14 @@ class Attack:
         check_number(self.eps, "eps")
         at_least_1(self.steps, "steps")
         at_least_1(self.replays, "replays")
+        for name, plain in (("eps", float), ("steps", int), ("replays", int)):  # numpy's numbers are none of JSON's
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        if self.bounds is not None:
+            lower, upper = self.bounds
+            found = tuple(None if end is None else float(end) for end in (lower, upper))
+            object.__setattr__(self, "bounds", found)
         if self.step_size is not None:
-            check_number(self.step_size, "step_size", above=True)
+            object.__setattr__(self, "step_size", check_number(self.step_size, "step_size", above=True))
 
     def __call__(
         self,
@@ -120,7 +136,8 @@ class Attack:
     def _beside(self, x: Tensor, seed: int | Tensor | None, ids: Tensor) -> Tensor:
         """Points close by the inputs, where the divergence from the prediction on them has a gradient."""
         lower, upper = self.bounds or (None, None)
-        return random_start(x, min(_TRADES_NOISE, self.eps), "linf", seed, ids, lower, upper)
+        width = 1.0 if lower is None or upper is None else upper - lower
+        return random_start(x, min(_TRADES_NOISE * width, self.eps), "linf", seed, ids, lower, upper)
 
     @property
     def title(self) -> str:
@@ -137,14 +154,10 @@ def stepped(x: Tensor, delta: Tensor, bounds: Bounds) -> Tensor:
     return (x_adv if bounds is None else x_adv.clamp_(lower, upper)).detach().requires_grad_()
 
 
-def move_(delta: Tensor, gradient: Tensor | None, attack: Attack) -> None:
+def move_(delta: Tensor, gradient: Tensor, attack: Attack) -> None:
     """delta <- clip(delta + step_size sign(gradient), -eps, eps), the gradient that of the weights' own backward pass
     (Shafahi et al., "Adversarial training for free!", NeurIPS 2019, algorithm 1), at the image that is clipped to
     the box: a pixel that delta pushes out of it can come back."""
-    if gradient is None:
-        raise RuntimeError(
-            "attack 'free': the loss was not differentiated within the block: call loss.backward() there"
-        )
     size = attack.eps if attack.step_size is None else attack.step_size
     flat = gradient.to(delta.dtype).contiguous()
     STEPS[attack.norm](delta, flat, torch.zeros_like(delta), size, attack.eps, None, None)

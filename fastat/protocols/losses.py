@@ -32,9 +32,10 @@ class CrossEntropy:
     def __post_init__(self) -> None:
         below_1(self.label_smoothing, "label_smoothing")
 
-    def __call__(self, logits: Tensor, y: Tensor, clean: Tensor | None = None) -> Tensor:
+    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """The losses ``[B]`` of logits ``[B, C]``."""
-        return F.cross_entropy(logits, y, reduction="none", label_smoothing=self.label_smoothing)
+        labels = y if y.is_floating_point() else y.long()
+        return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
 
 
 @dataclass(frozen=True)

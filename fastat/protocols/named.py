@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, get_args
 
-from fastat.protocols.attack import Attack, AttackFunction
+from fastat.protocols.attack import OPTIONS, Attack, AttackFunction
 from fastat.protocols.checks import one_of
 from fastat.protocols.config import ProtocolConfig
 from fastat.protocols.losses import LOSSES, CrossEntropy, Loss, LossFunction, Mart, Trades
@@ -27,7 +28,7 @@ from fastat.support.threat import Bounds, Norm, ThreatModel
 def protocol(
     name: ProtocolName = "pgd-at",
     *,
-    eps: float,
+    eps: float | None = None,
     norm: Norm = "linf",
     bounds: Bounds = (0.0, 1.0),
     attack: AttackName | AttackFunction | None = None,
@@ -52,15 +53,16 @@ def protocol(
     ============ =====================================================================================================
 
     Args:
-        eps: radius of the attack, in the units of the bounds.
+        eps: radius of the attack, in the units of the bounds; left out where the attack is a function of one's own.
         norm, bounds: see :class:`fastat.protocols.Attack`.
         attack, loss, objective: in place of those of the name; any goes with any.
         options: the other fields of the parts, by their names: steps, step_size, mode and replays of the
             :class:`~fastat.protocols.Attack`; label_smoothing, beta and lam of the losses; alpha, r, order, gamma,
-            beta, tau and positives of the objectives; grad_align and awp.
+            beta, tau, positives and features of the objectives; grad_align and awp.
 
     Raises:
-        TypeError: an option that no part of this protocol has, or that two of them have.
+        TypeError: an option that no part of this protocol uses, or that two of them have; no eps, or one that would not
+            be used.
         ValueError: an unknown name, or a value out of its range.
     """
     check_protocol_name(name)
@@ -69,17 +71,23 @@ def protocol(
     chosen = {"attack": "pgd", **chosen, **{part: value for part, value in given.items() if value is not None}}
     mode = chosen.pop("attack_mode", "train")
     kinds: dict[str, type] = {}
+    if isinstance(chosen["attack"], Attack):
+        raise TypeError("attack has an eps and a norm of its own here: pass its kind, or make Protocol(attack, ...)")
+    if isinstance(chosen["attack"], str) != (eps is not None):
+        raise TypeError("eps is missing" if eps is None else "eps is not used by an attack of one's own: leave it out")
     if isinstance(chosen["attack"], str):
+        one_of(chosen["attack"], "attack", get_args(AttackName))
         kinds["attack"] = Attack
     for part, known in (("loss", LOSSES), ("objective", OBJECTIVES)):
         value = chosen.setdefault(part, next(iter(known)))
         if isinstance(value, str):
             one_of(value, part, tuple(known))
             kinds[part] = dict(known)[value]
-    parts = _sorted(name, kinds, options)
+    parts = _sorted(name, kinds, OPTIONS.get(chosen["attack"], ()) if "attack" in kinds else (), options)
     if "attack" in kinds:
         threat = {"eps": eps, "norm": norm, "bounds": bounds}
-        chosen["attack"] = Attack(chosen["attack"], **{"mode": mode, **threat, **parts["attack"]})
+        named = {"mode": mode} if "mode" in OPTIONS[chosen["attack"]] else {}
+        chosen["attack"] = Attack(chosen["attack"], **{**named, **threat, **parts["attack"]})
     for part in ("loss", "objective"):
         if part in kinds:
             chosen[part] = kinds[part](**parts[part])
@@ -89,11 +97,12 @@ def protocol(
 _EXTRAS = ("grad_align", "awp")
 
 
-def _sorted(name: str, kinds: dict[str, type], options: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The options by the part that has them."""
+def _sorted(
+    name: str, kinds: dict[str, type], of_attack: Sequence[str], options: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The options by the part that uses them."""
     owners = {part: [one.name for one in dataclasses.fields(kind) if one.init] for part, kind in kinds.items()}
-    owners["attack"] = [field for field in owners.get("attack", []) if field != "kind"]
-    owners["extras"] = list(_EXTRAS)
+    owners |= {"attack": list(of_attack), "extras": list(_EXTRAS)}
     found: dict[str, dict[str, Any]] = {part: {} for part in (*owners, "loss", "objective")}
     for option, value in options.items():
         having = [part for part, fields in owners.items() if option in fields]
@@ -110,16 +119,14 @@ def _sorted(name: str, kinds: dict[str, type], options: dict[str, Any]) -> dict[
 
 def protocol_of(method: ProtocolConfig, threat: ThreatModel) -> Protocol:
     """The protocol that a configuration writes down."""
-    attack = Attack(
-        method.attack,
-        eps=threat.eps,
-        norm=threat.norm,
-        bounds=threat.bounds,
-        steps=method.attack_steps,
-        step_size=method.step_size,
-        mode=method.attack_mode,
-        replays=method.replays,
-    )
+    options = {
+        "steps": method.attack_steps,
+        "step_size": method.step_size,
+        "mode": method.attack_mode,
+        "replays": method.replays,
+    }
+    used: dict[str, Any] = {name: options[name] for name in OPTIONS[method.attack]}
+    attack = Attack(method.attack, eps=threat.eps, norm=threat.norm, bounds=threat.bounds, **used)
     losses: dict[LossName, Loss] = {
         "cross-entropy": CrossEntropy(method.label_smoothing),
         "trades": Trades(method.trades_beta, method.label_smoothing),

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, get_args
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from fastat.kernels.arguments import check_number, widened
@@ -20,6 +19,7 @@ from fastat.objectives import (
     holistic_loss,
 )
 from fastat.protocols.checks import below_1, one_of
+from fastat.protocols.losses import CrossEntropy
 from fastat.support.distributed import Group
 
 ObjectiveFunction = Callable[[Tensor], Tensor]
@@ -44,8 +44,7 @@ class Mean:
 
     def __call__(self, batch: Judged) -> Tensor:
         """0-d, with gradient."""
-        losses = F.cross_entropy(batch.logits, batch.y, reduction="none") if batch.losses is None else batch.losses
-        return losses.mean()
+        return (CrossEntropy()(batch.logits, batch.y) if batch.losses is None else batch.losses).mean()
 
 
 @dataclass(frozen=True)
@@ -108,6 +107,8 @@ class Benign:
         check_number(self.beta, "beta")
         check_number(self.tau, "tau", above=True)
         one_of(self.positives, "positives", get_args(Positives))
+        if self.features is not None and not isinstance(self.features, str):
+            raise TypeError(f"features must be the name of a module, got {self.features!r}")
 
     def __call__(self, batch: Judged) -> Tensor:
         """0-d, with gradient."""

@@ -39,7 +39,7 @@ def parts_of(saved: Mapping[str, Any]) -> dict[str, Any]:
             continue
         value = fields[part]
         name = value.get("name") if isinstance(value, Mapping) else None
-        if name not in kinds:
+        if not isinstance(name, str) or name not in kinds:
             raise ValueError(f"{part} must have a name, one of {', '.join(kinds)}, got {value!r}")
         known = {one.name for one in dataclasses.fields(kinds[name])}
         values = dict(_mapping(part, value, known | {"name"}))

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from fastat.graphs import Graph
-from fastat.kernels.arguments import check_number, widened
-from fastat.models import Model, is_sharded, logits_of, uncompiled, unwrapped, with_features
-from fastat.objectives import gradient_misalignment
-from fastat.protocols.attack import Attack, AttackFunction, move_, stepped
+from fastat.kernels.arguments import check_number
+from fastat.models import Model, unwrapped
+from fastat.protocols.attack import Attack, AttackFunction, move_
 from fastat.protocols.awp import perturbed_weights
 from fastat.protocols.checks import one_of
+from fastat.protocols.descent import Batch, adversarial, descended, misaligned
 from fastat.protocols.losses import LOSSES, CrossEntropy, Loss, LossFunction, Mart, Trades
-from fastat.protocols.objective import OBJECTIVES, Benign, Holistic, Judged, Mean, Objective, ObjectiveFunction
+from fastat.protocols.objective import OBJECTIVES, Benign, Holistic, Mean, Objective, ObjectiveFunction
 from fastat.protocols.plain import data_of, parts_of
 from fastat.support.distributed import Group, own_ids
 
@@ -45,12 +45,14 @@ class Protocol:
     and plain data by :meth:`as_dict` and :meth:`from_dict`. :func:`fastat.protocol` makes one by its name.
 
     In a loop over several processes (DistributedDataParallel, FSDP2) every process calls it with its part of the batch.
-    A mean is then that of all parts, after the gradients are averaged; HR and BAT look at the batch as a whole, and are
-    those of all parts only if ``group`` names the processes. For the same reason they are not those of the whole batch
-    where it is cut into micro-batches.
+    A mean is then that of all parts, if these are of one size, after the gradients are averaged; HR and BAT look at the
+    batch as a whole, and are those of all parts only if ``group`` names the processes. For the same reason they are not
+    those of the whole batch where it is cut into micro-batches. Where SyncBatchNorm is in train mode every step of an
+    attack is an exchange: all processes take equally many.
 
     Attributes:
-        attack: an :class:`Attack`, or a function ``(model, x, y) -> x_adv``.
+        attack: an :class:`Attack`, or a function ``(model, x, y) -> x_adv``, which is given ``seed`` and ``sample_ids``
+            too if it takes them (``functools.partial(fastat.pgd, eps=8 / 255, loss="margin")`` does).
         loss: :class:`CrossEntropy`, :class:`Trades`, :class:`Mart` or their names, or a function of the output on the
             adversarial examples and the labels, ``(output, y) -> losses [B]``.
         objective: :class:`Mean`, :class:`Holistic`, :class:`Benign` or their names, or a function of the losses,
@@ -91,7 +93,7 @@ class Protocol:
     @property
     def couples(self) -> bool:
         """Whether it is part of the step of the optimizer too: AWP, and attack "free"."""
-        return self.awp > 0 or (isinstance(self.attack, Attack) and self.attack.kind == "free")
+        return self.awp > 0 or self._is_free
 
     def __call__(
         self,
@@ -114,10 +116,11 @@ class Protocol:
                 ``logits``); in train mode for a training. Its mode is left as it was.
             x: ``[B, ...]``, within the bounds of the attack.
             y: integer labels ``[B]``; with an attack, a loss and an objective of one's own, what these take.
-            seed: of all that is random, a number to be changed from step to step; None to draw it from torch's CPU
-                generator.
+            seed: of the attack's and GradAlign's noise, a number to be changed from step to step, and from one
+                micro-batch to the next where there are no ids; None to draw it from torch's CPU generator.
             sample_ids: int64 ``[B]``, of the images in the dataset say: with the same seed a sample meets the same
-                random numbers in any batch and process. None for its position and the rank of the process.
+                random numbers in any batch and process. None for its position and the rank of the process; processes
+                that share a batch, as those of tensor parallelism do, must be given the same.
             group: processes of torch.distributed over which the batch is spread, whose losses HR and BAT then take
                 together.
 
@@ -186,73 +189,41 @@ class Protocol:
 
         The other arguments and errors are those of the call.
         """
-        if len(x) == 0:
-            raise ValueError("x must hold a sample: the loss of an empty batch is no number")
-        ids = own_ids(x) if sample_ids is None else sample_ids
-        seed = _drawn(seed)
-        if isinstance(self.attack, Attack) and self.attack.kind == "free":
-            if delta is None or delta.shape != x.shape:
-                found = "None" if delta is None else list(delta.shape)
-                raise ValueError(f"delta must be like x {list(x.shape)}, torch.zeros_like(x) at first, got {found}")
-            x_adv = stepped(x, delta, self.attack.bounds)
-        elif delta is not None:
+        batch = _checked(x, y, seed, sample_ids, group)
+        if delta is not None and not self._is_free:
             raise ValueError("delta is carried by attack 'free' alone: leave it out")
-        elif isinstance(self.attack, Attack):
-            x_adv = self.attack(model, x, y, seed=seed, sample_ids=ids, graph=graph, validate=validate)
-        else:
-            x_adv = self.attack(model, x, y)
-
-        def descended(model: Model) -> tuple[Tensor, Tensor]:
-            return self._descended(model, x, x_adv, y, seed, ids, group)
+        x_adv = adversarial(self.attack, model, batch, delta, graph, validate)
 
         def worst() -> Tensor:
             with unwrapped(model) as bare:
-                return descended(bare)[0]
+                return self._descended(bare, batch, x_adv)[0]
 
-        with perturbed_weights(model, worst, self.awp, group):
-            yield Outcome(*descended(model), x_adv)
+        differentiated: list[bool] = []
+        try:
+            with perturbed_weights(model, worst, self.awp, group):
+                loss, logits = self._descended(model, batch, x_adv)
+                if self.couples and loss.requires_grad:
+                    loss.register_hook(lambda _: differentiated.append(True))
+                yield Outcome(loss, logits, x_adv)
+        finally:
+            if self.couples:
+                torch.clear_autocast_cache()  # it may hold the weights as they were within the block
+        if self.couples and not differentiated:
+            raise RuntimeError("the loss was not differentiated within the block: call outcome.loss.backward() there")
         if delta is not None:
-            assert isinstance(self.attack, Attack)
+            assert isinstance(self.attack, Attack) and x_adv.grad is not None
             move_(delta, x_adv.grad, self.attack)
 
-    def _descended(
-        self, model: Model, x: Tensor, x_adv: Tensor, y: Tensor, seed: int | Tensor, ids: Tensor, group: Group | None
-    ) -> tuple[Tensor, Tensor]:
-        """The objective at the adversarial examples, and the logits there. One pass goes through wrappers, which expect
-        one for each backward."""
-        loss, objective = self.loss, self.objective
-        clean = features = None
-        if isinstance(loss, Trades | Mart):
-            with unwrapped(model) as bare:
-                clean = widened(logits_of(bare(x)))
-        if isinstance(objective, Benign):
-            output, features = with_features(model, objective.features)(x_adv)
-        else:
-            output = logits_of(model(x_adv))
-        logits = widened(output)
-        fuses = loss == CrossEntropy()
-        if isinstance(loss, Trades | Mart):
-            assert clean is not None
-            losses: Tensor | None = loss(logits, y, clean)
-        else:
-            losses = None if fuses else loss(logits, y)
-        if isinstance(objective, Mean | Holistic | Benign):
-            value = objective(Judged(logits, features, y, losses, group))
-        else:
-            value = objective(CrossEntropy()(logits, y) if losses is None else losses)
+    def _descended(self, model: Model, batch: Batch, x_adv: Tensor) -> tuple[Tensor, Tensor]:
+        value, logits = descended(self.loss, self.objective, model, batch, x_adv)
         if self.grad_align > 0:
-            value = value + self.grad_align * self._misaligned(model, x, y, seed, ids)
+            assert isinstance(self.attack, Attack)
+            value = value + self.grad_align * misaligned(model, batch, self.attack.eps, self.attack.bounds)
         return value, logits
 
-    def _misaligned(self, model: Model, x: Tensor, y: Tensor, seed: int | Tensor, ids: Tensor) -> Tensor:
-        assert isinstance(self.attack, Attack)
-        if is_sharded(model):
-            raise ValueError("grad_align needs a second derivative, which FSDP2 does not have: it must be 0")
-        lower, upper = self.attack.bounds or (None, None)
-        with unwrapped(model) as bare:  # compiled code has no second derivative
-            return gradient_misalignment(
-                uncompiled(bare), x, y, self.attack.eps, seed=seed, sample_ids=ids, lower=lower, upper=upper
-            )
+    @property
+    def _is_free(self) -> bool:
+        return isinstance(self.attack, Attack) and self.attack.kind == "free"
 
     def __str__(self) -> str:
         """The training in the words of a title: "PGD-10 adversarial training", "HR (alpha 0.05, r 0.1) on N-FGSM"."""
@@ -290,9 +261,15 @@ class Protocol:
         return Protocol(**parts_of(saved))
 
 
-def _drawn(seed: int | Tensor | None) -> int | Tensor:
-    """One seed for all passes of a step."""
-    return int(torch.randint(2**63 - 1, ())) if seed is None else seed
+def _checked(x: Tensor, y: Tensor, seed: int | Tensor | None, sample_ids: Tensor | None, group: Group | None) -> Batch:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor [B, ...], got {type(x).__name__}")
+    if x.dim() == 0 or len(x) == 0:
+        raise ValueError("x must hold a sample: the loss of an empty batch is no number")
+    if group is not None and not isinstance(group, Group):
+        raise TypeError(f"group must be a process group of torch.distributed, got {group!r}")
+    ids = own_ids(x) if sample_ids is None else sample_ids
+    return Batch(x, y, ids, int(torch.randint(2**63 - 1, ())) if seed is None else seed, group)
 
 
 def _name(function: object) -> str:

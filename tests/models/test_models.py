@@ -260,7 +260,7 @@ def test_preact_bottleneck_is_its_formula():
 
 def test_build_rejects_what_does_not_fit():
     with pytest.raises(
-        ValueError, match=r"model must be one of small_cnn, .*, timm:NAME, torchvision:NAME, got 'resnet'"
+        ValueError, match=r"model must be one of small_cnn, .*, torchvision:NAME, package.module:function, got 'resnet'"
     ):
         models.build("resnet", 10, 3)
     with pytest.raises(ValueError, match="mean has 3 entries for 1 channels"):

@@ -1,6 +1,7 @@
 """Protocols in loops of one's own, in one process, and on models of every kind."""
 
 from contextlib import nullcontext
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -116,6 +117,13 @@ def test_a_module_that_does_something_when_its_mode_changes():
     PROTOCOLS["trades"](model, x, y)
     torch.testing.assert_close(model[1].weight.detach(), before, rtol=0, atol=1e-12)
     assert model[1].training
+    for mixed in (model, model[1]):  # one within another of the other mode
+        model.train()
+        mixed.eval()
+        model.training = mixed is not model
+        merged = model[1].weight.detach().clone()
+        PROTOCOLS["trades"](model, x, y)
+        torch.testing.assert_close(model[1].weight.detach(), merged, rtol=0, atol=1e-12)
 
 
 def textbook(model, x, y, start, autocast):
@@ -156,13 +164,30 @@ def test_the_plain_loop_in_any_precision(dtype):
     assert all(not torch.equal(old, p.detach()) for old, p in zip(before, models[1].parameters(), strict=True))
 
 
-def test_gradients_in_float16_do_not_vanish():
+def vanishing():
+    """A network whose gradient to the input is some 1e-8 for a sample: below float16's smallest number."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 3))
     with torch.no_grad():
-        model[1].weight *= 1e-3  # the gradient to the input is some 1e-8 for a sample: below float16's smallest number
+        model[1].weight *= 1e-3
         model[3].weight *= 1e-4
-    x, y, _ = batch()
+    return model
+
+
+class Inside(nn.Module):
+    """Runs in float16 by itself and returns float32, as Accelerate has it."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.float16):
+            return self.inner(x).float()
+
+
+def test_gradients_in_float16_do_not_vanish():
+    model, (x, y, _) = vanishing(), batch()
     x = x.float()
     exact = fastat.fgsm(model, x, y, 0.1)
     with torch.autocast("cpu", dtype=torch.float16):
@@ -171,8 +196,37 @@ def test_gradients_in_float16_do_not_vanish():
         found = fastat.fgsm(model, x, y, 0.1)
         own = fastat.fgsm(model, x, y, 0.1, loss=lambda z, y: F.cross_entropy(z, y, reduction="none"))
     assert float((plain == 0).float().mean()) > 0.9
-    for x_adv in (found, own):
+    for x_adv in (found, own, fastat.fgsm(Inside(model), x, y, 0.1)):
         assert float((x_adv - exact).abs().le(1e-6).float().mean()) > 0.9
+
+
+def test_gradients_in_float16_do_not_overflow():
+    torch.manual_seed(0)
+    model, (x, y, _) = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), batch()
+    with torch.no_grad():
+        model[1].weight *= 600  # the gradient is some hundred: scaled it would leave float16
+    x = x.float()
+    with torch.autocast("cpu", dtype=torch.float16):
+        found = fastat.fgsm(model, x, y, 0.1, norm="l2")
+    moved = (found - x).flatten(1).norm(dim=1)
+    wrong = (model(x).argmax(1) != y).nonzero().flatten()  # whose gradient is large
+    assert len(wrong) > 2 and float(moved[wrong].min()) > 0.01
+
+
+def test_second_derivatives_and_awp_in_float16():
+    model, (x, y, ids) = vanishing(), batch()
+    x = x.float()
+    aligned = fastat.gradient_misalignment(model, x, y, 0.1, seed=0, sample_ids=ids).item()
+    with torch.autocast("cpu", dtype=torch.float16):
+        half = fastat.gradient_misalignment(model, x, y, 0.1, seed=0, sample_ids=ids)
+    assert half.item() == pytest.approx(aligned, abs=0.02) and half.requires_grad
+    moves = []
+    for dtype in (torch.float32, torch.float16):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.float16):
+            before = model[1].weight.detach().clone()
+            with perturbed_weights(model, lambda: F.cross_entropy(model(x), y), 0.1):
+                moves.append((model[1].weight.detach() - before).flatten())
+    assert F.cosine_similarity(*moves, dim=0).item() > 0.95
 
 
 def test_awp_is_part_of_the_step():
@@ -209,8 +263,13 @@ def test_free_is_its_algorithm():
     with pytest.raises(ValueError, match="attack 'free' is part of the optimizer's step"):
         protocol(network(), x, y)
     for delta, error, message in (
-        (None, ValueError, r"delta must be like x \[12, 1, 4, 4\], torch.zeros_like\(x\) at first"),
-        (torch.zeros_like(x), RuntimeError, r"call loss\.backward"),
+        (None, ValueError, r"delta must be like x, \[12, 1, 4, 4\] of torch.float64 on cpu, torch.zeros_like"),
+        (
+            torch.zeros_like(x).float(),
+            ValueError,
+            "of torch.float64 on cpu, .*, got .12, 1, 4, 4. of torch.float32 on cpu",
+        ),
+        (torch.zeros_like(x), RuntimeError, r"call outcome\.loss\.backward"),
     ):
         with pytest.raises(error, match=message), protocol.stepping(network(), x, y, delta=delta):
             pass
@@ -229,6 +288,101 @@ def test_free_is_its_algorithm():
         expected = (expected + 0.03 * leaf.grad.sign()).clamp(-0.1, 0.1)
     torch.testing.assert_close(delta, expected, rtol=0, atol=1e-12)
     same(list(one.parameters()), list(other.parameters()))
+
+
+def test_free_looks_at_its_inputs():
+    model, (x, y, _) = network(), batch()
+    free = fastat.protocol("free", eps=0.1)
+    for bad, labels, message in ((255 * x, y, "8-bit images must be divided"), (x, y - 3, "y must be >= 0")):
+        with pytest.raises(ValueError, match=message), free.stepping(model, bad, labels, delta=torch.zeros_like(x)):
+            pass
+
+
+def test_awp_says_what_it_needs():
+    protocol, (x, y, _) = fastat.protocol("pgd-at", eps=0.1, steps=1, awp=0.01), batch()
+    with (
+        torch.no_grad(),
+        pytest.raises(ValueError, match="it cannot be within no_grad"),
+        protocol.stepping(network(), x, y),
+    ):
+        pass
+    frozen = network().requires_grad_(False)
+    with pytest.raises(ValueError, match="of which the model has none to train"), protocol.stepping(frozen, x, y):
+        pass
+    one = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    message = "was not differentiated within the block"
+    with pytest.raises(RuntimeError, match=message), protocol.stepping(one, x, y):
+        pass
+
+
+@pytest.mark.parametrize("name", ["awp", "free"])
+def test_a_pass_after_the_block_sees_the_weights_as_they_are(name):
+    x, y, _ = batch()
+    x, model = x.float(), network().float()
+    options = {"steps": 1, "awp": 0.5} if name == "awp" else {}
+    protocol = fastat.protocol("pgd-at" if name == "awp" else "free", eps=0.1, **options)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with protocol.stepping(model, x, y, delta=torch.zeros_like(x) if name == "free" else None) as found:
+            found.loss.backward()
+            optimizer.step()
+        after = model(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(after, model(x))
+
+
+def test_losses_and_objectives_of_ones_own_are_looked_at():
+    model, (x, y, _) = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), batch()
+
+    def square(output, y):
+        return (output - y).square()
+
+    with pytest.raises(ValueError, match=r"a loss for each sample \[12\], got \[12, 12\]"):
+        fastat.Protocol(lambda model, x, y: x, square)(model, x, y)
+    with pytest.raises(ValueError, match=r"got \[\]: a mean or a sum has to be left out, as reduction='none' does"):
+        fastat.Protocol(lambda model, x, y: x, nn.CrossEntropyLoss())(network(), x, y)
+    with pytest.raises(ValueError, match=r"objective\(losses\) must return one number, 0-d, got \[12\]"):
+        fastat.Protocol(lambda model, x, y: x, objective=lambda losses: losses)(network(), x, y)
+
+
+def test_attacks_of_ones_own_are_kept_in_order():
+    model, (x, y, ids) = network(), batch()
+
+    def careless(model, x, y):
+        model.eval()
+        return x + 0.1 * model(x).sum()
+
+    found = fastat.Protocol(careless).outcome(model, x, y)
+    assert model.training and not found.x_adv.requires_grad
+    for wrong in (lambda model, x, y: (x,), lambda model, x, y: x[:3]):
+        with pytest.raises(
+            ValueError, match=r"attack\(model, x, y\) must return a tensor like x, \[12, 1, 4, 4\], got"
+        ):
+            fastat.Protocol(wrong)(model, x, y)
+    keyed = fastat.Protocol(partial(fastat.pgd, eps=0.1, steps=2))
+    one, other = (keyed.outcome(model, x, y, seed=seed, sample_ids=ids).x_adv for seed in (1, 2))
+    assert torch.equal(one, fastat.pgd(model, x, y, 0.1, steps=2, seed=1, sample_ids=ids)) and not torch.equal(
+        one, other
+    )
+
+
+def test_batches_that_are_none():
+    model, (x, y, _) = network(), batch()
+    with pytest.raises(TypeError, match=r"x must be a torch.Tensor \[B, ...\], got dict"):
+        PROTOCOLS["trades"](model, {"x": x}, y)
+    with pytest.raises(TypeError, match=r"group must be a process group of torch\.distributed, got 'world'"):
+        PROTOCOLS["hr"](model, x, y, group="world")
+    for labels in (y.int(), y.short(), y.to(torch.uint8)):
+        assert torch.equal(PROTOCOLS["pgd-at"](model, x, labels, seed=0), PROTOCOLS["pgd-at"](model, x, y, seed=0))
+
+
+def test_gradalign_works_where_gradients_are_off_and_on_compiled_modules():
+    model, (x, y, ids) = network(), batch()
+    expected = PROTOCOLS["gradalign"](model, x, y, seed=0, sample_ids=ids).detach()
+    with torch.no_grad():
+        assert torch.equal(PROTOCOLS["gradalign"](model, x, y, seed=0, sample_ids=ids), expected)
+    inside = nn.Sequential(nn.Identity(), torch.compile(model, backend="aot_eager"))
+    torch.testing.assert_close(PROTOCOLS["gradalign"](inside, x, y, seed=0, sample_ids=ids).detach(), expected)
 
 
 def test_bad_batches():

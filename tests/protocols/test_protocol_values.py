@@ -6,6 +6,7 @@ import pickle
 from dataclasses import FrozenInstanceError, replace
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,8 +35,9 @@ EPS = 8 / 255
 @pytest.mark.parametrize("name", list(PROTOCOLS))
 def test_a_name_is_what_the_configuration_of_that_name_descends(name):
     config = config_of(name)
-    assert fastat.protocol(name, eps=0.1, steps=2) == protocol_of(config)
-    assert str(fastat.protocol(name, eps=0.1, steps=2)) == describe_training(config)
+    options = {"steps": 2} if config.method.attack.startswith("pgd") else {}
+    assert fastat.protocol(name, eps=0.1, **options) == protocol_of(config)
+    assert str(fastat.protocol(name, eps=0.1, **options)) == describe_training(config)
 
 
 def test_options_go_to_the_part_that_has_them():
@@ -70,6 +72,12 @@ def test_all_combinations_are_values_and_plain_data():
     assert len(seen) == 7 * 3 * 3 * 2
     with pytest.raises(FrozenInstanceError):
         one.awp = 1.0
+
+
+def test_numbers_of_numpy_and_lists_are_plain_ones():
+    attack = Attack("pgd", eps=np.float32(0.5), steps=np.int64(3), step_size=np.float64(0.1), bounds=[0, 1])
+    assert attack == Attack("pgd", eps=0.5, steps=3, step_size=0.1) and hash(attack)
+    assert json.dumps(Protocol(attack).as_dict())
 
 
 def own_loss(output, y):
@@ -120,7 +128,25 @@ def test_one_part_of_ones_own_goes_with_those_of_the_library():
     ("make", "error", "message"),
     [
         (lambda: fastat.protocol("tradse", eps=1), ValueError, "got 'tradse'; did you mean 'trades'?"),
-        (lambda: fastat.protocol("trades"), TypeError, "eps"),
+        (lambda: fastat.protocol("trades"), TypeError, "eps is missing"),
+        (
+            lambda: fastat.protocol("trades", eps=1, attack=own_attack),
+            TypeError,
+            "eps is not used by an attack of one's",
+        ),
+        (
+            lambda: fastat.protocol("trades", eps=1, attack=Attack(eps=2)),
+            TypeError,
+            "attack has an eps and a norm of its",
+        ),
+        (lambda: fastat.protocol("fgsm-at", eps=1, steps=5), TypeError, "protocol 'fgsm-at' has no option 'steps'"),
+        (lambda: fastat.protocol("pgd-at", eps=1, replays=5), TypeError, "protocol 'pgd-at' has no option 'replays'"),
+        (lambda: Benign(features=3), TypeError, "features must be the name of a module, got 3"),
+        (
+            lambda: Protocol.from_dict({"attack": {"eps": 1}, "loss": {"name": ["x"]}}),
+            ValueError,
+            "loss must have a name",
+        ),
         (lambda: fastat.protocol("trades", eps=1, betta=2), TypeError, "no option 'betta'.*did you mean 'beta'"),
         (lambda: fastat.protocol("pgd-at", eps=1, alpha=0.1), TypeError, "protocol 'pgd-at' has no option 'alpha'"),
         (

@@ -2,8 +2,8 @@
 
 import gc
 import os
-import socket
 from contextlib import nullcontext
+from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -72,6 +72,8 @@ CASES = [
     and (not normalized or (kind in ("ddp", "fsdp2") and name in ("rs-fgsm", "trades", "awp")))
 ]
 FRAMEWORKS = ("accelerate", "lightning")
+ALONE = []
+"""In a process, the group that it has with nobody: what is compared with shares no weights."""
 
 
 def network(normalized=False):
@@ -105,7 +107,7 @@ def trained(model, net, protocol, batch, group=None):
     """Gradients of the last step and weights of ``net`` after some steps of ``model``, as they are on one process."""
     x, y, ids = batch
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    delta = torch.zeros_like(x) if protocol.attack.kind == "free" else None
+    delta = torch.zeros_like(x) if protocol == PROTOCOLS["free"] else None
     for step in range(STEPS):
         with protocol.stepping(model, x, y, seed=step, sample_ids=ids, group=group, delta=delta) as found:
             optimizer.zero_grad()
@@ -128,7 +130,7 @@ def wrapped_networks(rank, found):
                 nets = [network(normalized).train(not normalized) for _ in range(2)]
                 model = wrap(nets[0]).train(not normalized)
                 alone = Shifted(nets[1]) if "a module" in kind else nets[1]
-                expected = trained(alone, nets[1], protocol, data())
+                expected = trained(alone, nets[1], protocol, data(), ALONE[0])
                 weights = trained(model, nets[0], protocol, batch, group_for(protocol))
                 found[kind, name, normalized] = float((weights - expected).abs().max())
                 del model
@@ -139,7 +141,7 @@ def ragged_parts(rank, found):
     """HR looks at all samples, wherever they are."""
     for name in ("hr", "bat"):
         protocol, nets = PROTOCOLS[name], [network() for _ in range(2)]
-        expected = trained(nets[1], nets[1], protocol, data())
+        expected = trained(nets[1], nets[1], protocol, data(), ALONE[0])
         model = DistributedDataParallel(nets[0])
         weights = trained(model, nets[0], protocol, tuple(t[own(rank)] for t in data()), dist.group.WORLD)
         found["ragged", name] = float((weights - expected).abs().max())
@@ -210,6 +212,90 @@ def difference(t):
     return float((both[0] - both[1]).abs().max())
 
 
+class Twice(nn.Module):
+    """Has its network under two names."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.first = inner
+        self.second = inner
+
+    def forward(self, x):
+        return self.second(x)
+
+
+def own_attack(model, x, y):
+    leaf = x.clone().requires_grad_()
+    gradient = torch.autograd.grad(nn.functional.cross_entropy(model(leaf), y), leaf)[0]
+    return (x + 0.1 * gradient.sign()).clamp(0, 1)
+
+
+def static_graphs(rank, found):
+    """An attack of one's own, a wrapper of two names, and wrappers out of sight."""
+    x, y, _ = batch = tuple(t[half(rank)] for t in data())
+    own = fastat.Protocol(own_attack)
+    for name, protocol, wrap in (
+        ("own attack", own, lambda ddp: ddp),
+        ("two names", PROTOCOLS["pgd-at"], Twice),
+    ):
+        nets = [network() for _ in range(2)]
+        model = wrap(DistributedDataParallel(nets[0], static_graph=True))
+        expected = trained(nets[1], nets[1], protocol, data(), ALONE[0])
+        found["static", name] = float((trained(model, nets[0], protocol, batch) - expected).abs().max())
+        del model
+        gc.collect()
+    ddp = DistributedDataParallel(network(), static_graph=True)
+    for name, model in (("function", called_by(ddp)), ("list", KeepsInAList(ddp))):
+        try:
+            PROTOCOLS["pgd-at"](model, x, y)
+        except ValueError as error:
+            found["static", name] = str(error)
+    del model, ddp
+    gc.collect()
+
+
+def called_by(model):
+    return lambda x: model(x)
+
+
+class KeepsInAList(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.kept = [inner]
+
+    def forward(self, x):
+        return self.kept[0](x)
+
+
+def awp_that_cannot_be(rank, found):
+    x, y, _ = (t[half(rank)] for t in data())
+    model = sharded(network())
+    model.set_requires_gradient_sync(False)
+    for name, one in (("no group", network()), ("no sync", model)):
+        try:
+            with PROTOCOLS["awp"].stepping(one, x, y):
+                pass
+        except ValueError as error:
+            found["awp", name] = str(error)
+
+
+def steps_while_gathered(rank, found):
+    """The optimizer moves the shards while the gathered weights are kept."""
+    x, y, ids = (t[half(rank)] for t in data())
+    weights = []
+    for keep in (False, True):
+        net = network()
+        model = sharded(net)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with fastat.keep_gathered(model) if keep else nullcontext():
+            for step in range(3):
+                PROTOCOLS["trades"](model, x, y, seed=step, sample_ids=ids).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        weights.append(torch.cat([whole(p).detach().flatten() for p in net.parameters()]))
+    found["steps while gathered"] = float((weights[0] - weights[1]).abs().max())
+
+
 def default_noise(rank, found):
     """Two processes that do the same but for their rank."""
     x, y, _ = (t[:4] for t in data())
@@ -233,7 +319,7 @@ def with_accelerate(rank, found):
                 accelerator.backward(outcome.loss)
                 optimizer.step()
         weights = torch.cat([t.flatten() for p in nets[0].parameters() for t in (p.grad, p)]).detach()
-        expected = trained(nets[1], nets[1], protocol, data())
+        expected = trained(nets[1], nets[1], protocol, data(), ALONE[0])
         found["accelerate", name] = float((weights - expected).abs().max())
         del model
         gc.collect()
@@ -282,18 +368,21 @@ def with_lightning(rank, found):
 
 
 def trained_net(net, protocol):
-    trained(net, net, protocol, data())
+    trained(net, net, protocol, data(), ALONE[0])
     return net
 
 
-def worker(rank, folder, port):
+def worker(rank, folder):
     torch.set_num_threads(1)
     torch._dynamo.config.recompile_limit = 64
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    dist.init_process_group("gloo")
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}  # frameworks ask for it; nobody listens there
+    meeting = f"file://{folder}/meeting"
+    dist.init_process_group("gloo", meeting, timedelta(minutes=5), rank=rank, world_size=2)
+    ALONE.append(dist.new_subgroups(group_size=1)[0])
     found = {}
-    for part in (wrapped_networks, ragged_parts, gathering, exchanges_of_ddp, default_noise):
+    parts = (wrapped_networks, ragged_parts, gathering, exchanges_of_ddp, static_graphs, awp_that_cannot_be)
+    for part in (*parts, steps_while_gathered, default_noise):
         part(rank, found)
     for part, package in ((with_accelerate, "accelerate"), (with_lightning, "lightning")):
         if find_spec(package) is not None:
@@ -305,14 +394,11 @@ def worker(rank, folder, port):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What both processes saw, the larger number of the two."""
+    """What both processes saw: the larger number of the two, NaN if one is that."""
     folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as meeting:
-        meeting.bind(("127.0.0.1", 0))
-        port = meeting.getsockname()[1]
-    mp.spawn(worker, (str(folder), port), nprocs=2)
+    mp.spawn(worker, (str(folder),), nprocs=2)
     ours, theirs = (torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(2))
-    return {key: max(value, theirs[key]) for key, value in ours.items()}
+    return {key: value if value != value else max(theirs[key], value) for key, value in ours.items()}
 
 
 @pytest.mark.parametrize(("kind", "name", "normalized"), CASES)
@@ -322,6 +408,25 @@ def test_two_processes_do_what_one_does(found, kind, name, normalized):
 
 def test_what_fsdp2_cannot_do_is_refused(found):
     assert "grad_align needs a second derivative, which FSDP2 does not have" in found["fsdp2", "gradalign"]
+
+
+@pytest.mark.parametrize("name", ["own attack", "two names"])
+def test_static_graphs(found, name):
+    assert found["static", name] < 1e-12
+
+
+@pytest.mark.parametrize("name", ["function", "list"])
+def test_a_static_graph_out_of_sight_is_refused(found, name):
+    assert "static_graph=True is called by a function or kept in a list" in found["static", name]
+
+
+def test_awp_that_would_differ_is_refused(found):
+    assert "AWP needs group=" in found["awp", "no group"]
+    assert "AWP on FSDP2 needs the gradients that are exchanged in every pass" in found["awp", "no sync"]
+
+
+def test_steps_while_parameters_are_kept_gathered(found):
+    assert found["steps while gathered"] < 1e-12
 
 
 @pytest.mark.parametrize("name", ["hr", "bat"])

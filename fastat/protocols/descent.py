@@ -16,7 +16,7 @@ from fastat.models import Model, is_sharded, logits_of, modes_kept, unwrapped, w
 from fastat.objectives import gradient_misalignment
 from fastat.protocols.attack import Attack, AttackFunction, stepped
 from fastat.protocols.losses import CrossEntropy, Loss, LossFunction, Mart, Trades
-from fastat.protocols.objective import Benign, Holistic, Judged, Mean, Objective, ObjectiveFunction
+from fastat.protocols.objective import BatchOutput, Benign, Holistic, Mean, Objective, ObjectiveFunction
 from fastat.support.distributed import Group
 from fastat.support.threat import Bounds
 
@@ -87,18 +87,19 @@ def descended(
         output = logits_of(model(x_adv))
     logits = widened(output)
     own = not isinstance(objective, Mean | Holistic | Benign)
-    losses = None
-    if clean is not None:
-        losses = loss(logits, batch.y, clean)  # type: ignore[call-arg]
+    losses: Tensor | None = None
+    if isinstance(loss, Trades | Mart):
+        assert clean is not None
+        losses = loss(logits, batch.y, clean)
     elif own or loss != CrossEntropy():  # HR and BAT make plain cross-entropies themselves, with their gradient
-        losses = loss(logits, batch.y)  # type: ignore[call-arg]
+        losses = loss(logits, batch.y)
     if losses is not None and losses.shape != (len(batch.x),):
         raise ValueError(
             f"loss(output, y) must return a loss for each sample [{len(batch.x)}], got {list(losses.shape)}: "
             "a mean or a sum has to be left out, as reduction='none' does"
         )
     if isinstance(objective, Mean | Holistic | Benign):
-        return objective(Judged(logits, features, batch.y, losses, batch.group)), logits
+        return objective(BatchOutput(logits, features, batch.y, losses, batch.group)), logits
     assert losses is not None
     value = objective(losses)
     if value.dim() > 0:

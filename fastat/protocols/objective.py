@@ -26,7 +26,7 @@ ObjectiveFunction = Callable[[Tensor], Tensor]
 """An objective of one's own: ``losses [B] -> 0-d``, with gradient."""
 
 
-class Judged(NamedTuple):
+class BatchOutput(NamedTuple):
     """What the network says of a batch: logits ``[B, C]`` and, where they are asked for, features ``[B, D]`` of the
     adversarial examples, labels ``[B]``; the losses ``[B]``, None for plain cross-entropies, which HR and BAT make with
     their gradient in one pass; and the processes that the batch is spread over."""
@@ -42,7 +42,7 @@ class Judged(NamedTuple):
 class Mean:
     """The mean of the losses."""
 
-    def __call__(self, batch: Judged) -> Tensor:
+    def __call__(self, batch: BatchOutput) -> Tensor:
         """0-d, with gradient."""
         return (CrossEntropy()(batch.logits, batch.y) if batch.losses is None else batch.losses).mean()
 
@@ -66,7 +66,7 @@ class Holistic:
         check_number(self.r, "r")
         one_of(self.order, "order", get_args(Order))
 
-    def __call__(self, batch: Judged) -> Tensor:
+    def __call__(self, batch: BatchOutput) -> Tensor:
         """0-d, with gradient; NaN where a loss is not finite."""
         budgets = (self.alpha, self.r, self.order)
         try:
@@ -110,7 +110,7 @@ class Benign:
         if self.features is not None and not isinstance(self.features, str):
             raise TypeError(f"features must be the name of a module, got {self.features!r}")
 
-    def __call__(self, batch: Judged) -> Tensor:
+    def __call__(self, batch: BatchOutput) -> Tensor:
         """0-d, with gradient."""
         assert batch.features is not None
         constants = (self.gamma, self.beta, self.tau, self.positives)

@@ -107,9 +107,9 @@ def test_weights_of_other_code(here, capsys):
     torch.save({"module." + name: t for name, t in models.build("small_cnn", 10, 1).model.state_dict().items()}, "w.pt")
     assert "w.pt is no checkpoint of fastat: say which network its weights are for" in refusal("evaluate", "w.pt")
     shown = ["--data", "digits", "--eval-size", "20", "--eps", "0.05"]
-    main(["evaluate", "w.pt", "--model", "small_cnn", *shown, "--out", "judged"])
+    main(["evaluate", "w.pt", "--model", "small_cnn", *shown, "--out", "found"])
     assert "20 test images, weights of other code" in capsys.readouterr().out
-    results = json.loads(Path("judged/results.json").read_text())
+    results = json.loads(Path("found/results.json").read_text())
     assert results["eps"] == 0.05 and results["figures"] == [
         "figures/adversarial_examples.png", "figures/accuracy_vs_eps.png",
     ]  # fmt: skip

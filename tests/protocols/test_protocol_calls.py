@@ -1,51 +1,15 @@
-"""Protocols in loops of one's own, in one process, and on models of every kind."""
+"""Protocols in loops of one's own, in one process."""
 
-from contextlib import nullcontext
 from functools import partial
-from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from protocol_cases import OF_A_BATCH, PROTOCOLS, batch, gradients, network, same
 from torch import nn
 
 import fastat
-from fastat.kernels import ops
 from fastat.protocols import perturbed_weights
-
-
-def network(normalized=False, seed=0):
-    torch.manual_seed(seed)
-    norm = nn.BatchNorm2d(4) if normalized else nn.Identity()
-    layers = [nn.Conv2d(1, 4, 3, padding=1), norm, nn.Tanh(), nn.Flatten(), nn.Linear(64, 12), nn.Tanh()]
-    return nn.Sequential(*layers, nn.Linear(12, 3)).double()
-
-
-def batch(n=12):
-    g = torch.Generator().manual_seed(1)
-    x = torch.rand(n, 1, 4, 4, generator=g, dtype=torch.float64)
-    return x, torch.randint(3, (n,), generator=g), torch.arange(n)
-
-
-def gradients(model):
-    return [p.grad for p in model.parameters()]
-
-
-def same(these, those, atol=1e-12):
-    for one, other in zip(these, those, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=atol)
-
-
-PROTOCOLS = {
-    "pgd-at": fastat.protocol("pgd-at", eps=0.1, steps=3),
-    "trades": fastat.protocol("trades", eps=0.1, steps=3),
-    "mart": fastat.protocol("mart", eps=0.1, steps=2),
-    "rs-fgsm": fastat.protocol("rs-fgsm", eps=0.1),
-    "gradalign": fastat.protocol("gradalign", eps=0.1),
-    "hr": fastat.protocol("hr", eps=0.1, steps=2),
-    "bat": fastat.protocol("bat", eps=0.1, steps=2),
-}
-OF_A_BATCH = ("hr", "bat")
 
 
 @pytest.mark.parametrize("name", list(PROTOCOLS))
@@ -124,109 +88,6 @@ def test_a_module_that_does_something_when_its_mode_changes():
         merged = model[1].weight.detach().clone()
         PROTOCOLS["trades"](model, x, y)
         torch.testing.assert_close(model[1].weight.detach(), merged, rtol=0, atol=1e-12)
-
-
-def textbook(model, x, y, start, autocast):
-    """PGD-2 and the cross-entropy there, as the field writes it."""
-    x_adv = start
-    for _ in range(2):
-        x_adv = x_adv.detach().requires_grad_()
-        with autocast():
-            loss = F.cross_entropy(model(x_adv), y, reduction="sum")
-        gradient = torch.autograd.grad(loss, x_adv)[0]
-        x_adv = (x + (x_adv + 0.125 * gradient.sign() - x).clamp(-0.1, 0.1)).clamp(0, 1)
-    with autocast():
-        return F.cross_entropy(model(x_adv.detach()), y), x_adv.detach()
-
-
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16, torch.float16], ids=str)
-def test_the_plain_loop_in_any_precision(dtype):
-    def autocast():
-        return nullcontext() if dtype is None else torch.autocast("cpu", dtype=dtype)
-
-    x, y, _ = batch()
-    x = x.float() if dtype else x
-    models = [network().float() if dtype else network() for _ in range(2)]
-    scaler = torch.amp.GradScaler("cpu", enabled=dtype == torch.float16, init_scale=1024.0)
-    start = ops.random_start(x, 0.1, "linf", 5)
-    expected, x_adv = textbook(models[0], x, y, start, autocast)
-    protocol = fastat.protocol("pgd-at", eps=0.1, steps=2)
-    with autocast():
-        found = protocol.outcome(models[1], x, y, seed=5)
-    differs = (found.x_adv - x_adv).abs() > 1e-6  # where a half-precision gradient is rounded to another sign, or to 0
-    assert float(differs.double().mean()) <= (0.0 if dtype is None else 0.1)
-    if dtype is None:
-        torch.testing.assert_close(found.loss, expected, rtol=0, atol=1e-12)
-    optimizer = torch.optim.SGD(models[1].parameters(), lr=0.1)
-    before = [p.detach().clone() for p in models[1].parameters()]
-    scaler.scale(found.loss).backward()
-    scaler.step(optimizer)
-    assert all(not torch.equal(old, p.detach()) for old, p in zip(before, models[1].parameters(), strict=True))
-
-
-def vanishing():
-    """A network whose gradient to the input is some 1e-8 for a sample: below float16's smallest number."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 3))
-    with torch.no_grad():
-        model[1].weight *= 1e-3
-        model[3].weight *= 1e-4
-    return model
-
-
-class Inside(nn.Module):
-    """Runs in float16 by itself and returns float32, as Accelerate has it."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x):
-        with torch.autocast("cpu", dtype=torch.float16):
-            return self.inner(x).float()
-
-
-def test_gradients_in_float16_do_not_vanish():
-    model, (x, y, _) = vanishing(), batch()
-    x = x.float()
-    exact = fastat.fgsm(model, x, y, 0.1)
-    with torch.autocast("cpu", dtype=torch.float16):
-        leaf = x.clone().requires_grad_()
-        plain = torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)[0]
-        found = fastat.fgsm(model, x, y, 0.1)
-        own = fastat.fgsm(model, x, y, 0.1, loss=lambda z, y: F.cross_entropy(z, y, reduction="none"))
-    assert float((plain == 0).float().mean()) > 0.9
-    for x_adv in (found, own, fastat.fgsm(Inside(model), x, y, 0.1)):
-        assert float((x_adv - exact).abs().le(1e-6).float().mean()) > 0.9
-
-
-def test_gradients_in_float16_do_not_overflow():
-    torch.manual_seed(0)
-    model, (x, y, _) = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), batch()
-    with torch.no_grad():
-        model[1].weight *= 600  # the gradient is some hundred: scaled it would leave float16
-    x = x.float()
-    with torch.autocast("cpu", dtype=torch.float16):
-        found = fastat.fgsm(model, x, y, 0.1, norm="l2")
-    moved = (found - x).flatten(1).norm(dim=1)
-    wrong = (model(x).argmax(1) != y).nonzero().flatten()  # whose gradient is large
-    assert len(wrong) > 2 and float(moved[wrong].min()) > 0.01
-
-
-def test_second_derivatives_and_awp_in_float16():
-    model, (x, y, ids) = vanishing(), batch()
-    x = x.float()
-    aligned = fastat.gradient_misalignment(model, x, y, 0.1, seed=0, sample_ids=ids).item()
-    with torch.autocast("cpu", dtype=torch.float16):
-        half = fastat.gradient_misalignment(model, x, y, 0.1, seed=0, sample_ids=ids)
-    assert half.item() == pytest.approx(aligned, abs=0.02) and half.requires_grad
-    moves = []
-    for dtype in (torch.float32, torch.float16):
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.float16):
-            before = model[1].weight.detach().clone()
-            with perturbed_weights(model, lambda: F.cross_entropy(model(x), y), 0.1):
-                moves.append((model[1].weight.detach() - before).flatten())
-    assert F.cosine_similarity(*moves, dim=0).item() > 0.95
 
 
 def test_awp_is_part_of_the_step():
@@ -315,22 +176,6 @@ def test_awp_says_what_it_needs():
         pass
 
 
-@pytest.mark.parametrize("name", ["awp", "free"])
-def test_a_pass_after_the_block_sees_the_weights_as_they_are(name):
-    x, y, _ = batch()
-    x, model = x.float(), network().float()
-    options = {"steps": 1, "awp": 0.5} if name == "awp" else {}
-    protocol = fastat.protocol("pgd-at" if name == "awp" else "free", eps=0.1, **options)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        with protocol.stepping(model, x, y, delta=torch.zeros_like(x) if name == "free" else None) as found:
-            found.loss.backward()
-            optimizer.step()
-        after = model(x)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(after, model(x))
-
-
 def test_losses_and_objectives_of_ones_own_are_looked_at():
     model, (x, y, _) = nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).double(), batch()
 
@@ -397,95 +242,3 @@ def test_bad_batches():
     message = "delta is carried by attack 'free' alone"
     with pytest.raises(ValueError, match=message), protocol.stepping(model, x, y, delta=x):
         pass
-
-
-def as_mapping(model):
-    return lambda x: {"logits": model(x), "loss": None}
-
-
-def as_object(model):
-    return lambda x: SimpleNamespace(logits=model(x))
-
-
-def scripted(model):
-    return torch.jit.trace(model, batch()[0], check_trace=False)
-
-
-def exported(model):
-    shape = {0: torch.export.Dim("batch", min=2)}
-    return torch.export.export(model, (batch()[0],), dynamic_shapes=(shape,)).module()
-
-
-def compiled(model):
-    return torch.compile(model, backend="eager")
-
-
-def in_a_module(model):
-    return nn.Sequential(nn.Identity(), exported(model))
-
-
-KINDS = [as_mapping, as_object, scripted, exported, compiled, in_a_module]
-CASES = [(kind, name) for kind in KINDS for name in ("trades", "mart", "gradalign")] + [(compiled, "bat")]
-
-
-@pytest.mark.parametrize(("kind", "name"), CASES, ids=lambda value: getattr(value, "__name__", value))
-@pytest.mark.filterwarnings("ignore:.torch.jit.*")
-def test_models_of_every_kind(kind, name):
-    (x, y, ids), plain, model = batch(), network(), network()
-    PROTOCOLS[name](plain, x, y, seed=3, sample_ids=ids).backward()
-    made = kind(model)
-    PROTOCOLS[name](made, x, y, seed=3, sample_ids=ids).backward()
-    of_exported = kind in (exported, in_a_module)  # which has parameters of its own
-    same(gradients(made if of_exported else model), gradients(plain), atol=1e-10)
-
-
-def test_the_features_of_bat_can_be_named():
-    (x, y, ids), one, other = batch(), network(), network()
-    named = fastat.protocol("bat", eps=0.1, steps=2, features="5")
-    PROTOCOLS["bat"](one, x, y, seed=3, sample_ids=ids).backward()
-    named(other, x, y, seed=3, sample_ids=ids).backward()
-    same(gradients(one), gradients(other))
-    elsewhere = fastat.protocol("bat", eps=0.1, steps=2, features="3")(network(), x, y, seed=3, sample_ids=ids)
-    assert elsewhere != named(network(), x, y, seed=3, sample_ids=ids)
-    with pytest.raises(ValueError, match="cannot tell which linear layer makes the logits"):
-        PROTOCOLS["bat"](exported(network()), x, y)
-
-
-def test_a_tuple_is_not_guessed_at():
-    model, (x, y, _) = network(), batch()
-    with pytest.raises(TypeError, match=r"an object with `logits`, got a tuple of 2: pass a function or a module that"):
-        PROTOCOLS["trades"](lambda x: (model(x), x), x, y)
-
-
-def test_networks_of_torchvision_and_timm():
-    import torchvision
-
-    timm = pytest.importorskip("timm")
-    x, y = torch.rand(3, 3, 32, 32), torch.tensor([0, 1, 2])
-    networks = [
-        torchvision.models.googlenet(num_classes=3, init_weights=False),  # returns more than logits in training
-        timm.create_model("resnet10t", num_classes=3),
-        timm.create_model("vit_tiny_patch16_224", num_classes=3, img_size=32, patch_size=8),
-    ]
-    for model in networks:
-        loss = PROTOCOLS["trades"](model.train(), x, y)
-        loss.backward()
-        assert loss.isfinite() and model.training
-        assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.grad is not None) > 0
-
-
-def test_a_network_of_transformers():
-    transformers = pytest.importorskip("transformers")
-    settings = transformers.ViTConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=8, patch_size=4,
-        num_channels=1, num_labels=3,
-    )  # fmt: skip
-    model = transformers.ViTForImageClassification(settings).train()
-    x, y = torch.rand(4, 1, 8, 8), torch.tensor([0, 1, 2, 0])
-    for name in ("trades", "bat", "hr"):
-        model.zero_grad()
-        found = PROTOCOLS[name].outcome(model, x, y)
-        found.loss.backward()
-        assert found.logits.shape == (4, 3) and float(model.classifier.weight.grad.abs().sum()) > 0
-    accuracy = fastat.evaluation.evaluate(model, x, y, 0.1, attacks=("pgd-2",)).accuracy
-    assert set(accuracy) == {"clean", "pgd-2"}

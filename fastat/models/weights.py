@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -63,40 +64,34 @@ def load_weights(network: Normalized, weights: Mapping[str, Tensor], file: Path,
     own = network.model.state_dict()
     prefix = _prefix(weights, own)
     given = {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)}
-    beside = [name for name in weights if not name.startswith(prefix)]
-    fitting = {name: t for name, t in given.items() if name in own and t.shape == own[name].shape}
-    wrong = [name for name in given if name in own and name not in fitting]
+    statistics = _take_statistics(network, weights, prefix.removesuffix("model."))
+    given = {name: t for name, t in given.items() if prefix + name not in statistics}
+    wrong = [name for name, t in given.items() if name in own and t.shape != own[name].shape]
     left = [name for name in wrong if other_classes and given[name].shape[1:] == own[name].shape[1:]]
-    left = left if len({name.rpartition(".")[0] for name in left}) == 1 else []
-    missing = [name for name in own if name not in given and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in given if name not in own and not (prefix == "" and name in ("mean", "std"))]
-    wrong = [name for name in wrong if name not in left]
-    if missing or wrong or unexpected:
-        raise ValueError(
-            f"{file} does not fit the network: "
-            + "; ".join(
-                text
-                for text in (
-                    _names("missing", missing),
-                    _names("unexpected", unexpected),
-                    _names(
-                        "of another shape", [f"{n} {list(given[n].shape)}, not {list(own[n].shape)}" for n in wrong]
-                    ),
-                )
-                if text
-            )
-        )
-    network.model.load_state_dict({**own, **fitting})
-    notes = [f"{_names('left as initialized, for another number of classes', left)}"] if left else []
-    outer = prefix.removesuffix("model.")
-    statistics = [weights.get(f"{outer}{name}") for name in ("mean", "std")]
-    used = all(t is not None and t.numel() in (1, network.mean.numel()) for t in statistics)
-    if used:
-        for buffer, t in zip((network.mean, network.std), statistics, strict=True):
-            assert t is not None
-            buffer.copy_(t.flatten().expand_as(buffer))
-    others = [name for name in beside if not (used and name in (f"{outer}mean", f"{outer}std"))]
-    return notes + ([_names("not used", others)] if others else [])
+    if len({name.rpartition(".")[0] for name in left}) != 1:  # more than one layer: no classifier
+        left = []
+    fitting = {name: t for name, t in given.items() if name not in wrong}
+    # a network's own loading may know older names, and names that are of no use
+    loaded = copy.deepcopy(network.model).load_state_dict(dict(fitting), strict=False)
+    missing = [name for name in loaded.missing_keys if name not in wrong and not name.endswith("num_batches_tracked")]
+    shapes = [f"{n} {list(given[n].shape)}, not {list(own[n].shape)}" for n in wrong if n not in left]
+    problems = [("missing", missing), ("unexpected", loaded.unexpected_keys), ("of another shape", shapes)]
+    if texts := [_names(what, names) for what, names in problems if names]:
+        raise ValueError(f"{file} does not fit the network: {'; '.join(texts)}")
+    network.model.load_state_dict(fitting, strict=False)
+    unused = [name for name in weights if not name.startswith(prefix) and name not in statistics]
+    notes = [("left as initialized, for another number of classes", left), ("not used", unused)]
+    return [_names(what, names) for what, names in notes if names]
+
+
+def _take_statistics(network: Normalized, weights: Mapping[str, Tensor], place: str) -> list[str]:
+    """Normalizes by the mean and deviation of the channels at that place, if they are there; their names."""
+    names = [f"{place}mean", f"{place}std"]
+    if not all(name in weights and weights[name].numel() in (1, network.mean.numel()) for name in names):
+        return []
+    for buffer, name in zip((network.mean, network.std), names, strict=True):
+        buffer.copy_(weights[name].flatten().expand_as(buffer))
+    return names
 
 
 def _prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
@@ -112,7 +107,7 @@ def _tails(name: str) -> list[str]:
 
 def _names(what: str, names: Sequence[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{what}: {', '.join(names[:_SHOWN])}{more}" if names else ""
+    return f"{what}: {', '.join(names[:_SHOWN])}{more}"
 
 
 def closest_network(weights: Mapping[str, Tensor], networks: Mapping[str, Callable[[], nn.Module]]) -> str:

@@ -89,6 +89,15 @@ def test_what_does_not_fit_is_named():
         load_weights(network(), names, FILE, other_classes=True)
 
 
+def test_what_a_network_loads_by_itself_is_not_unexpected():
+    # the code of TRADES saves a block that it never uses
+    torch.manual_seed(0)
+    ours = models.Normalized(models.wide_resnet_28_10(4), 0.0, 1.0)
+    weights = dict(ours.model.state_dict())
+    weights |= {name.replace("block1", "sub_block1", 1): t for name, t in weights.items() if name.startswith("block1")}
+    assert load_weights(ours, prefixed("module.", weights), FILE, other_classes=False) == []
+
+
 def test_files_that_hold_no_weights(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_weights(tmp_path / "nowhere.pt")

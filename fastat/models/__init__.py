@@ -23,7 +23,7 @@ from fastat.models.access import (
 from fastat.models.config import ModelConfig
 from fastat.models.external import IMAGENET_MEAN, IMAGENET_STD, PREFIXES, zoo_model, zoo_statistics
 from fastat.models.features import Features, with_features
-from fastat.models.half import directions, half_scale
+from fastat.models.half import OF_A_LOSS, directions, half_scale
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
 from fastat.models.own import call_own, is_own, own_model
@@ -37,6 +37,7 @@ from fastat.support import did_you_mean
 __all__ = [
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "OF_A_LOSS",
     "WITH_WIDTH",
     "Features",
     "Model",

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastat.models import Model, buffers_put_back, directions, half_scale, is_sharded, reshard
+from fastat.models import OF_A_LOSS, Model, buffers_put_back, directions, half_scale, is_sharded, reshard
 from fastat.support.distributed import Group, mean_
 
 
@@ -78,7 +78,7 @@ def _sharded_gradients(model: nn.Module, loss: Callable[[], Tensor], weights: li
         for p, _ in before:
             p.grad = None
         value = loss()
-        (half_scale(value) * value).backward()
+        (half_scale(value, OF_A_LOSS) * value).backward()
         if all(w.grad is None for w in weights):
             raise ValueError(
                 "AWP on FSDP2 needs the gradients that are exchanged in every pass: set_requires_gradient_sync(True), "

@@ -15,7 +15,16 @@ from fastat.data.folder import load_folder
 from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
 from fastat.data.label_noise import flip_labels
 from fastat.data.mnist import load_fashion_mnist, load_mnist
-from fastat.data.splits import AnyDataset, Split, channel_statistics, content_digest, dataset_digest, held_out
+from fastat.data.splits import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AnyDataset,
+    Split,
+    channel_statistics,
+    content_digest,
+    dataset_digest,
+    held_out,
+)
 from fastat.data.streamed import Streamed
 from fastat.data.svhn import load_svhn
 from fastat.data.tensors import load_tensors
@@ -23,6 +32,8 @@ from fastat.support import did_you_mean
 
 __all__ = [
     "AUGMENTATIONS",
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
     "AnyDataset",
     "Augmentation",
     "Batch",

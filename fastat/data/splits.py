@@ -14,7 +14,7 @@ from fastat.support.keyed import keyed_hash
 AnyDataset = Dataset | Streamed
 
 _HELD_OUT = 0x4E1D  # a constant: the images set apart are the same for every seed
-_IMAGENET_MEAN, _IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
     numbers of ImageNet. A channel that never changes gets the standard deviation 1.
     """
     if isinstance(dataset, Streamed):
-        return list(_IMAGENET_MEAN), list(_IMAGENET_STD)
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
     if dataset.images.is_floating_point():
         flat = dataset.images.double().transpose(0, 1).flatten(1)
         spread = flat.std(1, correction=0)

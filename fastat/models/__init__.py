@@ -21,22 +21,20 @@ from fastat.models.access import (
     unwrapped,
 )
 from fastat.models.config import ModelConfig
-from fastat.models.external import IMAGENET_MEAN, IMAGENET_STD, PREFIXES, zoo_model, zoo_statistics
+from fastat.models.external import PREFIXES, zoo_model, zoo_statistics
 from fastat.models.features import Features, with_features
 from fastat.models.half import OF_A_LOSS, directions, half_scale
 from fastat.models.mlp import mlp
 from fastat.models.normalized import Normalized
-from fastat.models.own import call_own, is_own, own_model
+from fastat.models.own import is_own, own_model
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
 from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.small_cnn import small_cnn
-from fastat.models.weights import closest_network, load_weights, read_weights, weights_in
+from fastat.models.weights import closest_network, load_weights, read_weights
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.support import did_you_mean
 
 __all__ = [
-    "IMAGENET_MEAN",
-    "IMAGENET_STD",
     "OF_A_LOSS",
     "WITH_WIDTH",
     "Features",
@@ -46,7 +44,6 @@ __all__ = [
     "any_compiled",
     "buffers_put_back",
     "build",
-    "call_own",
     "check_name",
     "closest_named",
     "directions",
@@ -72,7 +69,6 @@ __all__ = [
     "title",
     "uncompiled",
     "unwrapped",
-    "weights_in",
     "wide_resnet_28_10",
     "wide_resnet_34_10",
     "wide_resnet_34_20",

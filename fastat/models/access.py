@@ -113,7 +113,8 @@ def any_compiled(model: Model) -> bool:
 
 
 def run_eagerly(model: Model) -> AbstractContextManager[Any]:
-    """Within the block compiled modules run as they were written: compiled code has no second derivative."""
+    """Within the block compiled modules run as they were written: compiled code has no second derivative, and passes
+    hooks by. The compiler is not imported where nothing is compiled, which takes seconds."""
     return torch.compiler.set_stance("force_eager") if any_compiled(model) else nullcontext()
 
 

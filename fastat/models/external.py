@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 PREFIXES = ("timm:", "torchvision:")
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def zoo_model(name: str, num_classes: int, in_channels: int, pretrained: bool = False) -> nn.Module:
@@ -33,13 +33,18 @@ def zoo_model(name: str, num_classes: int, in_channels: int, pretrained: bool = 
 def zoo_statistics(name: str) -> tuple[list[float], list[float]]:
     """Mean and deviation of the channels that the library's weights for that name were trained with."""
     library, _, short = name.partition(":")
+    known: Any
     if library == "timm":
         import timm
 
-        settings = timm.get_pretrained_cfg(short)
-        if settings is not None:
-            return list(settings.mean), list(settings.std)
-    return list(IMAGENET_MEAN), list(IMAGENET_STD)
+        known = timm.get_pretrained_cfg(short)
+    else:
+        from torchvision import models as torchvision_models
+
+        known = torchvision_models.get_model_weights(short).DEFAULT.transforms()
+    if known is None:
+        raise ValueError(f"{name} has no pretrained weights")
+    return list(known.mean), list(known.std)
 
 
 def _timm(name: str, num_classes: int, in_channels: int, pretrained: bool) -> nn.Module:

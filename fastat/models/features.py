@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from fastat.models.access import Model, innermost, logits_of
+from fastat.models.access import Model, innermost, logits_of, run_eagerly
 
 Features = str | Callable[[Model, Tensor], tuple[Tensor, Tensor]] | None
 """Where a model's features are: the name of a module, a function (model, x) -> (logits, features), or None."""
@@ -52,8 +51,8 @@ class _Call(NamedTuple):
 
 
 @contextmanager
-def _calls(modules: dict[str, nn.Module]) -> Iterator[list[_Call]]:
-    """The calls of these modules within the block, in their order."""
+def _calls(model: Model, modules: dict[str, nn.Module]) -> Iterator[list[_Call]]:
+    """The calls of these modules of the model within the block, in their order."""
     calls: list[_Call] = []
 
     def record(name: str) -> Callable[..., None]:
@@ -67,8 +66,7 @@ def _calls(modules: dict[str, nn.Module]) -> Iterator[list[_Call]]:
     try:
         for name, module in modules.items():
             handles.append(module.register_forward_hook(record(name), with_kwargs=True))
-        # code compiled before the hooks came does not call them
-        with torch.compiler.set_stance("force_eager"):
+        with run_eagerly(model):  # code compiled before the hooks came does not call them
             yield calls
     finally:
         for handle in handles:
@@ -79,7 +77,7 @@ def _classifier_input(model: Model, x: Tensor) -> tuple[Any, Any]:
     """Logits and features of a model that returns both, or the input of the linear layer that makes the logits."""
     inner = innermost(model)
     modules = inner.named_modules() if isinstance(inner, nn.Module) else []
-    with _calls({name: module for name, module in modules if isinstance(module, nn.Linear)}) as calls:
+    with _calls(model, {name: module for name, module in modules if isinstance(module, nn.Linear)}) as calls:
         output = model(x)
     if _is_pair(output):
         return _pair(output)
@@ -118,7 +116,7 @@ def _made_of(output: Tensor, given: Tensor) -> bool:
 def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tuple[Any, Any]:
     """Logits, and the output of a module."""
     (name,) = module
-    with _calls(module) as calls:
+    with _calls(model, module) as calls:
         output = model(x)
     if not calls:
         raise ValueError(

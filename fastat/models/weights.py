@@ -28,11 +28,7 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: the file cannot be read, or holds no state dict; the message has what it holds.
     """
-    return weights_in(load_checkpoint(file), file)
-
-
-def weights_in(saved: Mapping[str, Any], file: Path) -> dict[str, Tensor]:
-    """The same of what was loaded from that file."""
+    saved = load_checkpoint(file)
     named: Mapping[str, Any] | None = saved
     while named is not None and not _is_state_dict(named):
         inner = [named[key] for key in _WRAPPINGS if isinstance(named.get(key), Mapping)]

@@ -53,7 +53,6 @@ def gradient_misalignment(
 
 def _input_gradient(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> Tensor:
     leaf = x.requires_grad_()
-    loss = F.cross_entropy(
-        widened(logits_of(model(leaf))), y, reduction="sum"
-    )  # of which each sample's gradient is its own
+    logits = widened(logits_of(model(leaf)))
+    loss = F.cross_entropy(logits, y, reduction="sum")  # of which each sample's gradient is its own
     return directions(loss, [leaf], create_graph=differentiable)[0]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastat import models
-from fastat.data import AnyDataset, Split, channel_statistics
+from fastat.data import IMAGENET_MEAN, IMAGENET_STD, AnyDataset, Split, channel_statistics
 from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
 from fastat.training.config import ConfigError, TrainConfig, as_fields, config_from
@@ -145,7 +145,7 @@ def normalization(normalize: str, train_set: AnyDataset) -> tuple[list[float], l
     if channels != 3:
         rule = f"data or none for images of {channels} channels"
         raise ConfigError("normalize", f"normalize must be {rule}, got {normalize!r}")
-    return list(models.IMAGENET_MEAN), list(models.IMAGENET_STD)
+    return list(IMAGENET_MEAN), list(IMAGENET_STD)
 
 
 def network_of_weights(

@@ -108,14 +108,15 @@ def open_run(
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
     place = Place(device, group, layout_of(config.run.channels_last, device), uses_bf16(config.run.precision, device))
-    model, notes = _new_model(config, split, place)
+    begun = (folder / CHECKPOINT).exists()
+    model, notes = _new_model(config, split, place, begun)
     if front is not None:
         check_fixed(front, train_set.image_shape)
     images = images_of(train_set, val_set, size, device, group)
     ahead = Front(None if front is None else front.to(device))
     run = _new_run(config, RunFolder(folder, config, images.train_set), images, ahead, model, place, graph)
     run.state.current.findings.extend({"monitor": "weights", "step": 0, "text": note} for note in notes)
-    if (folder / CHECKPOINT).exists():
+    if begun:
         restore(run.learner, run.state, images.part, load_checkpoint(folder / CHECKPOINT))
     _check_same_place(run)
     if rank_of(group) == 0:
@@ -196,20 +197,21 @@ def _check_same_place(run: Run) -> None:
         raise ValueError(f"{run.folder.path} must be one folder that all processes share: they are at different steps")
 
 
-def _new_model(config: TrainConfig, split: Split, place: Place) -> tuple[nn.Module, list[str]]:
-    """The network before its first step, and what is worth to know of the weights it starts from."""
+def _new_model(config: TrainConfig, split: Split, place: Place, begun: bool) -> tuple[nn.Module, list[str]]:
+    """The network before its first step, and what is worth to know of the weights it starts from. Those of a run that
+    has begun come from its checkpoint: files that it started from are not read again, and may be gone."""
     network, train_set = config.network, split.train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.run.seed, _WEIGHTS))
         try:
             model = build_model(
                 network, len(train_set.classes), train_set.image_shape, *normalization(network.normalize, train_set),
-                pretrained=network.pretrained,
+                pretrained=network.pretrained and not begun,
             )  # fmt: skip
         except ValueError as error:
             raise ConfigError("model", str(error)) from error
     notes: list[str] = []
-    if network.init is not None:
+    if network.init is not None and not begun:
         file = Path(network.init)
         try:
             notes = models.load_weights(model, models.read_weights(file), file, other_classes=True)

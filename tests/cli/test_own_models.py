@@ -10,6 +10,7 @@ from torch import nn
 from fastat import models
 from fastat.cli import main
 from fastat.training import load_network
+from fastat.training import loop as training
 
 SHORT = [
     "--epochs", "1", "--attack-steps", "1", "--train-size", "96", "--batch-size", "32", "--val-size", "10",
@@ -85,6 +86,24 @@ def test_weights_to_start_from(here, capsys):
     main(flags)  # finished: it shows its results
     assert "error: --init: no checkpoint at nowhere.pt" in refusal(*flags[:5], "--init", "nowhere.pt", *SHORT)
     assert "does not fit the network: missing" in refusal("train", "--init", "theirs.pt", *SHORT, "--out", "other")
+
+
+def test_a_run_that_has_begun_needs_no_file_it_started_from(here, monkeypatch):
+    torch.save(models.build("mlp", 10, 1, width=16, image_size=(8, 8)).model.state_dict(), "theirs.pt")
+    flags = ["train", "--model", "mlp", "--width", "16", "--init", "theirs.pt", *SHORT, "--epochs", "2", "--out", "run"]
+    after = training.start_epoch
+
+    def interrupt(state):
+        after(state)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "start_epoch", interrupt)
+        with pytest.raises(SystemExit):
+            main(flags)
+    (here / "theirs.pt").unlink()
+    main(flags)
+    assert load_network("run", "cpu").finished
 
 
 def test_pretrained_networks(here, monkeypatch):

@@ -32,11 +32,12 @@ from fastat.support.files import write_bytes, write_json
 from fastat.training import (
     TrainConfig,
     as_fields,
-    check_same_config,
+    check_same_run,
     default_config,
     describe_training,
     load_network,
-    train,
+    record_of,
+    train_configured,
 )
 
 RESULTS = Path(__file__).parent / "results" / "compare"
@@ -167,13 +168,13 @@ def _hold(name: str, contest: Contest, folder: Path) -> dict[str, Any]:
 
 def _outcome(config: TrainConfig, contest: Contest, test: data.Dataset, folder: Path) -> dict[str, Any]:
     """Trains the run and evaluates its networks, each if that is not done."""
-    check_same_config(folder, config)
+    check_same_run(folder, record_of(config))
     file = folder / f"judged-on-{contest.test_size or 'all'}.json"
     if file.exists():
         kept: dict[str, Any] = json.loads(file.read_text())
         return kept
     with contextlib.redirect_stdout(io.StringIO()):
-        network = train(config, folder, device="cpu")
+        network = train_configured(config, folder, device="cpu")
     found: dict[str, Any] = {}
     for which in ("best", "last"):
         if which == "last" and network.epoch == len(network.history):

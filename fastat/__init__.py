@@ -34,6 +34,9 @@ if TYPE_CHECKING:
         trades_loss,
     )
     from fastat.protocols import Outcome, Protocol, perturbed_weights, protocol
+    from fastat.support.threat import ThreatModel
+    from fastat.training import Network, StepReport, load_network
+    from fastat.training.train import train
 
     __version__: str
 
@@ -52,6 +55,8 @@ _NAMES = {
         "holistic_cross_entropy", "holistic_loss", "holistic_weights", "mart_loss", "trades_loss",
     ),
     "protocols": ("Outcome", "Protocol", "perturbed_weights", "protocol"),
+    "support.threat": ("ThreatModel",),
+    "training": ("Network", "StepReport", "load_network", "train"),
 }  # fmt: skip
 """The public names by the module that has them."""
 
@@ -60,9 +65,12 @@ _MODULE_OF = {name: f"fastat.{module}" for module, names in _NAMES.items() for n
 __all__ = [
     "CaptureError",
     "Fastest",
+    "Network",
     "Normalized",
     "Outcome",
     "Protocol",
+    "StepReport",
+    "ThreatModel",
     "__version__",
     "attack_loss",
     "benign_loss",
@@ -81,6 +89,7 @@ __all__ = [
     "l1_step_",
     "l2_step_",
     "linf_step_",
+    "load_network",
     "mart_loss",
     "ops",
     "perturbed_weights",
@@ -90,6 +99,7 @@ __all__ = [
     "random_start",
     "reference",
     "trades_loss",
+    "train",
     "with_features",
 ]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from fastat.support import files as checkpoint
 from fastat.support.files import load_checkpoint
 from fastat.training import loop as training
-from fastat.training import train
+from fastat.training import train_configured
 
 
 class Killed(BaseException):
@@ -47,12 +47,12 @@ def kill_at_step(monkeypatch, call: int) -> None:
 
 def assert_resumes(monkeypatch, config, folder, at: int) -> None:
     """A run of this configuration that dies instead of a step ends as one that is left alone."""
-    train(config, folder / "whole")
+    train_configured(config, folder / "whole")
     with monkeypatch.context() as patched:
         kill_at_step(patched, at)
         with pytest.raises(Killed):
-            train(config, folder / "killed", checkpoint_every=0)
-    train(config, folder / "killed")
+            train_configured(config, folder / "killed", checkpoint_every=0)
+    train_configured(config, folder / "killed")
     assert_same_run(folder / "whole", folder / "killed")
 
 

@@ -18,7 +18,7 @@ def config_of(protocol: str, **changes) -> TrainConfig:
 
 def protocol_of(config: TrainConfig) -> Protocol:
     """What it descends."""
-    return protocols.protocol_of(config.method, config.threat)
+    return protocols.protocol_of(config.method, config.threat.threat_model)
 
 
 def textbook_benign(config: TrainConfig, logits: Tensor, features: Tensor, y: Tensor) -> Tensor:

@@ -31,7 +31,15 @@ from fastat.data import Augmentation
 from fastat.kernels import describe_environment
 from fastat.report import attack_title, write_results
 from fastat.support.files import write_json
-from fastat.training import Run, TrainConfig, choose_device, default_config, open_run, train, with_fields
+from fastat.training import (
+    Run,
+    TrainConfig,
+    choose_device,
+    default_config,
+    open_configured,
+    train_configured,
+    with_fields,
+)
 
 _WARM_UP = 5  # steps
 _TEST_IMAGES = 1000
@@ -70,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     file = (options.out if options.quick else results_folder()) / f"train-rate-{file_name(machine)}.json"
     write_json(file, found)  # again after the training, and after the evaluation: each takes its time
     torch.backends.cudnn.benchmark = True  # for ours as for theirs
-    network = train(config, options.out / "ours", device=device, checkpoint_every=60)
+    network = train_configured(config, options.out / "ours", device=device, checkpoint_every=60)
     rows = network.history
     rate = sum(row["images_per_second"] for row in rows[1:]) / max(1, len(rows) - 1)  # the first one also warms up
     found["ours"] = {
@@ -114,7 +122,7 @@ def plain_rate(config: TrainConfig, folder: Path, device: torch.device, plain: P
     """Images per second of the textbook loop on the same network and data."""
     torch.backends.cudnn.allow_tf32 = plain.tf32
     torch.backends.cudnn.benchmark = True
-    run = open_run(with_fields(config, channels_last=plain.channels_last), folder, None, device)
+    run = open_configured(with_fields(config, channels_last=plain.channels_last), folder, None, device)
     layout = torch.channels_last if plain.channels_last == "on" else torch.contiguous_format
     model = run.learner.model
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)

@@ -29,7 +29,7 @@ from experiments.study.cells import (
     setting_of,
 )
 from fastat.support.files import write_json
-from fastat.training import TrainConfig, check_same_config
+from fastat.training import TrainConfig, check_same_run, record_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether all its epochs are in its metrics; ValueError if the folder holds a run of another configuration."""
-        check_same_config(self.folder, self.config)
+        check_same_run(self.folder, record_of(self.config))
         metrics = self.folder / "metrics.jsonl"
         return metrics.exists() and len(metrics.read_text().splitlines()) == self.config.optimizer.epochs
 
@@ -114,13 +114,13 @@ def _train(job: Job, data_root: str | None) -> float:
     """In a process of its own; returns its seconds."""
     from experiments.study.measure import measurement
     from fastat import data
-    from fastat.training import train
+    from fastat.training import train_configured
 
     if not hasattr(data.load, "cache_info"):  # decoding CIFAR-10 takes longer than a run
         data.load = functools.lru_cache(maxsize=1)(data.load)
     setting, start = setting_of(job.cell.data, job.quick), time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):  # a line per epoch of every run is too much
-        train(
+        train_configured(
             job.config,
             job.folder,
             data_root=data_root,

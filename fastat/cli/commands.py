@@ -62,7 +62,8 @@ class Evaluate:
     """Network that weights of other code are for, as for train; package.module:function where a run has one of your
     own."""
     data: str | None = None
-    """Dataset to evaluate weights of other code on, as for train."""
+    """Dataset to evaluate weights of other code on, as for train; package.module:function where a run has data of your
+    own."""
     normalize: Literal["data", "imagenet", "none"] = "data"
     """What weights of other code take their pixels normalized by: see train."""
     norm: Norm | None = None

@@ -9,6 +9,7 @@ from typing import Any
 from fastat import data
 from fastat.cli.commands import Evaluate
 from fastat.cli.usage import UsageError
+from fastat.evaluation import some_of
 from fastat.report import results_table, write_results
 from fastat.training import (
     CALLER,
@@ -22,14 +23,12 @@ from fastat.training import (
     network_of_weights,
 )
 
-_CPU_EVAL_SIZE = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
-_LARGE_EVAL_SIZE = 5000  # of ImageNet, as robustness benchmarks take; all would fill the memory
-
 
 def run_evaluate(command: Evaluate) -> None:
     """Evaluates the network of a run folder or of a checkpoint file."""
     if command.run is None:
         raise UsageError("evaluate needs a run: fastat evaluate RUN, its folder or a checkpoint file of it")
+    split: data.Split | None = None
     try:
         network = load_network(command.run, command.device, which=command.which, model=command.model)
         if network.epoch == 0:
@@ -38,21 +37,30 @@ def run_evaluate(command: Evaluate) -> None:
         if command.model is None or command.data is None:
             example = f"fastat evaluate {command.run} --model preact_resnet18 --data cifar10"
             raise UsageError(f"{error}: say which network its weights are for, and on which data: {example}") from error
-        network = _of_other_code(command, command.run, command.model, command.data)
+        network, split = _of_other_code(command, command.run, command.model, command.data)
     # In a folder of its own: results.json beside the checkpoint says that the training is finished.
     beside = command.run if command.run.is_dir() else command.run.parent
     folder = beside / "evaluation" if command.out is None else command.out
-    if (beside / CALLER).exists():
+    if network.record.of_objects or (beside / CALLER).exists():
         raise ValueError(
-            f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
-            f"have: evaluate it there, with fastat.evaluation.evaluate"
+            f"{beside} was trained from Python on data or behind a front of its own, which this command does not have: "
+            "evaluate it there, fastat.load_network(folder, model=...).report(test)"
         )
-    size = network.config.run.eval_size if command.eval_size is None else command.eval_size
-    evaluate_network(network, folder, command.data_root, size, command.graph, command.quiet)
+    size = network.record.run.eval_size if command.eval_size is None else command.eval_size
+    test = _data_of(command, beside, network) if split is None else split
+    evaluate_network(network, test.test, folder, size, command.graph, command.quiet)
 
 
-def _of_other_code(command: Evaluate, file: Path, model: str, name: str) -> Network:
-    """The network of weights that other code saved."""
+def _data_of(command: Evaluate, run: Path, network: Network) -> data.Split:
+    """The data of a run, which no file can call for where a function of one's own makes them."""
+    named = network.record.fields["data"]
+    if data.is_own(named) and command.data != named:
+        raise UsageError(f"the data of {run} are made by {named}, which no file can call: pass --data {named}")
+    return data.load(named, command.data_root)
+
+
+def _of_other_code(command: Evaluate, file: Path, model: str, name: str) -> tuple[Network, data.Split]:
+    """The network of weights that other code saved, and the data to measure it on."""
     given: dict[str, Any] = {"norm": command.norm, "eps": command.eps, "normalize": command.normalize}
     config = default_config(name, model=model, **{field: value for field, value in given.items() if value is not None})
     check_config(config)
@@ -60,26 +68,20 @@ def _of_other_code(command: Evaluate, file: Path, model: str, name: str) -> Netw
     network, notes = network_of_weights(config, split, file, choose_device(command.device))
     for note in notes:
         print(note, flush=True)
-    return network
+    return network, split
 
 
 def evaluate_network(
-    network: Network, folder: Path, data_root: Path | None, size: int | None, graph: bool, quiet: bool
+    network: Network, test: data.AnyDataset, folder: Path, size: int | None, graph: bool, quiet: bool
 ) -> None:
     """Evaluates, draws, writes results.json, prints the table."""
-    config = network.config
     device = next(network.model.parameters()).device
     if size is not None and size < 1:
         raise ConfigError("eval_size", f"eval_size must be at least 1, got {size}")
-    whole = data.load(config.dataset.data, data_root).test
-    if size is None and device.type == "cpu":
-        size = _CPU_EVAL_SIZE
-    elif size is None and isinstance(whole, data.Streamed):
-        size = _LARGE_EVAL_SIZE
-    test = whole.subset(size, config.run.seed).load().to(device)
+    some = some_of(test, size, network.record.run.seed, device)
     if not quiet:
-        print(f"evaluating on {len(test)} test images, and drawing", flush=True)
-    show(write_results(network, test, folder, graph="auto" if graph else False), folder)
+        print(f"evaluating on {len(some)} test images, and drawing", flush=True)
+    show(write_results(network, some, folder, graph="auto" if graph else False), folder)
 
 
 def show(results: Mapping[str, Any], folder: Path) -> None:

@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 import tyro
 
+from fastat import data, models
 from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, TheoryAll, TheoryPage, Train
 from fastat.cli.usage import UsageError
-from fastat.models import is_own
 from fastat.protocols import PROTOCOL_FIELDS, check_protocol_name
 from fastat.theory import EXPERIMENTS, experiment
 from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, with_fields
@@ -32,6 +32,7 @@ class _TrainBasis:
 
     data: str = "digits"
     protocol: str | None = None
+    optimizer: str = "sgd"
     config: Path | None = None
 
 
@@ -136,14 +137,17 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
         except ValueError as error:
             raise ConfigError("protocol", str(error)) from error
     if basis.config is None:
-        return default_config(basis.data, protocol or "pgd-at")
+        return default_config(basis.data, protocol or "pgd-at", optimizer=basis.optimizer)
     try:
         config = config_from(json.loads(basis.config.read_text()))
     except (OSError, ValueError) as error:
         raise UsageError(f"--config: {basis.config}: {error}") from error
-    if is_own(config.network.model) and "--model" not in given:
-        named = config.network.model
-        raise UsageError(f"--config: {basis.config} names a function, which no file can call: pass --model {named}")
+    for flag, named, own in (
+        ("--model", config.network.model, models.is_own),
+        ("--data", config.dataset.data, data.is_own),
+    ):
+        if own(named) and flag not in given:
+            raise UsageError(f"--config: {basis.config} names a function, which no file can call: pass {flag} {named}")
     if protocol is None or protocol == config.method.protocol:
         return config
     fresh = default_config(config.dataset.data, protocol)

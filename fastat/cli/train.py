@@ -7,27 +7,39 @@ import json
 import re
 from pathlib import Path
 
+from fastat import data
 from fastat.cli.commands import Train
 from fastat.cli.evaluate import evaluate_network, show
 from fastat.support.distributed import agreed, rank_of, torchrun_group
-from fastat.training import TrainConfig, as_fields, check_same_config, choose_device, train
+from fastat.training import (
+    TrainConfig,
+    as_fields,
+    check_same_run,
+    choose_device,
+    record_of,
+    saved_record,
+    train_configured,
+)
 
 
 def run_train(command: Train) -> None:
     """Trains, or goes on, and evaluates the network; shows the results of a run that is finished."""
     config, device = command.settings, choose_device(command.device)
     folder = default_folder(config) if command.out is None else command.out
-    results = folder / "results.json"
-    check_same_config(folder, config)
+    results, record = folder / "results.json", record_of(config)
+    check_same_run(folder, record)
+    saved = saved_record(folder)
+    finished = results.exists() and saved is not None and saved.fields == record.fields
     network = None
     with torchrun_group(device) as group:
         first = rank_of(group) == 0
-        if not agreed(results.exists(), group, device):
+        if not agreed(finished, group, device):
             if first and not command.quiet:
                 where = str(device) if group is None else f"{group.size()} processes"
                 what = f"{config.dataset.data}, {config.network.model}"
                 print(f"training on {what}, on {where}; run folder {folder}", flush=True)
-            network = train(
+                results.unlink(missing_ok=True)  # of a run that is made longer
+            network = train_configured(
                 config,
                 folder,
                 data_root=command.data_root,
@@ -40,7 +52,8 @@ def run_train(command: Train) -> None:
                 quiet=command.quiet,
             )
     if first and network is not None:
-        evaluate_network(network, folder, command.data_root, config.run.eval_size, command.graph, command.quiet)
+        test = data.load(config.dataset.data, command.data_root).test
+        evaluate_network(network, test, folder, config.run.eval_size, command.graph, command.quiet)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         show(json.loads(results.read_text()), folder)

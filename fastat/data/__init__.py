@@ -12,8 +12,10 @@ from fastat.data.config import DataConfig
 from fastat.data.dataset import Batch, Dataset, chosen_positions, make_dataset
 from fastat.data.digits import load_digits
 from fastat.data.folder import load_folder
+from fastat.data.given import Given, as_dataset, own_split, with_classes
 from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
 from fastat.data.label_noise import flip_labels
+from fastat.data.mapped import Mapped
 from fastat.data.mnist import load_fashion_mnist, load_mnist
 from fastat.data.splits import (
     IMAGENET_MEAN,
@@ -28,7 +30,7 @@ from fastat.data.splits import (
 from fastat.data.streamed import Streamed
 from fastat.data.svhn import load_svhn
 from fastat.data.tensors import load_tensors
-from fastat.support import did_you_mean
+from fastat.support import did_you_mean, is_function_name
 
 __all__ = [
     "AUGMENTATIONS",
@@ -39,8 +41,11 @@ __all__ = [
     "Batch",
     "DataConfig",
     "Dataset",
+    "Given",
+    "Mapped",
     "Split",
     "Streamed",
+    "as_dataset",
     "augment",
     "channel_statistics",
     "check_name",
@@ -49,11 +54,14 @@ __all__ = [
     "dataset_digest",
     "flip_labels",
     "held_out",
+    "is_own",
     "load",
     "make_dataset",
     "names",
+    "with_classes",
 ]
 
+_PLACES = ("folder:", "tensors:")
 _LOADERS: dict[str, Callable[[Path], Split]] = {
     "mnist": load_mnist,
     "fashion-mnist": load_fashion_mnist,
@@ -66,15 +74,20 @@ _LOADERS: dict[str, Callable[[Path], Split]] = {
 
 
 def names() -> tuple[str, ...]:
-    """The names that :func:`load` knows besides ``folder:PATH`` and ``tensors:FILE.npz``."""
+    """The names that :func:`load` knows besides ``folder:PATH``, ``tensors:FILE.npz`` and functions of one's own."""
     return ("digits", *_LOADERS)
+
+
+def is_own(name: str) -> bool:
+    """Whether the name of a dataset is that of a function."""
+    return is_function_name(name) and not name.startswith(_PLACES)
 
 
 def check_name(name: str) -> None:
     """Raises ValueError for a name that :func:`load` does not know; its message has those that it does."""
-    if name not in names() and not name.startswith(("folder:", "tensors:")):
-        hint = did_you_mean(name, names())
-        raise ValueError(f"data must be one of {', '.join(names())}, folder:PATH, tensors:FILE.npz, got {name!r}{hint}")
+    if name not in names() and not name.startswith(_PLACES) and not is_own(name):
+        known = f"{', '.join(names())}, folder:PATH, tensors:FILE.npz, package.module:function"
+        raise ValueError(f"data must be one of {known}, got {name!r}{did_you_mean(name, names())}")
 
 
 def load(name: str, root: str | Path | None = None, *, download: bool = False) -> Split:
@@ -82,8 +95,9 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
 
     Args:
         name: "digits" (part of scikit-learn), "mnist", "fashion-mnist", "cifar10", "cifar100", "svhn", "tiny-imagenet",
-            "imagenet", "tensors:FILE.npz" (:func:`fastat.data.load_tensors`), or "folder:PATH" for images in
-            PATH/train/<class>/ and PATH/test/<class>/.
+            "imagenet", "tensors:FILE.npz" (:func:`fastat.data.load_tensors`), "folder:PATH" for images in
+            PATH/train/<class>/ and PATH/test/<class>/, or "package.module:function" for one's own, which returns a pair
+            (train, test) of what :func:`as_dataset` takes, or a :class:`Split`.
         root: the folder that holds the datasets; by default the environment variable FASTAT_DATA.
         download: fetch what is missing into that folder.
 
@@ -92,6 +106,8 @@ def load(name: str, root: str | Path | None = None, *, download: bool = False) -
         ValueError: an unknown name, or files that are not what they should be.
     """
     check_name(name)
+    if is_own(name):
+        return own_split(name)
     kind, _, place = name.partition(":")
     if kind == "folder":
         path = Path(place).expanduser()

@@ -11,8 +11,9 @@ class DataConfig:
     """Which images a run learns from, and how they are changed on the way."""
 
     data: str = "digits"
-    """digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet, tensors:FILE.npz, or folder:PATH
-    with PATH/train/<class>/* and PATH/test/<class>/*."""
+    """digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet, tensors:FILE.npz, folder:PATH
+    with PATH/train/<class>/* and PATH/test/<class>/*, or a function of your own, package.module:function, that returns
+    a pair (train, test) of torch Datasets or of pairs of arrays."""
     train_size: int | None = None
     """Train on a random choice of so many images; all of them if not given."""
     label_noise: float = 0.0

@@ -16,7 +16,7 @@ _SUBSET = 0x5B5E7  # the purpose in the key of a random subset
 
 
 class Batch(NamedTuple):
-    """Some images of a dataset: pixels x, float32 [B, C, H, W], labels y and ids, int64 [B]."""
+    """Some samples of a dataset: x, float32 [B, ...], of images pixels [B, C, H, W]; labels y and ids, int64 [B]."""
 
     x: Tensor
     y: Tensor
@@ -25,11 +25,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Labelled images in memory, of pixels in [0, 1]; computed ones may leave it.
+    """Labelled images in memory, of pixels in [0, 1]; computed ones may leave it, and be samples of any shape.
 
     Attributes:
         title: what tables and figures call it, "CIFAR-10 (JPEG)" for example.
-        images: uint8 [N, C, H, W], or float32 for images that were computed, with scale 1.
+        images: uint8 [N, C, H, W], or float32 for images that were computed, with scale 1; [N, ...] of other samples.
         labels: int64 [N], from 0 to len(classes) - 1.
         classes: the name of each class.
         scale: the stored value of the pixel value 1.0 (255, 16 for digits, 1 for float32).
@@ -47,10 +47,9 @@ class Dataset:
         return len(self.labels)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W)"""
-        channels, height, width = self.images.shape[1:]
-        return channels, height, width
+    def image_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of images"""
+        return tuple(self.images.shape[1:])
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same dataset with its tensors on the device."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from fastat.data.mapped import Mapped
 from fastat.data.splits import AnyDataset
 from fastat.support.keyed import keyed_hash
 
@@ -16,13 +17,15 @@ def flip_labels(dataset: AnyDataset, fraction: float, seed: int) -> AnyDataset:
     Which samples these are and what they become depends on the seed and the samples' ids: not on their order.
 
     Raises:
-        ValueError: a fraction outside [0, 1], or only one class.
+        ValueError: a fraction outside [0, 1], only one class, or labels that are not in memory.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"a fraction of labels must be in [0, 1], got {fraction}")
     flipped = round(fraction * len(dataset))
     if flipped == 0:
         return dataset
+    if isinstance(dataset, Mapped):
+        raise ValueError(f"labels of {dataset.title} cannot be flipped: it is read as it is needed")
     others = len(dataset.classes) - 1
     if others == 0:
         raise ValueError(f"labels of {dataset.title} cannot be flipped: it has one class")

@@ -1,19 +1,24 @@
-"""The halves of a dataset of either kind, and what training takes from them: statistics, a digest, images set apart."""
+"""The halves of a dataset of any kind, and what training takes from them: statistics, a digest, images set apart."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from fastat.data.dataset import Dataset
+from fastat.data.mapped import Mapped
 from fastat.data.streamed import Streamed
 from fastat.support.keyed import keyed_hash
 
-AnyDataset = Dataset | Streamed
+AnyDataset = Dataset | Streamed | Mapped
 
 _HELD_OUT = 0x4E1D  # a constant: the images set apart are the same for every seed
+_MEASURED, _KNOWN_BY = 2000, 32  # samples
+_CONTENT = 0xD16E57  # the seed of the transforms of the latter
+_COLOURS = 4  # channels that a picture has at most
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -39,7 +44,7 @@ def held_out(dataset: AnyDataset, size: int) -> tuple[AnyDataset, AnyDataset | N
         return dataset, None
     chosen = torch.zeros(len(dataset), dtype=torch.bool)
     chosen[keyed_hash(dataset.ids.cpu(), _HELD_OUT).argsort(stable=True)[:size]] = True
-    device = dataset.labels.device
+    device = dataset.ids.device
     return dataset.take((~chosen).nonzero().flatten().to(device)), dataset.take(chosen.nonzero().flatten().to(device))
 
 
@@ -47,10 +52,13 @@ def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel in pixel units.
 
     Exact, from the counts of the stored values where these are integers; of images that stay on the disk the usual
-    numbers of ImageNet. A channel that never changes gets the standard deviation 1.
+    numbers of ImageNet; of a Dataset that is read as it is needed those of a random choice of its samples. A channel
+    that never changes gets the standard deviation 1.
     """
     if isinstance(dataset, Streamed):
         return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    if isinstance(dataset, Mapped):
+        dataset = dataset.subset(_MEASURED, 0).load()
     if dataset.images.is_floating_point():
         flat = dataset.images.double().transpose(0, 1).flatten(1)
         spread = flat.std(1, correction=0)
@@ -66,6 +74,11 @@ def channel_statistics(dataset: AnyDataset) -> tuple[list[float], list[float]]:
     return means, deviations
 
 
+def channels_last(shape: Sequence[int]) -> bool:
+    """Whether images of this shape, [N, ...], seem to be [N, H, W, C]."""
+    return len(shape) == 4 and shape[3] <= _COLOURS < min(shape[1:3])
+
+
 def content_digest(text: str, *tensors: torch.Tensor) -> str:
     """Twelve hexadecimal digits that stand for the text and the content, shape and type of the tensors."""
     state = hashlib.sha256(text.encode())
@@ -76,7 +89,14 @@ def content_digest(text: str, *tensors: torch.Tensor) -> str:
 
 
 def dataset_digest(dataset: AnyDataset) -> str:
-    """That of what a network learns from; of images on the disk their names stand for them."""
+    """That of what a network learns from; of images on the disk their names stand for them, of a Dataset that is read
+    as it is needed some of its samples."""
+    if isinstance(dataset, Mapped):
+        some = [
+            dataset.sample(position, _CONTENT) for position in range(0, len(dataset), -(-len(dataset) // _KNOWN_BY))
+        ]
+        labels = torch.tensor([label for _, label in some])
+        return content_digest(repr(dataset.classes), dataset.ids, labels, *(x for x, _ in some))
     if isinstance(dataset, Streamed):
         names = [str(file) for file in dataset.files]
         return content_digest(repr((names, dataset.classes)), dataset.labels, dataset.ids)

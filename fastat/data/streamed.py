@@ -51,7 +51,7 @@ class Streamed:
         return len(self.files)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """(C, H, W)"""
         return 3, SIDE, SIDE
 

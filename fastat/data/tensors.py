@@ -9,9 +9,7 @@ import numpy as np
 import torch
 
 from fastat.data.dataset import Dataset, make_dataset
-from fastat.data.splits import Split
-
-_COLOURS = 4  # channels that a picture has at most
+from fastat.data.splits import Split, channels_last
 
 
 def load_tensors(file: Path) -> Split:
@@ -50,7 +48,7 @@ def _half(file: Path, arrays: dict[str, np.ndarray], half: str, classes: tuple[s
         images = images[:, :, None, None]
     elif images.ndim == 3:
         images = images[:, None]
-    elif images.ndim == 4 and images.shape[3] <= _COLOURS < min(images.shape[1:3]):
+    elif channels_last(images.shape):
         raise ValueError(
             f"{file}: x_{half} {list(images.shape)} seems to have its channels last: save x.transpose(0, 3, 1, 2)"
         )

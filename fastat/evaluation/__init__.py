@@ -10,7 +10,7 @@ from fastat.evaluation.accuracy import (
     robust_accuracy_curve,
     wilson_interval,
 )
-from fastat.evaluation.images import evaluate_images
+from fastat.evaluation.images import evaluate_images, some_of
 
 __all__ = [
     "ATTACKS",
@@ -21,5 +21,6 @@ __all__ = [
     "evaluate_images",
     "predict",
     "robust_accuracy_curve",
+    "some_of",
     "wilson_interval",
 ]

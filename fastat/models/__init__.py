@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
@@ -115,7 +116,7 @@ def build(
     std: float | Sequence[float] = 1.0,
     width: int | None = None,
     *,
-    image_size: tuple[int, int] | None = None,
+    image_size: tuple[int, ...] | None = None,
     pretrained: bool = False,
 ) -> Normalized:
     """A freshly initialized network that takes pixels [B, in_channels, H, W] in [0, 1] and returns [B, num_classes].
@@ -128,7 +129,8 @@ def build(
         std: a number or one per channel, above zero.
         width: channels of the first stage, or units of a layer, for a network whose width is free; its own default for
             None.
-        image_size: (H, W), which "mlp" must know; the others take any.
+        image_size: (H, W), which "mlp" must know; the others take any. (L,) or () of inputs [B, in_channels, L] or
+            [B, in_channels], which "mlp" and functions of one's own take.
         pretrained: with the weights that timm or torchvision have, and the normalization these were trained with.
 
     Raises:
@@ -141,6 +143,10 @@ def build(
         raise ValueError(f"needs num_classes >= 2 and in_channels >= 1, got {num_classes} and {in_channels}")
     if width is not None and (name not in WITH_WIDTH or width < 1):
         raise ValueError(f"width is free for {', '.join(WITH_WIDTH)} only, and at least 1; got {width} for {name}")
+    if image_size is not None and len(image_size) != 2 and name != "mlp" and not is_own(name):
+        raise ValueError(
+            f"{name} takes images [C, H, W], got inputs {[in_channels, *image_size]}: take mlp, or one of your own"
+        )
     free = {} if width is None else {"width": width}
     if name in _NETWORKS:
         bare = _NETWORKS[name][1](num_classes, _inputs(name, in_channels, image_size), **free)
@@ -149,7 +155,7 @@ def build(
         if pretrained and in_channels == 3:
             mean, std = zoo_statistics(name)
     else:
-        bare = own_model(name, num_classes, in_channels, image_size)
+        bare = own_model(name, num_classes, in_channels, () if image_size is None else image_size)
     network = Normalized(bare, mean, std)
     for statistic, value in (("mean", network.mean), ("std", network.std)):
         if value.numel() not in (1, in_channels):
@@ -157,20 +163,20 @@ def build(
     return network
 
 
-def _inputs(name: str, in_channels: int, image_size: tuple[int, int] | None) -> int:
+def _inputs(name: str, in_channels: int, image_size: tuple[int, ...] | None) -> int:
     """Channels, or for the fully connected network all numbers of an image."""
     if name != "mlp":
         return in_channels
     if image_size is None:
         raise ValueError("mlp needs image_size, got None")
-    return in_channels * image_size[0] * image_size[1]
+    return math.prod((in_channels, *image_size))
 
 
-def closest_named(weights: Mapping[str, Tensor], num_classes: int, image_shape: tuple[int, int, int]) -> str:
+def closest_named(weights: Mapping[str, Tensor], num_classes: int, image_shape: tuple[int, ...]) -> str:
     """The one of :func:`names` that weights of other code fit best, for images (C, H, W); "" if they fit none."""
     channels, *size = image_shape
     made = {
-        name: partial(network, num_classes, _inputs(name, channels, (size[0], size[1])))
+        name: partial(network, num_classes, _inputs(name, channels, tuple(size)))
         for name, (_, network) in _NETWORKS.items()
     }
     return closest_network(weights, made)

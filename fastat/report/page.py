@@ -11,7 +11,7 @@ from fastat import models
 from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
 from fastat.support.foreign_json import read_inside, read_object
-from fastat.training import CONFIG, ENVIRONMENT, METRICS, TrainConfig, Which, as_fields, config_from, describe_training
+from fastat.training import CONFIG, ENVIRONMENT, METRICS, Record, Which, record_from
 
 _ROW = {
     "epoch": int,
@@ -42,7 +42,7 @@ class _Shown:
     """A run folder, as far as it is there, and what the page says of it."""
 
     name: str
-    config: TrainConfig
+    record: Record
     history: list[dict[str, Any]]
     results: dict[str, Any] | None
     environment: dict[str, str]
@@ -50,15 +50,15 @@ class _Shown:
 
     @property
     def dataset(self) -> str:
-        return self.results["dataset"] if self.results else self.config.dataset.data
+        return self.results["dataset"] if self.results else self.record.fields["data"]
 
     @property
     def network(self) -> str:
-        return models.title(self.config.network.model)
+        return models.title(self.record.fields["model"])
 
     @property
     def training(self) -> str:
-        return describe_training(self.config)
+        return self.record.training
 
     @property
     def trained(self) -> str:
@@ -69,7 +69,7 @@ class _Shown:
 
     @property
     def radius(self) -> str:
-        return f"{self.config.threat.norm} {format_eps(self.config.threat.eps)}"
+        return f"{self.record.threat.norm} {format_eps(self.record.threat.eps)}"
 
     @property
     def accuracy(self) -> dict[str, dict[str, float]]:
@@ -84,10 +84,10 @@ class _Shown:
         stopped = self.history[-1]["stopped"] if self.history else ""
         if stopped:
             return f"stopped early: {stopped}"
-        if self.results is None and len(self.history) == self.config.optimizer.epochs:
+        if self.results is None and len(self.history) == self.record.optimizer.epochs:
             return "trained, not evaluated"
         if self.results is None:
-            return f"unfinished, epoch {len(self.history)} of {self.config.optimizer.epochs}"
+            return f"unfinished, epoch {len(self.history)} of {self.record.optimizer.epochs}"
         return "finished"
 
     @property
@@ -119,8 +119,9 @@ def write_page(folders: Sequence[str | Path], path: str | Path) -> Path:
 def _page(runs: Sequence[_Shown]) -> str:
     begun = [(number, run.name, run.history) for number, run in enumerate(runs) if run.history]
     evaluated = [(number, run.name, run.results) for number, run in enumerate(runs) if run.results is not None]
-    configurations = [as_fields(run.config) for run in runs]
-    differing = [field for field, value in configurations[0].items() if any(c[field] != value for c in configurations)]
+    configurations = [run.record.fields for run in runs]
+    fields = list(dict.fromkeys(field for found in configurations for field in found))
+    differing = [name for name in fields if len({repr(found.get(name)) for found in configurations}) > 1]
     same = all(run.environment == runs[0].environment for run in runs)
     recorded = runs[:1] if same else runs
     return html.render(
@@ -131,7 +132,7 @@ def _page(runs: Sequence[_Shown]) -> str:
         curves=page_figures.curves(begun) if begun else None,
         robustness=page_figures.robustness(evaluated) if evaluated else None,
         by_class=[(name, page_figures.by_class(number, name, results)) for number, name, results in evaluated],
-        differing={field: _told_apart([found[field] for found in configurations]) for field in differing},
+        differing={field: _told_apart([found.get(field) for found in configurations]) for field in differing},
         shared={field: value for field, value in configurations[0].items() if field not in differing},
         recorded=["all runs"] if same and len(runs) > 1 else [run.name for run in recorded],
         environment={
@@ -164,7 +165,7 @@ def _read(folder: Path, name: str) -> _Shown:
         results, environment = _content(folder, "results.json"), _content(folder, ENVIRONMENT)
         return _Shown(
             name,
-            config_from(read_object(read_inside(folder, CONFIG), {}, CONFIG)),
+            record_from(read_object(read_inside(folder, CONFIG), {}, CONFIG)),
             [read_object(line, _ROW, METRICS) for line in metrics.splitlines()],
             None if results is None else read_object(results, _RESULTS, "results.json"),
             {} if environment is None else read_object(environment, {...: str}, ENVIRONMENT),

@@ -16,7 +16,8 @@ from fastat.evaluation import eval_mode, evaluate_images, predict, robust_accura
 from fastat.graphs import Graph
 from fastat.report.run_figures import Examples, can_be_drawn, literal, plot_curves, plot_examples, plot_robustness
 from fastat.support.files import write_json
-from fastat.training import Network, describe_training
+from fastat.support.threat import Bounds
+from fastat.training import Network
 
 NORM_TITLES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 
@@ -46,9 +47,10 @@ def write_results(network: Network, test: Dataset, folder: Path, *, graph: Graph
         The content of results.json: the accuracies with their 95% intervals, by class, against eps, and what they are
         accuracies of.
     """
-    config, history = network.config, network.history
-    found = evaluate_images(network.model, test, config.threat, seed=config.run.seed, graph=graph)
-    curve = _curve(network, test.subset(_CURVE_IMAGES, config.run.seed), graph)
+    record, history = network.record, network.history
+    seed = record.run.seed
+    found = evaluate_images(network.model, test, record.threat, seed=seed, graph=graph)
+    curve = _curve(network, test.subset(_CURVE_IMAGES, seed), graph)
     rows = {}
     for name, accuracy in found.accuracy.items():
         low, high = found.interval(name)
@@ -57,10 +59,10 @@ def write_results(network: Network, test: Dataset, folder: Path, *, graph: Graph
     classes = len(network.classes)
     results = {
         "dataset": network.title,
-        "model": config.network.model,
-        "protocol": config.method.protocol,
+        "model": record.fields["model"],
+        "protocol": record.fields["protocol"],
         "training": _training(network),
-        "seed": config.run.seed,
+        "seed": seed,
         "norm": found.norm,
         "eps": found.eps,
         "test_images": found.n,
@@ -102,7 +104,7 @@ def attack_title(name: str) -> str:
 
 def _curve(network: Network, some: Dataset, graph: Graph) -> dict[str, Any]:
     """Accuracy under PGD-20 from radius 0 to twice that of the training."""
-    threat, seed = network.config.threat, network.config.run.seed
+    threat, seed = network.record.threat, network.record.run.seed
     reach = 2 * threat.eps if threat.eps > 0 else 0.1
     radii = [reach * point / (_CURVE_POINTS - 1) for point in range(_CURVE_POINTS)]
     accuracy = robust_accuracy_curve(
@@ -115,38 +117,44 @@ def _curve(network: Network, some: Dataset, graph: Graph) -> dict[str, Any]:
 def _write_figures(network: Network, test: Dataset, curve: Mapping[str, Any], folder: Path) -> list[str]:
     """Draws the figures into the folder "figures" and returns their names relative to the folder."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    config = network.config
-    title = literal(f"{network.title}, {models.title(config.network.model)}")
-    threat = rf"{NORM_TITLES[config.threat.norm]} $\epsilon$ = {format_eps(config.threat.eps)}"
+    allowed = network.record.threat
+    title = literal(f"{network.title}, {models.title(network.record.fields['model'])}")
+    threat = rf"{NORM_TITLES[allowed.norm]} $\epsilon$ = {format_eps(allowed.eps)}"
     curves, examples, robustness = (
         f"figures/{name}.png" for name in ("training_curves", "adversarial_examples", "accuracy_vs_eps")
     )
     names, trained = [robustness], f"{title}, {threat}\n{_training(network)}"
     if can_be_drawn(test.image_shape):
         attacked = f"{title}, {_training(network)}\nattacked by PGD-20, {threat}"
-        plot_examples(folder / examples, find_examples(network, test), attacked)
+        plot_examples(folder / examples, find_examples(network, test), attacked, shown_range(allowed.bounds))
         names.insert(0, examples)
     if network.history:
         best = network.epoch if network.which == "best" else None
         plot_curves(folder / curves, network.history, trained, best)
         names.insert(0, curves)
-    unit, label = eps_axis(config.threat.norm, config.threat.eps)
+    unit, label = eps_axis(allowed.norm, allowed.eps, allowed.bounds)
     shown = [unit * eps for eps in curve["eps"]]
-    plot_robustness(
-        folder / robustness, shown, curve["accuracy"], curve["images"], unit * config.threat.eps, label, trained
-    )
+    plot_robustness(folder / robustness, shown, curve["accuracy"], curve["images"], unit * allowed.eps, label, trained)
     return names
 
 
 def _training(network: Network) -> str:
     """How the network came about, in the words of a title."""
-    return describe_training(network.config) if network.history else "weights of other code"
+    return network.record.training if network.history else "weights of other code"
 
 
-def eps_axis(norm: str, eps: float) -> tuple[int, str]:
+def eps_axis(norm: str, eps: float, bounds: Bounds = (0.0, 1.0)) -> tuple[int, str]:
     """What to multiply radii by so that they read well, and the label of their axis."""
     unit, named = (255, "in 1/255 of the pixel range") if "/" in format_eps(eps) else (1, "pixels from 0 to 1")
+    if bounds is not None and tuple(bounds) != (0, 1):
+        unit, named = 1, "in the unit of the inputs"
     return unit, rf"radius $\epsilon$ of the {NORM_TITLES[norm]} ball ({named})"
+
+
+def shown_range(bounds: Bounds) -> tuple[float, float]:
+    """The values that are shown as black and as white: the box, or without one those of pixels."""
+    lower, upper = bounds or (None, None)
+    return (0.0, 1.0) if lower is None or upper is None else (lower, upper)
 
 
 def find_examples(network: Network, test: Dataset) -> Examples:
@@ -154,7 +162,7 @@ def find_examples(network: Network, test: Dataset) -> Examples:
 
     Only images that the network gets right without an attack are shown, as different in class as possible.
     """
-    threat, seed = network.config.threat, network.config.run.seed
+    threat, seed = network.record.threat, network.record.run.seed
     some = test.subset(_CURVE_IMAGES, seed)
     x = some.pixels()
     with eval_mode(network.model):

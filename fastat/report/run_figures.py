@@ -24,7 +24,7 @@ class Examples:
     """Images to show beside their adversarial twins.
 
     Attributes:
-        images: [N, C, H, W] in [0, 1], on the CPU.
+        images: [N, C, H, W], on the CPU.
         adversarial: the same images under attack.
         true: the class of each, which the network finds without the attack.
         predicted: the predicted class under attack.
@@ -86,8 +86,9 @@ def plot_robustness(
     figure.savefig(path, dpi=DPI)
 
 
-def plot_examples(path: Path, examples: Examples, title: str) -> None:
-    """A column per image: the image, its adversarial twin, the difference amplified around grey."""
+def plot_examples(path: Path, examples: Examples, title: str, span: tuple[float, float] = (0.0, 1.0)) -> None:
+    """A column per image: the image, its adversarial twin, the difference amplified around grey; ``span`` has the
+    values of black and white."""
     columns = len(examples.true)
     figure = Figure(figsize=(1.5 * max(columns, 5) + 1.4, 5.9), layout="constrained")
     figure.suptitle(f"{title}\n{examples.shown}", fontsize=13)
@@ -96,7 +97,8 @@ def plot_examples(path: Path, examples: Examples, title: str) -> None:
         return
     difference = examples.adversarial - examples.images
     amplification = 0.5 / max(float(difference.abs().max()), 1e-12)
-    rows = (examples.images, examples.adversarial, (0.5 + amplification * difference).clamp(0, 1))
+    seen = [(images - span[0]) / (span[1] - span[0]) for images in (examples.images, examples.adversarial)]
+    rows = (*seen, (0.5 + amplification * difference).clamp(0, 1))
     names = ("image\n(true class)", "under attack\n(prediction)", f"difference x {amplification:.3g}\n(grey: none)")
     grid = figure.subplots(3, columns, squeeze=False)
     for row, (images, name) in enumerate(zip(rows, names, strict=True)):
@@ -112,10 +114,9 @@ def plot_examples(path: Path, examples: Examples, title: str) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def can_be_drawn(image_shape: tuple[int, int, int]) -> bool:
-    """Whether images (C, H, W) are pictures: grey or of three colours, and of more than one pixel."""
-    channels, height, width = image_shape
-    return channels in (1, 3) and height * width > 1
+def can_be_drawn(image_shape: tuple[int, ...]) -> bool:
+    """Whether samples are pictures (C, H, W): grey or of three colours, and of more than one pixel."""
+    return len(image_shape) == 3 and image_shape[0] in (1, 3) and image_shape[1] * image_shape[2] > 1
 
 
 def show_image(axes: Axes, image: Tensor) -> None:

@@ -19,19 +19,17 @@ Bounds = tuple[float | None, float | None] | None
 
 @dataclass(frozen=True)
 class ThreatModel:
-    """Which perturbations are defended against."""
+    """Which perturbations are defended against.
+
+    Attributes:
+        norm: of the perturbation.
+        eps: its radius, in the unit of the inputs.
+        bounds: the box of valid inputs.
+    """
 
     norm: Norm = "linf"
-    """Norm of the perturbation."""
     eps: float = 0.1
-    """Radius of the perturbation, pixels from 0 to 1."""
-    box: bool = True
-    """Attacked images stay within [0, 1]; --no-box is for data that leave it."""
-
-    @property
-    def bounds(self) -> Bounds:
-        """The box of the attacks."""
-        return (0.0, 1.0) if self.box else None
+    bounds: Bounds = (0.0, 1.0)
 
 
 def check_norm(norm: str) -> int:

@@ -11,7 +11,7 @@ from fastat import data, models
 from fastat.theory.threads import one_thread
 from fastat.training import TrainConfig, choose_device, layout_of, placed
 
-_SIZES: Mapping[str, tuple[int, tuple[int, int, int], int]] = {
+_SIZES: Mapping[str, tuple[int, tuple[int, ...], int]] = {
     "mnist": (60_000, (1, 28, 28), 10),
     "fashion-mnist": (60_000, (1, 28, 28), 10),
     "cifar10": (50_000, (3, 32, 32), 10),
@@ -25,7 +25,7 @@ _CPU_BATCH = 8  # enough to see what an image costs
 _MINUTE, _HOUR = 60.0, 3600.0
 
 
-def data_size(name: str) -> tuple[int, tuple[int, int, int], int]:
+def data_size(name: str) -> tuple[int, tuple[int, ...], int]:
     """Training images, (C, H, W) and classes of a dataset, also of one that has to be fetched yet.
 
     Raises:
@@ -38,7 +38,7 @@ def data_size(name: str) -> tuple[int, tuple[int, int, int], int]:
 
 
 def training_cost(
-    configs: Sequence[TrainConfig], train_images: int, image_shape: tuple[int, int, int], num_classes: int
+    configs: Sequence[TrainConfig], train_images: int, image_shape: tuple[int, ...], num_classes: int
 ) -> str:
     """A sentence: how many trainings, passes of an image through the network, and what time that is on this machine.
 
@@ -85,7 +85,7 @@ def passes_per_image(config: TrainConfig) -> int:
     return attack + 1 + clean + alignment + weights
 
 
-def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, int, int], num_classes: int) -> float:
+def _seconds_per_pass(config: TrainConfig, batch: int, shape: tuple[int, ...], num_classes: int) -> float:
     network, device = config.network, choose_device(None)
     with torch.random.fork_rng(devices=[]):
         model = models.build(network.model, num_classes, shape[0], width=network.width, image_size=shape[1:])

@@ -1,23 +1,26 @@
 """Training: ``train()``, its loop and step, the run folder, the configuration, schedules, monitors and progress."""
 
 from fastat.training import monitors
-from fastat.training.checkpoint import check_same_config
 from fastat.training.checks import check_config
 from fastat.training.config import (
     ConfigError,
     OptimizerConfig,
     RunConfig,
-    Schedule,
+    ScheduleName,
+    ThreatConfig,
     TrainConfig,
     as_fields,
     config_from,
     describe_training,
     with_fields,
 )
+from fastat.training.configured import open_configured, train_configured
 from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, placed
+from fastat.training.extending import check_same_run, saved_record
 from fastat.training.images import training_sets
 from fastat.training.interrupt import Terminated, interrupts_deferred
+from fastat.training.loop import StepReport
 from fastat.training.network import (
     CALLER,
     CONFIG,
@@ -29,7 +32,8 @@ from fastat.training.network import (
     load_network,
     network_of_weights,
 )
-from fastat.training.run import Run, open_run
+from fastat.training.record import Record, record_from, record_of
+from fastat.training.run import Run
 from fastat.training.train import train
 
 __all__ = [
@@ -41,15 +45,18 @@ __all__ = [
     "Network",
     "OptimizerConfig",
     "OtherCodeError",
+    "Record",
     "Run",
     "RunConfig",
-    "Schedule",
+    "ScheduleName",
+    "StepReport",
     "Terminated",
+    "ThreatConfig",
     "TrainConfig",
     "Which",
     "as_fields",
     "check_config",
-    "check_same_config",
+    "check_same_run",
     "choose_device",
     "config_from",
     "default_config",
@@ -59,9 +66,13 @@ __all__ = [
     "load_network",
     "monitors",
     "network_of_weights",
-    "open_run",
+    "open_configured",
     "placed",
+    "record_from",
+    "record_of",
+    "saved_record",
     "train",
+    "train_configured",
     "training_sets",
     "with_fields",
 ]

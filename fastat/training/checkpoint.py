@@ -5,18 +5,19 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from fastat.data import AnyDataset, Split, content_digest, dataset_digest
+from fastat.data import AnyDataset, content_digest, dataset_digest
 from fastat.support.distributed import gather_parts, rank_of
-from fastat.support.files import check_same_settings, load_checkpoint, save_checkpoint, write_json_lines
-from fastat.training.config import TrainConfig, as_fields, config_from
+from fastat.support.files import load_checkpoint, save_checkpoint, write_json_lines
 from fastat.training.monitors import Watch, best_epoch
 from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, Which, network_state
+from fastat.training.record import Record
 from fastat.training.state import State
 from fastat.training.step import Learner
 
@@ -27,12 +28,12 @@ class RunFolder:
 
     Attributes:
         path: the folder.
-        config: what is trained.
+        record: what is written down of it.
         train_set: what it learns from, whose title, classes and image shape are saved.
     """
 
     path: Path
-    config: TrainConfig
+    record: Record
     train_set: AnyDataset
 
 
@@ -48,7 +49,7 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
         return
     now = state.current
     saved = {
-        **network_state(folder.config, folder.train_set, learner.model),
+        **network_state(folder.record, folder.train_set, learner.model),
         "average": None if learner.average is None else learner.average.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
         "delta": delta,
@@ -79,16 +80,19 @@ def save_best(folder: RunFolder, evaluated: nn.Module, state: State) -> None:
     best = best_epoch(state.history)
     if state.current.step > 0 or best is None or best + 1 != state.epoch:
         return
-    saved = network_state(folder.config, folder.train_set, evaluated)
+    saved = network_state(folder.record, folder.train_set, evaluated)
     save_checkpoint(folder.path / BEST, {**saved, "history": state.history, "epoch": state.epoch})
 
 
 def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) -> None:
     """Puts a run where the checkpoint was saved; ``part`` of the perturbation that attack "free" carries on is ours."""
-    learner.model.load_state_dict(saved["model"])
+    try:
+        learner.model.load_state_dict(saved["model"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the run was begun with another network or optimizer: {error}") from error
     if learner.average is not None:
         learner.average.load_state_dict(saved["average"])
-    learner.optimizer.load_state_dict(saved["optimizer"])
     if learner.delta is not None:
         learner.delta.copy_(saved["delta"][part])
     now = state.current
@@ -106,12 +110,12 @@ def as_network(folder: RunFolder, learner: Learner, state: State) -> Network:
     best = best_epoch(state.history)
     epoch = state.epoch
     which: Which = "last"
-    if folder.config.run.select == "best" and best is not None:
+    if folder.record.run.select == "best" and best is not None:
         if best + 1 != epoch:
             learner.evaluated.load_state_dict(load_checkpoint(folder.path / BEST)["model"])
         epoch, which = best + 1, "best"
     title, classes = folder.train_set.title, folder.train_set.classes
-    return Network(learner.evaluated.eval(), folder.config, title, classes, state.history, epoch, which)
+    return Network(learner.evaluated.eval(), folder.record, title, classes, state.history, epoch, which, folder.path)
 
 
 def snapshot(learner: Learner, averaged: int) -> dict[str, Any]:
@@ -131,25 +135,17 @@ def go_back(learner: Learner, state: State) -> None:
         state.averaged = sound["averaged"]
 
 
-def check_same_config(path: Path, config: TrainConfig) -> None:
-    """Raises ValueError if the folder holds a run of another configuration; the message names the fields."""
-    file = path / CONFIG
-    if file.exists():
-        saved = as_fields(config_from(json.loads(file.read_text())))
-        check_same_settings(path, "a run of another configuration", saved, as_fields(config))
-
-
-def of_the_caller(split: Split | None, front: nn.Module | None) -> dict[str, str]:
+def of_the_caller(train_set: AnyDataset | None, front: nn.Module | None) -> dict[str, str]:
     """Digests of images and a front that do not come from the configuration."""
     found = {}
-    if split is not None:
-        found["images"] = dataset_digest(split.train)
+    if train_set is not None:
+        found["images"] = dataset_digest(train_set)
     if front is not None:
         found["front"] = content_digest(str(front), *front.buffers())
     return found
 
 
-def check_same_caller(path: Path, given: dict[str, str]) -> None:
+def check_same_caller(path: Path, given: Mapping[str, str]) -> None:
     """Raises ValueError if the folder holds a run on other images, or behind another front."""
     if not (path / CONFIG).exists():
         return

@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastat.data import DataConfig
 from fastat.models import ModelConfig
 from fastat.protocols import ProtocolConfig, protocol_of
-from fastat.support.threat import ThreatModel
+from fastat.support.threat import Norm, ThreatModel
 
-Schedule = Literal["cyclic", "cosine", "multistep", "one-cycle"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+ScheduleName = Literal["cyclic", "cosine", "multistep", "one-cycle", "constant"]
 
 
 class ConfigError(ValueError):
@@ -29,6 +30,23 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
+class ThreatConfig:
+    """Which perturbations are defended against."""
+
+    norm: Norm = "linf"
+    """Norm of the perturbation."""
+    eps: float = 0.1
+    """Radius of the perturbation, pixels from 0 to 1."""
+    box: bool = True
+    """Attacked images stay within [0, 1]; --no-box is for data that leave it."""
+
+    @property
+    def threat_model(self) -> ThreatModel:
+        """The same as attacks take it."""
+        return ThreatModel(self.norm, self.eps, (0.0, 1.0) if self.box else None)
+
+
+@dataclass(frozen=True)
 class OptimizerConfig:
     """How the weights move, for how long, and which average of them is kept."""
 
@@ -36,19 +54,26 @@ class OptimizerConfig:
     """Passes over the training images; those of attack free count its replays, so equal epochs are equal steps."""
     batch_size: int = 128
     """Images per step."""
+    optimizer: OptimizerName = "sgd"
+    """sgd, or with torch's own betas and eps adam, adamw."""
     lr: float = 0.1
     """Peak of the learning rate."""
-    schedule: Schedule = "cyclic"
-    """cyclic: straight up from 0 for two fifths of the run, then straight down to 0; cosine: from the peak to 0;
-    multistep: the peak, a tenth of what it was at every milestone; one-cycle: a cosine up, then one down."""
+    schedule: ScheduleName = "cyclic"
+    """cyclic: straight up from 0 to the peak, then straight down to 0; cosine: from the peak to 0; multistep: the peak,
+    a tenth of what it was at every milestone; one-cycle: a cosine up, then one down; constant."""
+    peak: float | None = None
+    """Fraction of the run at which cyclic or one-cycle is at its peak; if not given 0.4 and 0.3."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Fractions of the run at which multistep drops."""
     momentum: float = 0.9
     """Momentum of SGD."""
+    peak_momentum: float | None = None
+    """Momentum of SGD at the peak of cyclic: straight there from what it is at the start, and straight back, as in
+    torch's CyclicLR (0.8 in the code of fast adversarial training); if not given it stays."""
     nesterov: bool = False
     """Nesterov's form of the momentum."""
     weight_decay: float = 5e-4
-    """L2 penalty on the parameters, through SGD."""
+    """L2 penalty on the parameters, through the gradient; of adamw the decay beside it."""
     exempt_norm_and_bias: bool = False
     """No weight decay on biases and on the scales and shifts of normalizations."""
     clip_grad: float = 0.0
@@ -59,6 +84,10 @@ class OptimizerConfig:
     """Decay of ema per step, less at the start."""
     swa_start: float = 0.5
     """Fraction of the run after which swa averages."""
+    eps_warmup: float = 0.0
+    """Epochs over which the radius of the training attack grows straight up from 0."""
+    awp_warmup: float = 0.0
+    """Epochs at the start that go without adversarial weight perturbation."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +126,7 @@ class TrainConfig:
     method: ProtocolConfig = field(default_factory=ProtocolConfig)
     dataset: DataConfig = field(default_factory=DataConfig)
     network: ModelConfig = field(default_factory=ModelConfig)
-    threat: ThreatModel = field(default_factory=ThreatModel)
+    threat: ThreatConfig = field(default_factory=ThreatConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
@@ -146,16 +175,22 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
 def describe_training(config: TrainConfig) -> str:
     """The training in the words of a title: "PGD-10 adversarial training", "HR (alpha 0.05, r 0.1) on N-FGSM"."""
     average, noise = config.optimizer.average, config.dataset.label_noise
-    text = str(protocol_of(config.method, config.threat)) + (f" with {average.upper()}" if average != "none" else "")
+    text = str(protocol_of(config.method, config.threat.threat_model))
+    text += f" with {average.upper()}" if average != "none" else ""
     return text + (f", {100 * noise:g}% of the training labels flipped" if noise else "")
 
 
 def check_types(config: TrainConfig) -> None:
     """Raises :class:`ConfigError` for a value of another type than its field's."""
-    for part, holder in _PARTS.items():
-        for name, kind in get_type_hints(holder).items():
-            value = getattr(getattr(config, part), name)
-            check(_fits(value, kind), name, value, _rule(kind))
+    for name in _PARTS:
+        check_part(getattr(config, name))
+
+
+def check_part(part: Any) -> None:
+    """The same of one part."""
+    for name, kind in get_type_hints(type(part)).items():
+        value = getattr(part, name)
+        check(_fits(value, kind), name, value, _rule(kind))
 
 
 def check(holds: bool, name: str, value: object, rule: str) -> None:

@@ -13,7 +13,8 @@ def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any)
 
     digits: about a minute on two CPU cores. mnist: eps 0.3, the threat model of Madry et al. (2018). cifar10: eps
     8/255, PreAct ResNet-18, 30 epochs of the cyclic schedule (Wong et al. 2020); the other colour images start from the
-    same, svhn with the lower learning rate of de Jorge et al. (2022), imagenet with ResNet-50 and eps 4/255.
+    same, svhn with the lower learning rate of de Jorge et al. (2022), imagenet with ResNet-50 and eps 4/255. With adam
+    and adamw the learning rate is torch's own, 0.001.
 
     Raises:
         TypeError: a change that is no field of a configuration.
@@ -21,10 +22,12 @@ def default_config(data: str, protocol: ProtocolName = "pgd-at", **changes: Any)
     """
     check_protocol_name(protocol)
     by_data = _DEFAULTS.get(data.split(":", 1)[0], {})
-    fields = {"data": data, "protocol": protocol, **by_data, **PROTOCOLS[protocol], **changes}
+    by_optimizer = {"lr": ADAM_LR} if changes.get("optimizer", "sgd") != "sgd" else {}
+    fields = {"data": data, "protocol": protocol, **by_data, **PROTOCOLS[protocol], **by_optimizer, **changes}
     return with_fields(TrainConfig(), **fields)
 
 
+ADAM_LR = 1e-3
 _CIFAR: dict[str, Any] = {
     "model": "preact_resnet18",
     "eps": 8 / 255,

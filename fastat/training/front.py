@@ -30,7 +30,7 @@ class Front:
         return self.seen[model]
 
 
-def check_fixed(front: nn.Module, image_shape: tuple[int, int, int]) -> None:
+def check_fixed(front: nn.Module, image_shape: tuple[int, ...]) -> None:
     """Raises ValueError if the front would have something to learn, or changes when images pass it."""
     if any(True for _ in front.parameters()):
         raise ValueError(f"front must have no parameters: they would not be trained; got {front}")

@@ -8,12 +8,13 @@ from itertools import groupby
 
 import torch
 
-from fastat.data import AnyDataset, Augmentation, Batch, DataConfig, Dataset, Split, flip_labels, held_out
+from fastat.data import AnyDataset, Augmentation, Batch, DataConfig, Dataset, Split, Streamed, flip_labels, held_out
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.keyed import keyed_permutation
 from fastat.training.config import ConfigError
 from fastat.training.monitors import PROBE_IMAGES
 
+_LOOKED_AT = 64  # samples
 _ORDER = 0x0D3  # the purpose in the key of the order of the images
 
 
@@ -51,18 +52,31 @@ def training_sets(settings: DataConfig, seed: int, split: Split) -> tuple[AnyDat
         rest, val_set = held_out(split.train, settings.val_size)
     except ValueError as error:
         raise ConfigError("val_size", str(error)) from error
-    return flip_labels(rest.subset(settings.train_size, seed), settings.label_noise, seed), val_set
+    try:
+        return flip_labels(rest.subset(settings.train_size, seed), settings.label_noise, seed), val_set
+    except ValueError as error:
+        raise ConfigError("label_noise", str(error)) from error
 
 
 def check_box(split: Split) -> None:
-    """Raises :class:`ConfigError` if images leave the box [0, 1] of the attacks; stored bytes cannot."""
+    """Raises :class:`ConfigError` if images leave the box [0, 1] of the attacks."""
     for half, images in (("training", split.train), ("test", split.test)):
-        if isinstance(images, Dataset) and images.images.is_floating_point():
-            low, high = (float(value) for value in images.pixels().aminmax())
-            if low < 0 or high > 1:
-                rule = "off (--no-box) for images that leave [0, 1], or these be scaled to it"
-                found = f"True with {half} images from {low:.4g} to {high:.4g}"
-                raise ConfigError("box", f"box must be {rule}, got {found}")
+        low, high = extent(images)
+        if low < 0 or high > 1:
+            rule = "off (--no-box) for images that leave [0, 1], or these be scaled to it"
+            found = f"True with {half} images from {low:.4g} to {high:.4g}"
+            raise ConfigError("box", f"box must be {rule}, got {found}")
+
+
+def extent(dataset: AnyDataset) -> tuple[float, float]:
+    """The smallest and the largest value, of what is read as it is needed that of some samples; (0, 1) for bytes."""
+    if isinstance(dataset, Streamed):
+        return 0.0, 1.0
+    images = dataset.images if isinstance(dataset, Dataset) else dataset.subset(_LOOKED_AT, 0).load().images
+    if not images.is_floating_point():
+        return 0.0, 1.0
+    low, high = images.aminmax()
+    return float(low), float(high)
 
 
 def images_of(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastat import graphs
 from fastat.data import Batch
@@ -13,48 +16,73 @@ from fastat.support.distributed import agreed
 from fastat.training import monitors
 from fastat.training.averaging import move_average_
 from fastat.training.checkpoint import save_run
-from fastat.training.event_log import EventLog
 from fastat.training.interrupt import interrupts_deferred
 from fastat.training.probes import probe, report, validate
 from fastat.training.progress import Display
 from fastat.training.run import Run
-from fastat.training.schedules import learning_rate
 from fastat.training.state import State, start_epoch
 from fastat.training.step import train_step
 
 _LOOK_EVERY = 25  # steps between two looks at the loss on a GPU: each look waits for the GPU
 
 
-def train_epochs(
-    run: Run,
-    display: Display,
-    log: EventLog | None,
-    measure: Callable[[nn.Module], Mapping[str, float]] | None,
-    measure_every: int,
-    checkpoint_every: float,
-) -> None:
+class StepReport(NamedTuple):
+    """A step of a run, for those who log it.
+
+    Attributes:
+        step: its number in the whole run, from 1.
+        epoch: the epoch under way, from 1.
+        lr: its learning rate; of an optimizer of several rates that of the first group.
+        loss: what was descended, 0-d float32 on the device; NaN for a skipped step. Reading it waits for a GPU.
+        adversarial: fraction of the attacked samples that were classified correctly, likewise.
+    """
+
+    step: int
+    epoch: int
+    lr: float
+    loss: Tensor
+    adversarial: Tensor
+
+
+@dataclass(frozen=True)
+class Listeners:
+    """Who is told of a run; none in processes other than the first.
+
+    Attributes:
+        epoch: given the line of metrics.jsonl of every epoch.
+        step: given a report of every step.
+        measure: see :func:`fastat.train`.
+        measure_every: epochs between two measurements.
+    """
+
+    epoch: Sequence[Callable[[dict[str, Any]], object]] = ()
+    step: Callable[[StepReport], object] | None = None
+    measure: Callable[[nn.Module], Mapping[str, float]] | None = None
+    measure_every: int = 1
+
+
+def train_epochs(run: Run, display: Display, listeners: Listeners, checkpoint_every: float) -> None:
     """The epochs that are left of a run; on Ctrl-C the run is saved, in one process, before KeyboardInterrupt goes on.
 
     Args:
         display: shows where the run stands.
-        log: what else is told of every epoch.
-        measure: see :func:`fastat.training.train`; None in processes that do not measure.
-        measure_every: epochs between two measurements.
+        listeners: who else is told.
         checkpoint_every: seconds between two checkpoints within an epoch.
     """
     learner, state, epochs = run.learner, run.state, run.schedule.epochs
     try:
         while not run.over or state.current.step > 0:  # a run that a monitor stops has its last epoch to close
-            _train_epoch(run, display, checkpoint_every)
+            _train_epoch(run, display, listeners.step, checkpoint_every)
             _average_epoch(run)
             accuracy = validate(run, display)
-            due = (state.epoch + 1) % measure_every == 0 or state.epoch + 1 == epochs
+            due = (state.epoch + 1) % listeners.measure_every == 0 or state.epoch + 1 == epochs
+            measure = listeners.measure
             measured = dict(measure(run.front.before(learner.evaluated))) if measure is not None and due else {}
             with interrupts_deferred(learner.place.group is None):
                 _close_epoch(run, display, accuracy, measured)
             display.epoch(state.history[-1])
-            if log is not None:
-                log.write(state.history[-1])
+            for tell in listeners.epoch:
+                tell(copy.deepcopy(state.history[-1]))
     except KeyboardInterrupt:
         if learner.place.group is None:
             _save(run)
@@ -68,7 +96,7 @@ def train_epochs(
 def take_step(run: Run, batch: Batch) -> None:
     """The next step of a run, which is not counted yet."""
     state = run.state
-    train_step(run.learner, batch, state.step, rate(run, state.step), state.current.marks, state.current.step)
+    train_step(run.learner, batch, state.step, run.pace(state.step), state.current.marks, state.current.step)
 
 
 def rest_of_epoch(run: Run) -> Iterator[Batch]:
@@ -77,15 +105,17 @@ def rest_of_epoch(run: Run) -> Iterator[Batch]:
 
 
 def rate(run: Run, step: int) -> float:
-    """The learning rate of a step of the whole run, counted from 0."""
-    return learning_rate(run.schedule, (step + 0.5) / (run.schedule.epochs * run.images.steps_per_epoch))
+    """The learning rate of a step of the whole run, counted from 0; of several that of the first parameters."""
+    return run.learner.rates[0] * run.pace(step).rate
 
 
 def _save(run: Run) -> None:
     save_run(run.folder, run.learner, run.state)
 
 
-def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
+def _train_epoch(
+    run: Run, display: Display, tell: Callable[[StepReport], object] | None, checkpoint_every: float
+) -> None:
     """The rest of the current epoch."""
     learner, state, now = run.learner, run.state, run.state.current
     per_epoch, replay = run.images.steps_per_epoch, run.learner.replay
@@ -111,6 +141,21 @@ def _train_epoch(run: Run, display: Display, checkpoint_every: float) -> None:
             if due:
                 _save(run)
                 saved = last = time.monotonic()
+        if tell is not None:
+            _tell(run, tell)
+            last = time.monotonic()
+
+
+def _tell(run: Run, tell: Callable[[StepReport], object]) -> None:
+    """Reports the step that is done; the run is saved before what a listener raises goes on."""
+    state, marks, place = run.state, run.state.current.marks, run.state.current.step - 1
+    hits = marks.hits[place] / run.images.batch_size
+    try:
+        tell(StepReport(state.step, state.epoch + 1, rate(run, state.step - 1), marks.losses[place].clone(), hits))
+    except Exception:
+        if run.learner.place.group is None:
+            _save(run)
+        raise
 
 
 def _average_epoch(run: Run) -> None:
@@ -135,7 +180,7 @@ def _look(run: Run, display: Display) -> None:
         raise FloatingPointError(
             f"{skipped} steps of epoch {state.epoch + 1}, the last of them step "
             f"{int(losses.isnan().nonzero()[-1]) + 1}, had an infinite or NaN gradient and were skipped "
-            f"(lr up to {run.schedule.lr}); a lower lr may help. The last checkpoint is in {run.folder.path}."
+            f"(lr up to {max(run.learner.rates)}); a lower lr may help. The last checkpoint is in {run.folder.path}."
         )
     seen = now.step * run.images.batch_size
     accuracy = float(now.marks.hits.sum()) / seen

@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from fastat import models
-from fastat.data import IMAGENET_MEAN, IMAGENET_STD, AnyDataset, Split, channel_statistics
+from fastat.data import IMAGENET_MEAN, IMAGENET_STD, AnyDataset, Given, Split, as_dataset, channel_statistics
+from fastat.evaluation import some_of
 from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
-from fastat.training.config import ConfigError, TrainConfig, as_fields, config_from
+from fastat.training.config import ConfigError, TrainConfig, config_from
 from fastat.training.devices import choose_device, layout_of, placed
+from fastat.training.record import Record, record_from, record_of
 
 Which = Literal["best", "last"]
 
@@ -26,38 +28,77 @@ class Network:
     """A trained network and what there is to know about it.
 
     Attributes:
-        model: in eval mode; takes pixels [B, C, H, W] in [0, 1], returns logits [B, len(classes)].
-        config: how it was trained.
+        model: in eval mode; takes inputs [B, ...], of images pixels [B, C, H, W] in [0, 1], returns logits
+            [B, len(classes)].
+        record: how it was trained.
         title: the dataset's title.
         classes: the name of each class.
         history: the lines of metrics.jsonl, one per finished epoch.
         epoch: number of epochs it was trained for.
         which: "best" if it is that of the best epoch on the validation images, "last" if it is that of the last one.
+        folder: where its run is, or its file.
+        test: what to measure it on, where the caller of its training gave it.
     """
 
     model: nn.Module
-    config: TrainConfig
+    record: Record
     title: str
     classes: tuple[str, ...]
     history: list[dict[str, Any]]
     epoch: int
     which: Which
+    folder: Path
+    test: AnyDataset | None = None
 
     @property
     def stopped(self) -> str:
         """Why the run ended before its last epoch; empty if it did not."""
         return str(self.history[-1]["stopped"]) if self.history else ""
 
+    def report(
+        self, test: Given | None = None, *, size: int | None = None, graph: bool = True, quiet: bool = False
+    ) -> Path:
+        """Measures the network and draws: a page, complete in itself, in the run's folder, whose path is returned.
+
+        Clean and robust accuracy under FGSM, PGD-20 and PGD-50 with ten restarts, with 95% intervals; accuracy against
+        the radius, by class and over the training; adversarial examples, where samples are pictures. The folder then
+        has results.json, the folder "figures" and report.html.
+
+        Args:
+            test: samples to measure it on, as :func:`fastat.train` takes them; by default those that were given there.
+            size: how many of them, chosen at random; by default ``eval_size`` of the run, else 500 on a CPU, all on a
+                GPU.
+            graph: whether the attacks may be recorded as CUDA graphs.
+            quiet: print no table.
+
+        Raises:
+            ValueError: there are no test samples, or they do not fit the network.
+        """
+        from fastat import report  # from a room above, for this method alone
+
+        given = self.test if test is None else as_dataset(test, "test", classes=self.classes)
+        if given is None:
+            raise ValueError("test must be given: the training was given none")
+        device = next(self.model.parameters()).device
+        size = self.record.run.eval_size if size is None else size
+        some = some_of(given, size, self.record.run.seed, device)
+        if not quiet:
+            print(f"evaluating on {len(some)} test samples, and drawing", flush=True)
+        results = report.write_results(self, some, self.folder, graph="auto" if graph else False)
+        if not quiet:
+            print(f"\n{report.results_table(results)}\n", flush=True)
+        return report.write_page([self.folder], self.folder / "report.html")
+
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or no more will be."""
-        return bool(self.stopped) or len(self.history) == self.config.optimizer.epochs
+        return bool(self.stopped) or len(self.history) == self.record.optimizer.epochs
 
 
-def network_state(config: TrainConfig, dataset: AnyDataset, model: nn.Module) -> dict[str, Any]:
+def network_state(record: Record, dataset: AnyDataset, model: nn.Module) -> dict[str, Any]:
     """What a file must hold for :func:`load_network` to build the network again."""
     return {
-        "config": as_fields(config),
+        "config": dict(record.fields),
         "title": dataset.title,
         "classes": list(dataset.classes),
         "image_shape": list(dataset.image_shape),
@@ -74,7 +115,7 @@ def load_network(
     device: torch.device | str | None = None,
     *,
     which: Which | None = None,
-    model: str | None = None,
+    model: str | nn.Module | None = None,
 ) -> Network:
     """The network of a run folder, or of a checkpoint file (checkpoint.pt, best.pt).
 
@@ -82,13 +123,13 @@ def load_network(
         path: a run folder or a file.
         device: by default the GPU if there is one.
         which: of a folder, "best" or "last"; by default what the run's configuration selects, where it is there.
-        model: "package.module:function", where a function of one's own makes the network: none is called because a file
-            names it.
+        model: where the network is one's own, the module, whose weights are then those of the file, or the name of the
+            function that makes it, "package.module:function": none is called because a file names it.
 
     Raises:
         FileNotFoundError: there is no such file, or the folder has no checkpoint.
         OtherCodeError: the file is a checkpoint of other code.
-        ValueError: the file cannot be read, or names another function than ``model``.
+        ValueError: the file cannot be read, its weights do not fit ``model``, or it names another function.
     """
     file = Path(path)
     if file.is_dir():
@@ -96,26 +137,42 @@ def load_network(
     state = load_checkpoint(file)
     if "config" not in state:
         raise OtherCodeError(f"{file} is no checkpoint of fastat")
-    config = config_from(state["config"])
-    named = config.network.model
-    if models.is_own(named) and model != named:
-        raise ValueError(
-            f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
-        )
-    with torch.random.fork_rng(devices=[]):
-        built = build_model(config.network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
-    # a run that averages its weights is evaluated by their average
-    built.load_state_dict(state.get("average") or state["model"])
+    record = record_from(state["config"])
+    built = _built(file, record, state, model)
+    try:
+        # a run that averages its weights is evaluated by their average
+        built.load_state_dict(state.get("average") or state["model"])
+    except RuntimeError as error:
+        raise ValueError(f"{file} holds the weights of another network: {error}") from error
     chosen = choose_device(device)
     return Network(
-        placed(built, layout_of(config.run.channels_last, chosen), chosen).eval(),
-        config,
+        placed(built, layout_of(record.run.channels_last, chosen), chosen).eval(),
+        record,
         state["title"],
         tuple(state["classes"]),
         _history(file, state),
         state["epoch"],
         "best" if file.name == BEST else "last",
+        file.parent,
     )
+
+
+def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn.Module | None) -> nn.Module:
+    """The network of a checkpoint, with weights of any kind."""
+    named = str(record.fields["model"])
+    if isinstance(given, nn.Module):
+        normalizes = not record.of_objects or record.fields["normalize"] is not None
+        inside = given.model if isinstance(given, models.Normalized) else given
+        return models.Normalized(inside, *_statistics(state["model"])) if normalizes else given
+    if record.of_objects and not record.fields["named"]:
+        raise ValueError(f"the network of {file} is an object, {named}, which no file can bring back: pass model=...")
+    if models.is_own(named) and given != named:
+        raise ValueError(
+            f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
+        )
+    network = ModelConfig(named) if record.of_objects else config_from(state["config"]).network
+    with torch.random.fork_rng(devices=[]):
+        return build_model(network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
 
 
 def build_model(
@@ -128,11 +185,10 @@ def build_model(
     pretrained: bool = False,
 ) -> models.Normalized:
     """The network of a configuration with weights drawn from torch's generator, or pretrained ones."""
-    channels, height, width = image_shape
+    channels, *size = image_shape
     return models.build(
-        network.model, num_classes, channels, mean, std, network.width, image_size=(height, width),
-        pretrained=pretrained,
-    )  # fmt: skip
+        network.model, num_classes, channels, mean, std, network.width, image_size=tuple(size), pretrained=pretrained
+    )
 
 
 def normalization(normalize: str, train_set: AnyDataset) -> tuple[list[float], list[float]]:
@@ -169,7 +225,7 @@ def network_of_weights(
         hint = f"; they would fit {closest}" if closest not in ("", config.network.model) else ""
         raise ValueError(f"{error}{hint}") from error
     placed_model = placed(model, layout_of(config.run.channels_last, device), device).eval()
-    return Network(placed_model, config, split.train.title, classes, [], 0, "last"), notes
+    return Network(placed_model, record_of(config), split.train.title, classes, [], 0, "last", file.parent), notes
 
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
@@ -183,7 +239,7 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 def _file_of(folder: Path, which: Which | None) -> Path:
     config = folder / CONFIG
     if which is None and (folder / BEST).exists() and config.exists():
-        which = config_from(json.loads(config.read_text())).run.select
+        which = record_from(json.loads(config.read_text())).run.select
     return folder / (BEST if which == "best" else CHECKPOINT)
 
 

@@ -1,44 +1,34 @@
-"""A training run is made from its configuration, or found again in its folder."""
+"""A training run: a new one of a task, or the one that its folder holds."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
-from fastat import data, models
-from fastat.data import Augmentation, Batch, Split
+from fastat.data import Batch
 from fastat.kernels import describe_environment
-from fastat.protocols import protocol_of
+from fastat.protocols import Attack
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.files import load_checkpoint, write_json, write_json_lines
-from fastat.support.keyed import derive_seed
 from fastat.training.averaging import average_of
-from fastat.training.checkpoint import (
-    RunFolder,
-    check_same_caller,
-    check_same_config,
-    of_the_caller,
-    restore,
-    save_best,
-)
-from fastat.training.checks import check_config
-from fastat.training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig, as_fields
+from fastat.training.checkpoint import RunFolder, restore, save_best
+from fastat.training.config import ConfigError, OptimizerConfig, RunConfig
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
+from fastat.training.exchange import Exchange
+from fastat.training.extending import check_same_past
 from fastat.training.front import Front, check_fixed
-from fastat.training.images import Images, batches, check_box, images_of, training_sets
-from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, build_model, normalization
+from fastat.training.images import Images, batches, images_of
+from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS
+from fastat.training.schedules import Schedule, check_warmups, warmed
 from fastat.training.state import State, new_state
-from fastat.training.step import Learner, Replay
-
-_WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
+from fastat.training.step import Learner, Pace, Replay
+from fastat.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -53,7 +43,8 @@ class Run:
         folder: where it is saved.
         front: what comes before the network.
         attacked: whether it trains on attacked images, and can collapse.
-        schedule: for how long it trains, with which learning rates and average.
+        factors: of the learning rates and the momentum.
+        schedule: for how long it trains, with which average and warm-ups.
         settings: how it is watched and ended.
     """
 
@@ -64,6 +55,7 @@ class Run:
     folder: RunFolder
     front: Front
     attacked: bool
+    factors: Schedule
     schedule: OptimizerConfig
     settings: RunConfig
 
@@ -72,118 +64,112 @@ class Run:
         """Whether there is nothing left to train."""
         return bool(self.state.stopped) or self.state.epoch == self.schedule.epochs
 
+    def pace(self, step: int) -> Pace:
+        """What its schedule has for a step of the whole run, counted from 0."""
+        epoch = (step + 0.5) / self.images.steps_per_epoch
+        progress = epoch / self.schedule.epochs
+        momentum = None if self.factors.momentum is None else self.factors.momentum(progress)
+        return Pace(self.factors.rate(progress), momentum, warmed(self.learner.protocol, self.schedule, epoch))
 
-def open_run(
-    config: TrainConfig,
-    folder: Path,
-    data_root: str | Path | None,
-    device: torch.device,
-    group: Group | None = None,
-    download: bool = False,
-    split: Split | None = None,
-    front: nn.Module | None = None,
-    graph: bool = True,
-) -> Run:
+
+def open_run(task: Task, folder: Path, device: torch.device, group: Group | None = None, graph: bool = True) -> Run:
     """A new run in the folder, or the unfinished one it holds, to be continued.
 
     Raises:
-        FileNotFoundError: the dataset is missing.
-        ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
-            of processes, or the folder holds a run of another configuration or of other images; the message names
-            what differs.
+        ValueError: a setting does not fit the data, the device or the number of processes; the folder holds a run whose
+            past would have been another, or a checkpoint that does not fit.
     """
-    check_config(config)
-    check_same_config(folder, config)
-    if config.run.sync_bn and device.type != "cuda":
+    if not isinstance(graph, bool):
+        raise ValueError(f"graph must be True or False, got {graph!r}")
+    settings, length = task.record.run, task.record.optimizer
+    check_warmups(task.protocol, length)
+    if settings.sync_bn and device.type != "cuda":
         raise ConfigError("sync_bn", f"sync_bn must be off on {device.type}: torch has it for CUDA only, got True")
-    front = None if front is None else copy.deepcopy(front)
-    given = of_the_caller(split, front)
-    check_same_caller(folder, given)
-    split = _load(config.dataset.data, data_root, download, group) if split is None else split
-    if config.threat.box:
-        check_box(split)
-    train_set, val_set = training_sets(config.dataset, config.run.seed, split)
-    size = min(config.optimizer.batch_size, len(train_set))
+    size = min(length.batch_size, len(task.train_set))
     if size % size_of(group):
         rule = f"a multiple of the number of processes, {size_of(group)}"
         raise ConfigError("batch_size", f"batch_size must be {rule}, got {size}")
-    place = Place(device, group, layout_of(config.run.channels_last, device), uses_bf16(config.run.precision, device))
-    begun = (folder / CHECKPOINT).exists()
-    model, notes = _new_model(config, split, place, begun)
-    if front is not None:
-        check_fixed(front, train_set.image_shape)
-    images = images_of(train_set, val_set, size, device, group)
-    ahead = Front(None if front is None else front.to(device))
-    run = _new_run(config, RunFolder(folder, config, images.train_set), images, ahead, model, place, graph)
-    run.state.current.findings.extend({"monitor": "weights", "step": 0, "text": note} for note in notes)
-    if begun:
-        restore(run.learner, run.state, images.part, load_checkpoint(folder / CHECKPOINT))
+    if task.front is not None:
+        check_fixed(task.front, task.train_set.image_shape)
+    place = Place(device, group, layout_of(settings.channels_last, device), uses_bf16(settings.precision, device))
+    images = images_of(task.train_set, task.val_set, size, device, group)
+    run = _new_run(task, RunFolder(folder, task.record, images.train_set), images, place, graph)
+    run.state.current.findings.extend({"monitor": "weights", "step": 0, "text": note} for note in task.notes)
+    if (folder / CHECKPOINT).exists():
+        _continue(run, task)
     _check_same_place(run)
     if rank_of(group) == 0:
-        _write_files(run, given)
+        _write_files(run, task)
     return run
 
 
-def _new_run(
-    config: TrainConfig, folder: RunFolder, images: Images, front: Front, model: nn.Module, place: Place, graph: bool
-) -> Run:
-    method, schedule, settings = config.method, config.optimizer, config.run
-    free = method.attack == "free"
+def _new_run(task: Task, folder: RunFolder, images: Images, place: Place, graph: bool) -> Run:
+    length, settings, attack = task.record.optimizer, task.record.run, task.protocol.attack
+    whole = task.model
+    if settings.sync_bn and place.group is not None:
+        whole = nn.SyncBatchNorm.convert_sync_batchnorm(whole, place.group)
+    model = placed(whole, place.layout, place.device)
+    ahead = Front(None if task.front is None else task.front.to(place.device))
+    free = isinstance(attack, Attack) and attack.kind == "free"
     shape = (images.part.stop - images.part.start, *images.train_set.image_shape)
-    seen = front.before(model)
+    seen, optimizer = ahead.before(model), task.optimizer(model)
     learner = Learner(
         model=model,
         forward=torch.compile(seen) if settings.compile else seen,
-        optimizer=_sgd(schedule, model),
-        clip_grad=schedule.clip_grad,
-        protocol=protocol_of(method, config.threat),
-        threat=config.threat,
+        optimizer=optimizer,
+        rates=tuple(float(group["lr"]) for group in optimizer.param_groups),
+        clip_grad=length.clip_grad,
+        protocol=task.protocol,
+        threat=task.record.threat,
         delta=torch.zeros(shape, device=place.device) if free else None,
-        average=None if schedule.average == "none" else average_of(model),
-        ema_decay=schedule.ema_decay if schedule.average == "ema" else None,
+        average=None if length.average == "none" else average_of(model),
+        ema_decay=length.ema_decay if length.average == "ema" else None,
         seed=settings.seed,
         place=place,
+        exchange=Exchange(model, place.group),
         replay=Replay(wanted=graph),
     )
-    augmentation = Augmentation(config.dataset.augment, config.dataset.cutout, settings.seed)
-    replays = method.replays if free else 1
+    replays = attack.replays if isinstance(attack, Attack) and free else 1
+    drawn = partial(batches, images, task.augmentation, seed=settings.seed, replays=replays, device=place.device)
     return Run(
         learner=learner,
         images=images,
-        batches=partial(batches, images, augmentation, seed=settings.seed, replays=replays, device=place.device),
+        batches=drawn,
         state=new_state(images.steps_per_epoch, place.device),
         folder=folder,
-        front=front,
-        attacked=method.attack != "none",
-        schedule=schedule,
+        front=ahead,
+        attacked=not isinstance(attack, Attack) or attack.kind != "none",
+        factors=task.schedule,
+        schedule=length,
         settings=settings,
     )
 
 
-def _write_files(run: Run, given: dict[str, str]) -> None:
+def _continue(run: Run, task: Task) -> None:
+    """Puts the run where its folder's checkpoint was saved."""
+    path, per_epoch = run.folder.path, run.images.steps_per_epoch
+    saved = load_checkpoint(path / CHECKPOINT)
+    try:
+        restore(run.learner, run.state, run.images.part, saved)
+    except ValueError as error:
+        raise ValueError(f"{path / CHECKPOINT}: {error}") from error
+    done = run.state.epoch + (run.state.current.step > 0)
+    check_same_past(path, task.record, task.schedule, done, run.state.step, per_epoch)
+
+
+def _write_files(run: Run, task: Task) -> None:
     """The files of a run before the first step."""
     folder = run.folder.path
     folder.mkdir(parents=True, exist_ok=True)
-    if given:
-        write_json(folder / CALLER, given)
+    if task.caller:
+        write_json(folder / CALLER, dict(task.caller))
     else:
         (folder / CALLER).unlink(missing_ok=True)
-    write_json(folder / CONFIG, as_fields(run.folder.config))
+    write_json(folder / CONFIG, dict(task.record.fields))
     if not run.over:
         write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(run.learner.place.group))})
     write_json_lines(folder / METRICS, run.state.history)
     save_best(run.folder, run.learner.evaluated, run.state)
-
-
-def _load(name: str, data_root: str | Path | None, download: bool, group: Group | None) -> Split:
-    """The dataset; where it is to be downloaded, the first process does that while the others wait."""
-    first = rank_of(group) == 0
-    if download and group is not None and not first:
-        dist.barrier(group)
-    split = data.load(name, data_root, download=download and first)
-    if download and group is not None and first:
-        dist.barrier(group)
-    return split
 
 
 def _check_same_place(run: Run) -> None:
@@ -195,50 +181,3 @@ def _check_same_place(run: Run) -> None:
     dist.all_reduce(steps, dist.ReduceOp.MAX, group=group)
     if int(steps.sum()) != 0:
         raise ValueError(f"{run.folder.path} must be one folder that all processes share: they are at different steps")
-
-
-def _new_model(config: TrainConfig, split: Split, place: Place, begun: bool) -> tuple[nn.Module, list[str]]:
-    """The network before its first step, and what is worth to know of the weights it starts from. Those of a run that
-    has begun come from its checkpoint: files that it started from are not read again, and may be gone."""
-    network, train_set = config.network, split.train
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.run.seed, _WEIGHTS))
-        try:
-            model = build_model(
-                network, len(train_set.classes), train_set.image_shape, *normalization(network.normalize, train_set),
-                pretrained=network.pretrained and not begun,
-            )  # fmt: skip
-        except ValueError as error:
-            raise ConfigError("model", str(error)) from error
-    notes: list[str] = []
-    if network.init is not None and not begun:
-        file = Path(network.init)
-        try:
-            notes = models.load_weights(model, models.read_weights(file), file, other_classes=True)
-        except (OSError, ValueError) as error:
-            raise ConfigError("init", str(error)) from error
-    whole: nn.Module = model
-    if config.run.sync_bn and place.group is not None:
-        whole = nn.SyncBatchNorm.convert_sync_batchnorm(model, place.group)
-    return placed(whole, place.layout, place.device), notes
-
-
-def _sgd(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD; normalizations and biases are the parameters of fewer than two dimensions."""
-    decay = 0.0 if settings.exempt_norm_and_bias else settings.weight_decay
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in model.parameters() if p.dim() > 1]},
-        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": decay},
-    ]
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-        fused=True,  # a skipped step is then skipped on the device, without waiting for it
-    )
-    if settings.momentum > 0:
-        for p in model.parameters():  # torch would leave these unwritten if the first step is skipped
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimizer

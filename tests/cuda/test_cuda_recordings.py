@@ -13,10 +13,8 @@ import fastat
 from fastat.graphs import replay as graphs
 from fastat.graphs.replay import CaptureError
 from fastat.models import preact_resnet18, small_cnn
-from fastat.training import default_config
+from fastat.training import default_config, open_configured, train_configured
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.train import train
 
 
 def network(dropout=0.0, seed=0):
@@ -319,7 +317,7 @@ PLAIN = {"precision": "fp32", "channels_last": "off"}
 )
 def test_a_recorded_training_is_the_training(tmp_path, exact_model, protocol):
     config = default_config("digits", protocol, **SMALL, **PLAIN)
-    networks = [train(config, tmp_path / str(graph), device="cuda", graph=graph) for graph in (True, False)]
+    networks = [train_configured(config, tmp_path / str(graph), device="cuda", graph=graph) for graph in (True, False)]
     assert not [finding for row in networks[0].history for finding in row["findings"] if finding["monitor"] == "graph"]
     for one, other in zip(*(n.model.state_dict().values() for n in networks), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)  # backward passes of convolutions may use atomics
@@ -332,7 +330,7 @@ def test_a_recorded_training_is_the_training(tmp_path, exact_model, protocol):
     ids=lambda changes: ", ".join(changes) or "bf16, channels last",
 )
 def test_a_recorded_step_learns_and_follows_the_learning_rate(tmp_path, changes):
-    run = open_run(default_config("digits", **SMALL, **changes), tmp_path, None, DEVICE)
+    run = open_configured(default_config("digits", **SMALL, **changes), tmp_path, None, DEVICE)
     one = next(run.images.train_set.batches(torch.arange(64), 64))
     weights = []
     for _ in range(5):
@@ -346,7 +344,7 @@ def test_a_recorded_step_learns_and_follows_the_learning_rate(tmp_path, changes)
 
 
 def test_a_bad_recorded_step_is_skipped(tmp_path):
-    run = open_run(default_config("digits", **SMALL), tmp_path, None, DEVICE)
+    run = open_configured(default_config("digits", **SMALL), tmp_path, None, DEVICE)
     one = next(run.images.train_set.batches(torch.arange(64), 64))
     for _ in range(3):
         take_step(run, one)

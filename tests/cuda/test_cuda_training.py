@@ -11,10 +11,8 @@ import torch
 from fastat import data
 from fastat.evaluation.accuracy import evaluate
 from fastat.protocols import PROTOCOLS
-from fastat.training import TrainConfig, default_config
+from fastat.training import TrainConfig, default_config, open_configured, train_configured
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.train import train
 
 SMALL = {"epochs": 2, "attack_steps": 3, "train_size": 512, "batch_size": 64, "val_size": 64, "lr": 0.05}
 CUDA = torch.device("cuda")
@@ -26,7 +24,7 @@ def small(protocol: str, **changes) -> TrainConfig:
 
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_every_protocol_learns(tmp_path, protocol):
-    network = train(small(protocol), tmp_path, device="cuda")
+    network = train_configured(small(protocol), tmp_path, device="cuda")
     test = data.load("digits").test.to(CUDA)
     found = evaluate(network.model, test.pixels(), test.labels, 0.1, attacks=("fgsm",))
     assert found.accuracy["clean"] > 0.25
@@ -47,7 +45,7 @@ def test_a_step_does_not_wait_for_the_device(tmp_path, protocol):
     for number, changes in enumerate(CHANGES):
         if protocol == "mart" and "label_smoothing" in changes:
             continue
-        run = open_run(small(protocol, **changes), tmp_path / str(number), None, CUDA)
+        run = open_configured(small(protocol, **changes), tmp_path / str(number), None, CUDA)
         batch = next(run.images.train_set.batches(torch.arange(64), 64))
         take_step(run, batch)  # the first one allocates, and chooses its algorithms
         run.state.current.step = 1
@@ -62,7 +60,7 @@ def test_a_step_does_not_wait_for_the_device(tmp_path, protocol):
 
 @pytest.mark.parametrize("protocol", ["pgd-at", "hr", "free"])
 def test_a_step_without_a_finite_gradient_is_skipped_on_the_device(tmp_path, protocol):
-    run = open_run(small(protocol, awp=0.01), tmp_path, None, CUDA)
+    run = open_configured(small(protocol, awp=0.01), tmp_path, None, CUDA)
     batch = next(run.images.train_set.batches(torch.arange(64), 64))
     take_step(run, batch)
     run.state.current.step = 1
@@ -77,7 +75,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_on_the_device(tmp_path, pro
 def test_first_steps_are_those_of_the_cpu(tmp_path, exact_model):
     config = small("pgd-at", precision="fp32", channels_last="off", epochs=1, train_size=256, eps=0.02)
     for device in ("cpu", "cuda"):
-        train(config, tmp_path / device, device=device)
+        train_configured(config, tmp_path / device, device=device)
     rows = [json.loads((tmp_path / device / "metrics.jsonl").read_text()) for device in ("cpu", "cuda")]
     assert rows[0]["train"]["loss"] == pytest.approx(rows[1]["train"]["loss"], rel=0.02)
 
@@ -89,13 +87,13 @@ def test_a_stopped_run_goes_on(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path, device="cuda", measure=interrupt)
-    network = train(config, tmp_path, device="cuda")
+        train_configured(config, tmp_path, device="cuda", measure=interrupt)
+    network = train_configured(config, tmp_path, device="cuda")
     assert len(network.history) == 3
 
 
 def test_a_compiled_network_trains(tmp_path):
-    network = train(small("pgd-at", compile=True, epochs=1), tmp_path, device="cuda")
+    network = train_configured(small("pgd-at", compile=True, epochs=1), tmp_path, device="cuda")
     assert network.history[0]["train"]["loss"] > 0
 
 

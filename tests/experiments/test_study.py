@@ -18,8 +18,7 @@ from experiments.study.text import kept, number, write_text
 from fastat import data
 from fastat.evaluation.accuracy import adversarial_losses
 from fastat.kernels.reference import holistic_loss
-from fastat.training import check_config
-from fastat.training.run import open_run
+from fastat.training import check_config, open_configured
 
 
 def test_every_cell_is_a_valid_run_of_its_own():
@@ -43,7 +42,7 @@ def test_arms_train_at_the_budgets_they_are_judged_at():
 
 def test_measurement_by_hand(tmp_path):
     config = config_of(Cell("digits", PLAIN.name, 0.1, 10), 1, quick=True)
-    run = open_run(config, tmp_path, None, torch.device("cpu"))
+    run = open_configured(config, tmp_path, None, torch.device("cpu"))
     found = measurement(config, None, 60)(run.learner.model)
     train, test = run.images.train_set, data.load("digits").test.subset(60, 0)
     losses = adversarial_losses(

@@ -11,10 +11,8 @@ from training_cases import config_of, protocol_of, textbook_benign
 
 from fastat.kernels import reference
 from fastat.objectives import trades_loss
-from fastat.training import describe_training, with_fields
+from fastat.training import describe_training, open_configured, train_configured, with_fields
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.train import train
 
 
 class Attacked(NamedTuple):
@@ -127,7 +125,7 @@ def test_titles(changes, text):
 
 
 def step_of(config, folder):
-    run = open_run(config, folder, None, torch.device("cpu"))
+    run = open_configured(config, folder, None, torch.device("cpu"))
     before = [p.detach().clone() for p in run.learner.model.parameters()]
     take_step(run, next(run.images.train_set.batches(torch.arange(32), 32)))
     return [old - p.detach() for old, p in zip(before, run.learner.model.parameters(), strict=True)], run
@@ -166,7 +164,9 @@ def test_attack_in_train_mode_moves_the_statistics(tmp_path):
 
 def test_validation_images_are_set_apart_and_the_same_for_every_seed(tmp_path):
     runs = [
-        open_run(config_of("pgd-at", seed=seed, train_size=None), tmp_path / str(seed), None, torch.device("cpu"))
+        open_configured(
+            config_of("pgd-at", seed=seed, train_size=None), tmp_path / str(seed), None, torch.device("cpu")
+        )
         for seed in range(2)
     ]
     first, second = (run.images for run in runs)
@@ -177,14 +177,14 @@ def test_validation_images_are_set_apart_and_the_same_for_every_seed(tmp_path):
 
 def test_a_compiled_network_trains_like_itself(tmp_path, in_double):
     config = config_of("trades", epochs=1, train_size=64, model="mlp", width=16, grad_align=0.1)
-    plain = train(config, tmp_path / "plain")
-    compiled = train(with_fields(config, compile=True), tmp_path / "compiled")
+    plain = train_configured(config, tmp_path / "plain")
+    compiled = train_configured(with_fields(config, compile=True), tmp_path / "compiled")
     for one, other in zip(plain.model.parameters(), compiled.model.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-10)
 
 
 def test_channels_last(tmp_path):
     config = config_of("pgd-at", epochs=1, channels_last="on")
-    network = train(config, tmp_path / "run")
+    network = train_configured(config, tmp_path / "run")
     weight = network.model.model[1][0][0].weight
     assert weight.is_contiguous(memory_format=torch.channels_last)

@@ -9,11 +9,10 @@ from training_cases import config_of
 from fastat import fgsm, pgd, random_start
 from fastat.protocols.awp import perturbed_weights
 from fastat.support.keyed import derive_seed
+from fastat.training import open_configured, train_configured
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.schedules import learning_rate
+from fastat.training.schedules import schedule_of
 from fastat.training.step import ATTACK
-from fastat.training.train import train
 
 ROWS = torch.arange(10, 42)
 
@@ -75,10 +74,10 @@ def gradalign(model, x, x_adv, y, keys):
 )
 def test_one_step_is_the_textbook(tmp_path, protocol, textbook, awp):
     config = config_of(protocol, awp=awp, attack_mode="eval")
-    run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
+    run = open_configured(config, tmp_path / "run", None, torch.device("cpu"))
     take_step(run, next(run.images.train_set.batches(ROWS, 32)))
 
-    other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
+    other = open_configured(config, tmp_path / "other", None, torch.device("cpu"))
     model, batch = other.learner.model, other.images.train_set.take(ROWS)
     x, y = batch.images.float() / 16, batch.labels
     keys = {"seed": derive_seed(config.run.seed, 0, ATTACK), "sample_ids": batch.ids}
@@ -98,7 +97,7 @@ def test_one_step_is_the_textbook(tmp_path, protocol, textbook, awp):
         for p, shift in zip(parameters, shifts, strict=True):
             p.data += shift
     gradients = torch.autograd.grad(textbook(model, x, x_adv, y, keys), parameters)
-    lr = learning_rate(config.optimizer, 0.5 / 6)
+    lr = config.optimizer.lr * schedule_of(config.optimizer).rate(0.5 / 6)
     after = dict(run.learner.model.named_parameters())
     for (name, p), g, shift in zip(model.named_parameters(), gradients, shifts, strict=True):
         expected = p.detach() - lr * (g + config.optimizer.weight_decay * p.detach()) - shift
@@ -124,12 +123,12 @@ def test_weights_and_statistics_come_back_from_a_perturbation():
 
 def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path):
     config = config_of("trades", awp=0.005, train_size=64)
-    train(config, tmp_path / "whole")
+    train_configured(config, tmp_path / "whole")
 
     def interrupt(model):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(config, tmp_path / "stopped", measure=interrupt)
-    train(config, tmp_path / "stopped")
+        train_configured(config, tmp_path / "stopped", measure=interrupt)
+    train_configured(config, tmp_path / "stopped")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")

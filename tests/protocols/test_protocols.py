@@ -12,12 +12,20 @@ from fastat import fgsm, pgd
 from fastat.kernels import reference
 from fastat.protocols import PROTOCOLS, AttackName, ProtocolName
 from fastat.support.keyed import derive_seed
-from fastat.training import TrainConfig, check_config, default_config, describe_training, load_network, with_fields
+from fastat.training import (
+    TrainConfig,
+    check_config,
+    default_config,
+    describe_training,
+    load_network,
+    open_configured,
+    record_of,
+    train_configured,
+    with_fields,
+)
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.schedules import learning_rate
+from fastat.training.schedules import schedule_of
 from fastat.training.step import ATTACK
-from fastat.training.train import train
 
 
 def test_every_protocol_is_a_valid_configuration():
@@ -89,12 +97,12 @@ def textbook_holistic(config: TrainConfig, logits: Tensor, features: Tensor, y: 
     ],
 )
 def test_one_step_is_the_textbook(tmp_path, config, textbook):
-    run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
+    run = open_configured(config, tmp_path / "run", None, torch.device("cpu"))
     index = torch.arange(10, 42)
     take_step(run, next(run.images.train_set.batches(index, 32)))
     after = run.learner.model.state_dict()
 
-    other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
+    other = open_configured(config, tmp_path / "other", None, torch.device("cpu"))
     model, batch = other.learner.model, other.images.train_set.take(index)
     x, y = batch.images.float() / 16, batch.labels
     keys = {"seed": derive_seed(config.run.seed, 0, ATTACK), "sample_ids": batch.ids}
@@ -107,7 +115,7 @@ def test_one_step_is_the_textbook(tmp_path, config, textbook):
     features = model.model[:5](normalized)
     loss = textbook(config, model.model[5](features), features, y)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    lr = learning_rate(config.optimizer, 0.5 / 6)
+    lr = config.optimizer.lr * schedule_of(config.optimizer).rate(0.5 / 6)
     for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
         expected = parameter - lr * (gradient + config.optimizer.weight_decay * parameter)
         torch.testing.assert_close(after[name], expected.detach(), rtol=1e-5, atol=1e-7)
@@ -115,8 +123,8 @@ def test_one_step_is_the_textbook(tmp_path, config, textbook):
 
 
 def test_hr_without_budgets_is_plain_training(tmp_path, in_double):
-    train(config_of("hr", alpha=0.0, r=0.0), tmp_path / "hr")
-    train(config_of("pgd-at", attack_mode="eval"), tmp_path / "plain")
+    train_configured(config_of("hr", alpha=0.0, r=0.0), tmp_path / "hr")
+    train_configured(config_of("pgd-at", attack_mode="eval"), tmp_path / "plain")
     one, other = state_of(tmp_path / "hr"), state_of(tmp_path / "plain")
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=0, atol=1e-10)
@@ -126,7 +134,7 @@ def test_hr_without_budgets_is_plain_training(tmp_path, in_double):
 def test_resumed_to_the_bit(tmp_path, monkeypatch, protocol):
     config = config_of(protocol, attack="n-fgsm", label_noise=0.1, width=8, schedule="multistep")
     assert_resumes(monkeypatch, config, tmp_path, 4)
-    assert load_network(tmp_path / "killed").config == config
+    assert load_network(tmp_path / "killed").record == record_of(config)
 
 
 @pytest.mark.parametrize(
@@ -147,5 +155,5 @@ def test_titles_say_what_was_trained(config, text):
 
 @pytest.mark.parametrize("protocol", ["hr", "bat"])
 def test_bf16(tmp_path, protocol):
-    network = train(config_of(protocol, precision="bf16", epochs=1), tmp_path)
+    network = train_configured(config_of(protocol, precision="bf16", epochs=1), tmp_path)
     assert network.history[0]["train"]["loss"] > 0

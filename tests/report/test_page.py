@@ -13,8 +13,7 @@ from fastat.cli import main
 from fastat.report import page
 from fastat.report.page import write_page
 from fastat.report.results import write_results
-from fastat.training import TrainConfig, as_fields, with_fields
-from fastat.training.train import train
+from fastat.training import TrainConfig, as_fields, train_configured, with_fields
 
 TINY = with_fields(
     TrainConfig(), model="mlp", width=16, epochs=2, attack_steps=2, batch_size=32, train_size=96, val_size=16
@@ -74,7 +73,7 @@ def runs(tmp_path_factory):
         "l2": with_fields(TINY, protocol="hr", objective="holistic", norm="l2"),
     }
     for name, config in configs.items():
-        network = train(config, root / name)
+        network = train_configured(config, root / name)
         write_results(network, data.load("digits").test.subset(30, 0), root / name)
     shutil.copytree(root / "plain", root / "open")
     (root / "open" / "results.json").unlink()
@@ -317,7 +316,7 @@ def test_files_elsewhere_are_not_shown(runs, tmp_path, file):
 def test_results_by_class_are_counts(runs):
     results = json.loads((runs / "plain" / "results.json").read_text(), parse_constant=pytest.fail)
     test = data.load("digits").test.subset(30, 0)
-    network = train(TINY, runs / "plain")
+    network = train_configured(TINY, runs / "plain")
     with torch.no_grad():
         right = network.model(test.pixels()).argmax(1) == test.labels
     images = results["by_class"]["images"]

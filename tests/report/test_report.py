@@ -13,7 +13,7 @@ from fastat.evaluation.accuracy import Evaluation
 from fastat.report import results as report
 from fastat.report.results import find_examples, format_eps, results_table, write_results
 from fastat.report.run_figures import plot_curves
-from fastat.training import Network, TrainConfig, default_config, with_fields
+from fastat.training import Network, TrainConfig, default_config, record_of, with_fields
 
 HISTORY = [
     {
@@ -30,7 +30,7 @@ HISTORY = [
 def network(config: TrainConfig, title: str = "digits", channels: int = 1) -> Network:
     torch.manual_seed(0)
     model = models.build(config.network.model, 10, channels, 0.3, 0.3).eval()
-    return Network(model, config, title, tuple("0123456789"), HISTORY, 2, "best")
+    return Network(model, record_of(config), title, tuple("0123456789"), HISTORY, 2, "best", Path())
 
 
 def some_digits() -> data.Dataset:
@@ -61,7 +61,7 @@ def test_names_with_dollars_are_no_formulas(tmp_path):
 def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(report, "plot_curves", lambda path, history, title, best: titles.append(title))
-    monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_examples", lambda path, examples, title, span: titles.append(title))
     monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8)
     test = data.make_dataset("CIFAR-10 (JPEG)", images, torch.arange(12) % 10, tuple("0123456789"))
@@ -76,7 +76,7 @@ def test_titles_say_the_dataset_the_network_and_eps(tmp_path, monkeypatch):
 def test_titles_and_table_name_the_protocol(tmp_path, monkeypatch):
     titles = []
     monkeypatch.setattr(report, "plot_curves", lambda path, history, title, best: titles.append(title))
-    monkeypatch.setattr(report, "plot_examples", lambda path, examples, title: titles.append(title))
+    monkeypatch.setattr(report, "plot_examples", lambda path, examples, title, span: titles.append(title))
     monkeypatch.setattr(report, "plot_robustness", lambda *arguments: titles.append(arguments[-1]))
     trained = network(default_config("digits", "hr", attack="n-fgsm", label_noise=0.1))
     results = write_results(trained, some_digits(), tmp_path)

@@ -8,11 +8,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from training_cases import TINY
 
 from fastat.support.files import load_checkpoint
-from fastat.training import load_network, probes, with_fields
+from fastat.training import load_network, probes, train_configured, with_fields
 from fastat.training import loop as training
 from fastat.training.averaging import average_of, ema_share, move_average_
 from fastat.training.loop import take_step
-from fastat.training.train import train
 
 
 def steps(model: nn.Module, n: int):
@@ -75,7 +74,7 @@ def recorded(monkeypatch) -> list[list[torch.Tensor]]:
 def test_the_exponential_average_of_a_run(tmp_path, monkeypatch):
     weights = recorded(monkeypatch)
     config = with_fields(TINY, average="ema", ema_decay=0.8, select="last")
-    trained = train(config, tmp_path)
+    trained = train_configured(config, tmp_path)
     mean = weights[0]
     for i, now in enumerate(weights):
         share = ema_share(0.8, i + 1)
@@ -92,7 +91,7 @@ def test_the_exponential_average_of_a_run(tmp_path, monkeypatch):
 
 def test_the_equal_average_of_a_run(tmp_path, monkeypatch):
     weights = recorded(monkeypatch)
-    trained = train(with_fields(TINY, epochs=4, average="swa", swa_start=0.5, select="last"), tmp_path)
+    trained = train_configured(with_fields(TINY, epochs=4, average="swa", swa_start=0.5, select="last"), tmp_path)
     expected = [(one + other) / 2 for one, other in zip(weights[8], weights[11], strict=True)]
     for one, other in zip(trained.model.parameters(), expected, strict=True):
         torch.testing.assert_close(one.detach(), other, rtol=1e-5, atol=1e-6)
@@ -112,7 +111,7 @@ def test_the_best_network_is_the_average_of_its_epoch(tmp_path, monkeypatch):
         averages.append({name: value.clone() for name, value in model.state_dict().items()})
         return {}
 
-    trained = train(with_fields(TINY, epochs=3, average="ema"), tmp_path, measure=measure)
+    trained = train_configured(with_fields(TINY, epochs=3, average="ema"), tmp_path, measure=measure)
     assert (trained.epoch, trained.which) == (2, "best")
     again = load_network(tmp_path, "cpu")
     assert (again.epoch, again.which, again.finished) == (2, "best", True)
@@ -126,7 +125,7 @@ def test_the_best_network_is_the_average_of_its_epoch(tmp_path, monkeypatch):
 
 def test_an_interrupt_while_the_epoch_is_judged_does_not_average_it_twice(tmp_path, monkeypatch):
     config = with_fields(TINY, epochs=3, average="swa", swa_start=0.0)
-    train(config, tmp_path / "whole")
+    train_configured(config, tmp_path / "whole")
     accuracy, calls = probes.accuracy_of, iter(range(100))
 
     def interrupted(*arguments, **options):
@@ -137,6 +136,6 @@ def test_an_interrupt_while_the_epoch_is_judged_does_not_average_it_twice(tmp_pa
     with monkeypatch.context() as patched:
         patched.setattr(probes, "accuracy_of", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "stopped")
-    train(config, tmp_path / "stopped")
+            train_configured(config, tmp_path / "stopped")
+    train_configured(config, tmp_path / "stopped")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")

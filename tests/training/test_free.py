@@ -8,11 +8,9 @@ from training_cases import config_of
 
 from fastat.support.files import load_checkpoint
 from fastat.support.keyed import keyed_permutation
-from fastat.training import images, with_fields
+from fastat.training import images, open_configured, train_configured, with_fields
 from fastat.training import loop as training
-from fastat.training.run import open_run
-from fastat.training.schedules import learning_rate
-from fastat.training.train import train
+from fastat.training.schedules import schedule_of
 
 FREE = config_of("free", replays=2)
 
@@ -20,13 +18,13 @@ FREE = config_of("free", replays=2)
 def test_steps_are_those_of_the_algorithm(tmp_path, in_double):
     """Algorithm 1 of Shafahi et al. (2019) in plain PyTorch: one backward pass moves the weights and delta."""
     config = with_fields(FREE, epochs=1, train_size=128, weight_decay=0.0, momentum=0.0)
-    run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
+    run = open_configured(config, tmp_path / "run", None, torch.device("cpu"))
     batches = list(training.rest_of_epoch(run))
     for batch in batches:
         training.take_step(run, batch)
         run.state.current.step += 1
 
-    other = open_run(config, tmp_path / "other", None, torch.device("cpu"))
+    other = open_configured(config, tmp_path / "other", None, torch.device("cpu"))
     model, delta = other.learner.model.train(), torch.zeros(32, 1, 8, 8)
     order = keyed_permutation(128, config.run.seed, 0, images._ORDER)
     number = 0
@@ -37,7 +35,7 @@ def test_steps_are_those_of_the_algorithm(tmp_path, in_double):
             shifted = (x + delta).clamp(0, 1).requires_grad_()
             loss = F.cross_entropy(model(shifted), y)
             *gradients, by_x = torch.autograd.grad(loss, [*model.parameters(), shifted])
-            rate = learning_rate(config.optimizer, (number + 0.5) / 4)
+            rate = config.optimizer.lr * schedule_of(config.optimizer).rate((number + 0.5) / 4)
             lr = torch.tensor(rate).float().item()  # a float32 in training
             with torch.no_grad():
                 for p, g in zip(model.parameters(), gradients, strict=True):
@@ -53,7 +51,7 @@ def test_steps_are_those_of_the_algorithm(tmp_path, in_double):
 
 def test_batches_come_replayed_and_passes_over_the_images_span_epochs(tmp_path):
     config = with_fields(FREE, epochs=4, replays=2, train_size=96)
-    run = open_run(config, tmp_path, None, torch.device("cpu"))
+    run = open_configured(config, tmp_path, None, torch.device("cpu"))
     ids = []
     for epoch in range(4):
         run.state.epoch = epoch
@@ -71,7 +69,7 @@ def test_batches_come_replayed_and_passes_over_the_images_span_epochs(tmp_path):
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 def test_other_norms_keep_to_their_ball(tmp_path, norm):
     config = with_fields(FREE, norm=norm, eps=0.5)
-    train(config, tmp_path)
+    train_configured(config, tmp_path)
     delta = load_checkpoint(tmp_path / "checkpoint.pt")["delta"].flatten(1)
     size = delta.norm(dim=1) if norm == "l2" else delta.abs().sum(1)
     assert float(size.max()) <= 0.5 + 1e-5

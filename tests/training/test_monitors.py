@@ -8,7 +8,7 @@ from killing import Killed, assert_same_run, kill_at_step
 from training_cases import TINY, config_of
 
 from fastat.support.files import load_checkpoint
-from fastat.training import default_config, monitors, with_fields
+from fastat.training import default_config, monitors, open_configured, train_configured, with_fields
 from fastat.training import loop as training
 from fastat.training import probes as probes_module
 from fastat.training.loop import take_step
@@ -20,8 +20,6 @@ from fastat.training.monitors import (
     new_stuck,
     too_many_skipped,
 )
-from fastat.training.run import open_run
-from fastat.training.train import train
 
 SMALL = with_fields(TINY, epochs=3, val_size=12)
 
@@ -82,10 +80,12 @@ def test_nothing_learnt_is_said_once_after_two_epochs_or_at_the_end():
 
 def test_a_run_that_stays_at_chance_says_so(tmp_path, capsys):
     config = config_of("standard", epochs=2, lr=1e-6, val_size=100)
-    network = train(config, tmp_path / "stuck")
+    network = train_configured(config, tmp_path / "stuck")
     found = [finding["monitor"] for row in network.history for finding in row["findings"]]
     assert found == ["nothing learnt"] and "nothing learnt: accuracy on the 100 clean" in capsys.readouterr().out
-    network = train(config_of("standard", epochs=2, train_size=None, val_size=100), tmp_path / "learns", quiet=True)
+    network = train_configured(
+        config_of("standard", epochs=2, train_size=None, val_size=100), tmp_path / "learns", quiet=True
+    )
     assert not [finding for row in network.history for finding in row["findings"]]
 
 
@@ -124,7 +124,7 @@ def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tmp_path, monke
     if "attack" in changes:
         config = with_fields(config, protocol="free")
     poison(monkeypatch, skipped)
-    network = train(config, tmp_path)
+    network = train_configured(config, tmp_path)
     assert all(bool(value.isfinite().all()) for value in network.model.state_dict().values())
     (only,) = network.history
     assert only["train"]["skipped"] == 1
@@ -152,7 +152,7 @@ def test_a_skipped_step_leaves_weights_momenta_and_statistics(tmp_path, monkeypa
             take_step(run, batch)
 
     monkeypatch.setattr(training, "take_step", poisoned)
-    train(with_fields(SMALL, epochs=1), tmp_path)
+    train_configured(with_fields(SMALL, epochs=1), tmp_path)
     assert len(before) > 20
     assert all(old.equal(new) for old, new in zip(before, after, strict=True))
 
@@ -160,7 +160,7 @@ def test_a_skipped_step_leaves_weights_momenta_and_statistics(tmp_path, monkeypa
 def test_many_skipped_steps_end_the_run(tmp_path, monkeypatch):
     poison(monkeypatch, 3, 4, 5)
     with pytest.raises(FloatingPointError, match=r"3 steps of epoch 2, the last of them step 3, .* lower lr may help"):
-        train(SMALL, tmp_path)
+        train_configured(SMALL, tmp_path)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["epoch"] == 1
 
 
@@ -184,7 +184,7 @@ def collapse_at(monkeypatch, *probes):
 
 def test_a_collapse_is_reported_once(tmp_path, monkeypatch, capsys):
     collapse_at(monkeypatch, 1, 2)
-    network = train(SMALL, tmp_path)
+    network = train_configured(SMALL, tmp_path)
     found = [item for line in network.history for item in line["findings"] if item["monitor"] != monitors.ROBUST]
     assert [(item["monitor"], item["step"]) for item in found] == [(monitors.CATASTROPHIC, 6)]
     assert "PGD accuracy 2.0% after 50.0% at best, FGSM accuracy 90.0% (12 images)" in found[0]["text"]
@@ -193,18 +193,18 @@ def test_a_collapse_is_reported_once(tmp_path, monkeypatch, capsys):
 
 def test_a_collapse_stops_the_run(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
-    network = train(with_fields(SMALL, epochs=5, on_collapse="stop"), tmp_path)
+    network = train_configured(with_fields(SMALL, epochs=5, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
     assert network.finished
-    again = train(with_fields(SMALL, epochs=5, on_collapse="stop"), tmp_path)
+    again = train_configured(with_fields(SMALL, epochs=5, on_collapse="stop"), tmp_path)
     assert again.history == network.history
 
 
 def test_a_collapse_in_the_middle_of_an_epoch_stops_there(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(monitors, "PROBE_EVERY", 2)
-    network = train(with_fields(SMALL, on_collapse="stop"), tmp_path)
+    network = train_configured(with_fields(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 4]
     assert network.history[-1]["train"]["adversarial"] <= 1
 
@@ -219,7 +219,7 @@ def test_a_collapse_rolls_back_to_the_last_sound_weights(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1)
     monkeypatch.setattr(training, "take_step", watching)
     config = with_fields(SMALL, epochs=2, on_collapse="rollback", average="ema", select="last")
-    network = train(config, tmp_path)
+    network = train_configured(config, tmp_path)
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     last = [state["model"][name] for name, _ in network.model.named_parameters()]
     assert all(one.equal(other) for one, other in zip(last, weights[3], strict=True))
@@ -230,7 +230,7 @@ def test_a_collapse_rolls_back_to_the_last_sound_weights(tmp_path, monkeypatch):
 
 def test_rolling_back_has_an_end(tmp_path, monkeypatch):
     collapse_at(monkeypatch, *range(1, 20))
-    network = train(with_fields(SMALL, epochs=9, on_collapse="rollback"), tmp_path)
+    network = train_configured(with_fields(SMALL, epochs=9, on_collapse="rollback"), tmp_path)
     assert network.stopped == monitors.CATASTROPHIC
     assert len(network.history) == 7
 
@@ -239,21 +239,21 @@ def test_a_killed_run_remembers_what_was_sound(tmp_path, monkeypatch):
     config = with_fields(SMALL, on_collapse="rollback")
     with monkeypatch.context() as patched:
         collapse_at(patched, 1)
-        train(config, tmp_path / "whole")
+        train_configured(config, tmp_path / "whole")
     with monkeypatch.context() as patched:
         collapse_at(patched, 99)
         kill_at_step(patched, 5)
         with pytest.raises(Killed):
-            train(config, tmp_path / "killed", checkpoint_every=0)
+            train_configured(config, tmp_path / "killed", checkpoint_every=0)
     with monkeypatch.context() as patched:
         collapse_at(patched, 0)  # the probe that comes next
-        train(config, tmp_path / "killed")
+        train_configured(config, tmp_path / "killed")
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
 def test_standard_training_is_not_probed(tmp_path, monkeypatch):
     collapse_at(monkeypatch, 1, 2, 3)
-    network = train(with_fields(SMALL, protocol="standard", attack="none"), tmp_path)
+    network = train_configured(with_fields(SMALL, protocol="standard", attack="none"), tmp_path)
     assert not any(line["findings"] for line in network.history)
 
 
@@ -265,7 +265,7 @@ def test_patience(tmp_path, monkeypatch):
         return {"clean": 0.9, "fgsm": value, "pgd-20": value}
 
     monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
-    network = train(with_fields(SMALL, epochs=9, patience=2), tmp_path)
+    network = train_configured(with_fields(SMALL, epochs=9, patience=2), tmp_path)
     assert len(network.history) == 4
     assert (network.epoch, network.which) == (2, "best")
     assert not any(line["findings"] for line in network.history)
@@ -280,7 +280,7 @@ def test_robust_overfitting_of_a_run_is_reported_at_its_step(tmp_path, monkeypat
         return {"clean": 0.9, "fgsm": value, "pgd-20": value}
 
     monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
-    network = train(SMALL, tmp_path)
+    network = train_configured(SMALL, tmp_path)
     (found,) = network.history[-1]["findings"]
     assert (found["monitor"], found["step"]) == (monitors.ROBUST, 9)
     assert "10.0% after epoch 3, 80.0 points below that of epoch 1" in found["text"]
@@ -290,7 +290,7 @@ def test_the_first_step_skipped_leaves_momenta_of_zero(tmp_path):
     """torch allocates the momenta of a skipped first step without writing them."""
     junk = [torch.full((292_010,), 1e30) for _ in range(8)]
     del junk
-    run = open_run(SMALL, tmp_path, None, torch.device("cpu"))
+    run = open_configured(SMALL, tmp_path, None, torch.device("cpu"))
     batch = next(run.images.train_set.batches(torch.arange(32), 32))
     training.take_step(run, batch._replace(x=batch.x * float("nan")))
     momenta = [value["momentum_buffer"] for value in run.learner.optimizer.state_dict()["state"].values()]
@@ -305,9 +305,9 @@ def test_a_run_stopped_in_mid_epoch_and_killed_closes_its_epoch(tmp_path, monkey
     with monkeypatch.context() as patched:
         patched.setattr(training, "_average_epoch", interrupt)  # what comes after the last step
         with pytest.raises(Killed):
-            train(config, tmp_path, checkpoint_every=0)
+            train_configured(config, tmp_path, checkpoint_every=0)
     assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] == 1
-    network = train(config, tmp_path)
+    network = train_configured(config, tmp_path)
     assert [line["steps"] for line in network.history] == [3, 4]
     assert network.stopped == monitors.CATASTROPHIC
     assert network.history[-1]["findings"][0]["step"] == 4
@@ -324,7 +324,7 @@ def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
         return {"clean": 0.9, "fgsm": 0.9, "pgd-20": 0.1 if run.state.epoch == 1 else 0.5}
 
     monkeypatch.setattr(probes_module, "accuracy_of", accuracy)
-    network = train(with_fields(SMALL, on_collapse="stop"), tmp_path)
+    network = train_configured(with_fields(SMALL, on_collapse="stop"), tmp_path)
     assert [line["steps"] for line in network.history] == [3, 6]
     assert network.stopped == monitors.CATASTROPHIC
 
@@ -332,7 +332,7 @@ def test_a_collapse_is_seen_by_validation_too(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_real_collapse_is_reported(tmp_path):
     """FGSM training at a radius where it overfits on digits: FGSM's accuracy rises, PGD's does not."""
-    network = train(default_config("digits", "fgsm-at", eps=0.3), tmp_path)
+    network = train_configured(default_config("digits", "fgsm-at", eps=0.3), tmp_path)
     found = [item for line in network.history for item in line["findings"]]
     assert monitors.CATASTROPHIC in [item["monitor"] for item in found]
     last = network.history[-1]["val"]

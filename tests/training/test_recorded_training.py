@@ -7,12 +7,10 @@ from stand_in import StandIn
 from fastat.graphs import replay as graphs
 from fastat.protocols import PROTOCOLS
 from fastat.support.files import load_checkpoint
-from fastat.training import default_config, with_fields
+from fastat.training import default_config, open_configured, train_configured, with_fields
 from fastat.training import loop as training
 from fastat.training.checkpoint import go_back, snapshot
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.train import train
 
 SMALL = {"epochs": 2, "attack_steps": 2, "train_size": 128, "batch_size": 32, "val_size": 64, "width": 4, "lr": 0.05}
 
@@ -36,7 +34,7 @@ def assert_same(one, other):
 @pytest.mark.parametrize("protocol", list(PROTOCOLS))
 def test_every_protocol_trains_the_same(tmp_path, recorder, protocol):
     for graph in (True, False):
-        network = train(small(protocol), tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
+        network = train_configured(small(protocol), tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
     assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
     assert recorder.made > 0
     assert not any(module in graphs._all_recordings for module in network.model.modules())
@@ -61,21 +59,21 @@ def test_every_protocol_trains_the_same(tmp_path, recorder, protocol):
 def test_every_setting_trains_the_same(tmp_path, recorder, changes):
     config = with_fields(small(changes.get("protocol", "pgd-at")), **changes)
     for graph in (True, False):
-        train(config, tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
+        train_configured(config, tmp_path / str(graph), device="cpu", graph=graph, quiet=True)
     assert_same(numbers(tmp_path / "True"), numbers(tmp_path / "False"))
 
 
 @pytest.mark.parametrize("graph", [True, False])
 def test_steps_validation_and_probes_are_recorded_unless_refused(tmp_path, recorder, monkeypatch, graph):
     monkeypatch.setattr(training.monitors, "PROBE_EVERY", 1)
-    train(small(), tmp_path, device="cpu", graph=graph, quiet=True)
+    train_configured(small(), tmp_path, device="cpu", graph=graph, quiet=True)
     assert recorder.made > 1 if graph else recorder.made == 0
 
 
 @pytest.mark.parametrize("graph", ["auto", 1, None])
 def test_graph_is_true_or_false(tmp_path, graph):
     with pytest.raises(ValueError, match=f"graph must be True or False, got {graph!r}"):
-        train(small(), tmp_path / "run", device="cpu", graph=graph, quiet=True)
+        train_configured(small(), tmp_path / "run", device="cpu", graph=graph, quiet=True)
     assert not (tmp_path / "run").exists()
 
 
@@ -85,7 +83,7 @@ def is_replayed(run):
 
 def test_a_step_is_recorded_once(tmp_path, recorder):
     config = small(val_size=0, train_size=256)
-    run = open_run(config, tmp_path, None, torch.device("cpu"))
+    run = open_configured(config, tmp_path, None, torch.device("cpu"))
     batches = [next(run.images.train_set.batches(torch.arange(32) + 32 * i, 32)) for i in range(8)]
     for batch in batches:
         take_step(run, batch)
@@ -96,7 +94,7 @@ def test_a_step_is_recorded_once(tmp_path, recorder):
 
 def test_a_killed_run_goes_on_the_same(tmp_path, recorder, monkeypatch):
     config = small()
-    train(config, tmp_path / "whole", device="cpu", quiet=True)
+    train_configured(config, tmp_path / "whole", device="cpu", quiet=True)
     steps = iter(range(100))
 
     def interrupted(run, batch):
@@ -107,13 +105,13 @@ def test_a_killed_run_goes_on_the_same(tmp_path, recorder, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(training, "take_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(config, tmp_path / "killed", device="cpu", quiet=True, checkpoint_every=0)
-    train(config, tmp_path / "killed", device="cpu", quiet=True)
+            train_configured(config, tmp_path / "killed", device="cpu", quiet=True, checkpoint_every=0)
+    train_configured(config, tmp_path / "killed", device="cpu", quiet=True)
     assert_same(numbers(tmp_path / "whole"), numbers(tmp_path / "killed"))
 
 
 def test_a_bad_step_is_skipped(tmp_path, recorder):
-    run = open_run(small(), tmp_path, None, torch.device("cpu"))
+    run = open_configured(small(), tmp_path, None, torch.device("cpu"))
     batch = next(run.images.train_set.batches(torch.arange(32), 32))
     for _ in range(3):
         take_step(run, batch)
@@ -128,7 +126,7 @@ def test_a_bad_step_is_skipped(tmp_path, recorder):
 def test_weights_that_a_rollback_put_back_are_those_that_train_on(tmp_path, recorder):
     runs = []
     for name, graph in (("a", True), ("b", False)):
-        run = open_run(small(), tmp_path / name, None, torch.device("cpu"), graph=graph)
+        run = open_configured(small(), tmp_path / name, None, torch.device("cpu"), graph=graph)
         batches = [next(run.images.train_set.batches(torch.arange(32) + 16 * i, 32)) for i in range(4)]
         for i in range(8):
             if i == 3:
@@ -149,9 +147,9 @@ def test_what_cannot_be_recorded_is_said_and_trains_the_same(tmp_path, monkeypat
             raise graphs.CaptureError("no such luck")
 
     monkeypatch.setattr(graphs, "RECORDERS", {"cpu": Refuses})
-    refused = train(small(val_size=0), tmp_path / "a", device="cpu", quiet=True)
+    refused = train_configured(small(val_size=0), tmp_path / "a", device="cpu", quiet=True)
     monkeypatch.undo()
-    plain = train(small(val_size=0), tmp_path / "b", device="cpu", quiet=True)
+    plain = train_configured(small(val_size=0), tmp_path / "b", device="cpu", quiet=True)
     texts = [finding["text"] for row in refused.history for finding in row["findings"]]
     assert texts == ["steps are not recorded as a CUDA graph: no such luck"]
     for one, other in zip(refused.model.parameters(), plain.model.parameters(), strict=True):

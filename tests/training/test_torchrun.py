@@ -13,9 +13,7 @@ import pytest
 import torch
 
 from fastat.support.files import load_checkpoint
-from fastat.training import ConfigError, default_config
-from fastat.training.run import open_run
-from fastat.training.train import train
+from fastat.training import ConfigError, default_config, open_configured, train_configured
 
 FLAGS = [
     "--model", "mlp", "--width", "32", "--epochs", "1", "--train-size", "96", "--batch-size", "24", "--attack-steps",
@@ -48,7 +46,7 @@ def alone(folder: Path, protocol: str, **changes) -> None:
         "digits", protocol, model="mlp", width=32, epochs=1, train_size=96, batch_size=24, attack_steps=3, val_size=15,
         eval_size=20, **changes,
     )  # fmt: skip
-    train(config, folder, device="cpu")
+    train_configured(config, folder, device="cpu")
 
 
 def assert_close(one: Path, other: Path) -> None:
@@ -123,6 +121,6 @@ class TwoProcesses:
 def test_what_does_not_fit_the_processes_is_said(tmp_path):
     config = default_config("digits", batch_size=33)
     with pytest.raises(ConfigError, match="batch_size must be a multiple of the number of processes, 2, got 33"):
-        open_run(config, tmp_path, None, torch.device("cpu"), TwoProcesses())
+        open_configured(config, tmp_path, None, torch.device("cpu"), TwoProcesses())
     with pytest.raises(ConfigError, match="sync_bn must be off on cpu: torch has it for CUDA only"):
-        open_run(default_config("digits", sync_bn=True), tmp_path, None, torch.device("cpu"))
+        open_configured(default_config("digits", sync_bn=True), tmp_path, None, torch.device("cpu"))

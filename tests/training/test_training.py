@@ -29,22 +29,23 @@ from fastat.training import (
     default_config,
     images,
     load_network,
+    open_configured,
+    record_of,
+    train_configured,
     with_fields,
 )
 from fastat.training import loop as training
 from fastat.training.interrupt import Terminated, interrupts_deferred
 from fastat.training.loop import take_step
-from fastat.training.run import open_run
-from fastat.training.schedules import learning_rate
+from fastat.training.schedules import schedule_of
 from fastat.training.step import ATTACK
-from fastat.training.train import train
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A tiny run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("runs") / "finished"
-    train(TINY, folder)
+    train_configured(TINY, folder)
     return folder
 
 
@@ -63,14 +64,14 @@ def test_run_folder(finished):
 
 def test_one_step_is_the_textbook(tmp_path):
     config = with_fields(TINY, schedule="cosine", augment="crop-flip", lr=0.05, attack_mode="eval")
-    run = open_run(config, tmp_path / "run", None, torch.device("cpu"))
+    run = open_configured(config, tmp_path / "run", None, torch.device("cpu"))
     before = {name: value.clone() for name, value in run.learner.model.state_dict().items()}
     index = torch.arange(10, 42)
     take_step(run, next(run.images.train_set.batches(index, 32, data.Augmentation("crop-flip", seed=config.run.seed))))
     after = run.learner.model.state_dict()
 
     # again by hand: same start, the attack in eval mode, one step of SGD with weight decay
-    textbook = open_run(config, tmp_path / "other", None, torch.device("cpu"))
+    textbook = open_configured(config, tmp_path / "other", None, torch.device("cpu"))
     model = textbook.learner.model
     assert all(value.equal(before[name]) for name, value in model.state_dict().items())
     batch = textbook.images.train_set.take(index)
@@ -79,7 +80,7 @@ def test_one_step_is_the_textbook(tmp_path):
     x_adv = pgd(model.eval(), x, batch.labels, config.threat.eps, steps=2, seed=seed, sample_ids=batch.ids)
     loss = F.cross_entropy(model.train()(x_adv), batch.labels)
     gradients = torch.autograd.grad(loss, list(model.parameters()))
-    lr = learning_rate(config.optimizer, 0.5 / 6)
+    lr = config.optimizer.lr * schedule_of(config.optimizer).rate(0.5 / 6)
     for (name, parameter), gradient in zip(model.named_parameters(), gradients, strict=True):
         expected = parameter - lr * (gradient + config.optimizer.weight_decay * parameter)
         torch.testing.assert_close(after[name], expected.detach(), rtol=1e-5, atol=1e-7)
@@ -87,7 +88,7 @@ def test_one_step_is_the_textbook(tmp_path):
 
 
 def test_attack_leaves_the_statistics_of_batch_norm_alone_in_eval_mode(tmp_path):
-    run = open_run(with_fields(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
+    run = open_configured(with_fields(TINY, attack_mode="eval"), tmp_path, None, torch.device("cpu"))
     take_step(run, next(run.images.train_set.batches(torch.arange(32), 32)))
     counts = [
         int(value) for name, value in run.learner.model.state_dict().items() if name.endswith("num_batches_tracked")
@@ -103,15 +104,19 @@ def test_every_epoch_has_its_own_order_and_every_image_comes_once():
 
 def test_learning_rate():
     cyclic, cosine = with_fields(TrainConfig(), lr=0.2), with_fields(TrainConfig(), lr=0.2, schedule="cosine")
-    values = [learning_rate(cyclic.optimizer, t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
+    values = [cyclic.optimizer.lr * schedule_of(cyclic.optimizer).rate(t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
     assert values == pytest.approx([0, 0.1, 0.2, 0.1, 0])
-    assert [learning_rate(cosine.optimizer, t) for t in (0.0, 0.5, 1.0)] == pytest.approx([0.2, 0.1, 0])
-    multistep = with_fields(TrainConfig(), lr=0.2, schedule="multistep")
-    assert [learning_rate(multistep.optimizer, t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)] == pytest.approx(
-        [0.2, 0.2, 0.02, 0.02, 0.002, 0.002]
+    assert [cosine.optimizer.lr * schedule_of(cosine.optimizer).rate(t) for t in (0.0, 0.5, 1.0)] == pytest.approx(
+        [0.2, 0.1, 0]
     )
+    multistep = with_fields(TrainConfig(), lr=0.2, schedule="multistep")
+    assert [
+        multistep.optimizer.lr * schedule_of(multistep.optimizer).rate(t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)
+    ] == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
     early = with_fields(multistep, milestones=(0.1,))
-    assert [learning_rate(early.optimizer, t) for t in (0.0, 0.1, 0.9)] == pytest.approx([0.2, 0.02, 0.02])
+    assert [early.optimizer.lr * schedule_of(early.optimizer).rate(t) for t in (0.0, 0.1, 0.9)] == pytest.approx(
+        [0.2, 0.02, 0.02]
+    )
 
 
 def test_one_cycle_is_that_of_torch():
@@ -122,7 +127,9 @@ def test_one_cycle_is_that_of_torch():
     for step in range(101):
         # torch's peak lies on the step 0.3 * 101 - 1
         at = step / 29.3 * 0.3 if step <= 29.3 else 0.3 + 0.7 * (step - 29.3) / 70.7
-        assert learning_rate(config.optimizer, at) == pytest.approx(theirs.get_last_lr()[0], rel=1e-6)
+        assert config.optimizer.lr * schedule_of(config.optimizer).rate(at) == pytest.approx(
+            theirs.get_last_lr()[0], rel=1e-6
+        )
         optimizer.step()
         if step < 100:
             theirs.step()
@@ -131,10 +138,10 @@ def test_one_cycle_is_that_of_torch():
 def test_seeds_repeat_and_differ(tmp_path, finished):
     torch.manual_seed(123)
     before = torch.get_rng_state()
-    train(TINY, tmp_path / "again")
+    train_configured(TINY, tmp_path / "again")
     assert torch.get_rng_state().equal(before)
     assert_same_run(finished, tmp_path / "again")
-    other = open_run(with_fields(TINY, seed=1), tmp_path / "other", None, torch.device("cpu"))
+    other = open_configured(with_fields(TINY, seed=1), tmp_path / "other", None, torch.device("cpu"))
     assert not other.learner.model.state_dict()["model.5.weight"].equal(state_of(finished)["model.5.weight"])
 
 
@@ -143,8 +150,8 @@ def test_killed_around_any_write(tmp_path, monkeypatch, finished, call):
     with monkeypatch.context() as patched:
         kill_at_write(patched, call)
         with pytest.raises(Killed):
-            train(TINY, tmp_path, checkpoint_every=0)
-    train(TINY, tmp_path)
+            train_configured(TINY, tmp_path, checkpoint_every=0)
+    train_configured(TINY, tmp_path)
     assert_same_run(finished, tmp_path)
     assert load_network(tmp_path, which="best").epoch == load_network(finished, which="best").epoch
 
@@ -153,8 +160,8 @@ def test_sigkill_mid_epoch_twice(tmp_path):
     """Real processes, killed for real; compared with one that was left alone."""
     config = with_fields(TINY, epochs=3, train_size=512)
     script = (
-        "import sys; from fastat.training import config_from, train\n"
-        f"train(config_from({as_fields(config)!r}), sys.argv[1], checkpoint_every=0)"
+        "import sys; from fastat.training import config_from, train_configured\n"
+        f"train_configured(config_from({as_fields(config)!r}), sys.argv[1], checkpoint_every=0)"
     )
 
     def start(folder: Path) -> subprocess.Popen:
@@ -203,13 +210,13 @@ def test_a_signal_lets_the_step_finish_and_saves(tmp_path, monkeypatch, capsys, 
     with monkeypatch.context() as patched:
         patched.setattr(training, "take_step", interrupted)
         with pytest.raises(raised):
-            train(TINY, tmp_path)
+            train_configured(TINY, tmp_path)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert "continues" not in capsys.readouterr().out
     state = load_checkpoint(tmp_path / "checkpoint.pt")
     assert (state["epoch"], state["step"]) == (1, 2)
     assert not load_network(tmp_path).finished
-    train(TINY, tmp_path)
+    train_configured(TINY, tmp_path)
     assert "continues after 5 of 6 steps" in capsys.readouterr().out
     assert_same_run(finished, tmp_path)
 
@@ -247,13 +254,13 @@ def test_interrupts_deferred(ctrl_c):
 
 def test_another_configuration_is_refused(finished):
     with pytest.raises(ValueError, match=r"another configuration \(epochs: 2 -> 5; lr: 0.1 -> 0.3\)"):
-        train(with_fields(TINY, epochs=5, lr=0.3), finished)
+        train_configured(with_fields(TINY, epochs=5, lr=0.3), finished)
 
 
 def test_a_finished_run_is_loaded_not_trained(finished, monkeypatch):
     monkeypatch.setattr(training, "take_step", None)
     before = (finished / "checkpoint.pt").read_bytes()
-    network = train(TINY, finished)
+    network = train_configured(TINY, finished)
     assert network.finished
     assert (finished / "checkpoint.pt").read_bytes() == before
     assert network.model.state_dict()["model.5.weight"].equal(state_of(finished)["model.5.weight"])
@@ -263,27 +270,27 @@ def test_load_network(finished):
     network = load_network(finished, "cpu")
     assert network.title == "digits"
     assert network.classes == tuple("0123456789")
-    assert network.config == TINY
+    assert network.record == record_of(TINY)
     assert not network.model.training
     assert network.finished
     x = data.load("digits").test.pixels()[:4]
-    assert network.model(x).equal(train(TINY, finished).model(x))
+    assert network.model(x).equal(train_configured(TINY, finished).model(x))
 
 
 def test_a_training_set_smaller_than_the_batch_is_one_batch(tmp_path):
-    network = train(with_fields(TINY, train_size=20, epochs=1), tmp_path)
+    network = train_configured(with_fields(TINY, train_size=20, epochs=1), tmp_path)
     assert network.history[0]["steps"] == 1
 
 
 def test_bf16_on_a_cpu(tmp_path):
-    network = train(with_fields(TINY, precision="bf16", epochs=1, train_size=64), tmp_path)
+    network = train_configured(with_fields(TINY, precision="bf16", epochs=1, train_size=64), tmp_path)
     assert next(network.model.parameters()).dtype == torch.float32
     assert network.history[0]["train"]["loss"] > 0
 
 
 def test_label_noise_is_in_the_training_set_alone(tmp_path):
-    run = open_run(with_fields(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
-    clean = open_run(TINY, tmp_path / "clean", None, torch.device("cpu"))
+    run = open_configured(with_fields(TINY, label_noise=0.25), tmp_path / "noisy", None, torch.device("cpu"))
+    clean = open_configured(TINY, tmp_path / "clean", None, torch.device("cpu"))
     assert int((run.images.train_set.labels != clean.images.train_set.labels).sum()) == 24
     assert run.images.train_set.images.equal(clean.images.train_set.images)
     assert run.images.val_set.labels.equal(clean.images.val_set.labels)
@@ -295,7 +302,7 @@ def test_a_run_saved_before_a_field_existed_continues(tmp_path, finished):
     for field in ("protocol", "label_noise", "width"):
         del saved[field]
     (tmp_path / "config.json").write_text(json.dumps(saved))
-    open_run(TINY, tmp_path, None, torch.device("cpu"))
+    open_configured(TINY, tmp_path, None, torch.device("cpu"))
     assert json.loads((tmp_path / "config.json").read_text())["protocol"] == "pgd-at"
     assert differences(as_fields(config_from(saved)), as_fields(with_fields(TINY, width=8))) == ["width: None -> 8"]
 
@@ -306,17 +313,17 @@ def test_measurements_are_part_of_the_run_and_of_its_resumption(tmp_path, monkey
     def measure(model):
         return {"weight": model.model[5].weight.sum().item()}
 
-    whole = train(config, tmp_path / "whole", measure=measure, measure_every=2)
+    whole = train_configured(config, tmp_path / "whole", measure=measure, measure_every=2)
     assert [bool(row["measured"]) for row in whole.history] == [False, True, False, True, True]
     assert whole.history[-1]["measured"] == measure(whole.model)
     with monkeypatch.context() as patched:
         kill_at_step(patched, 7)
         with pytest.raises(Killed):
-            train(config, tmp_path / "killed", measure=measure, measure_every=2)
-    train(config, tmp_path / "killed", measure=measure, measure_every=2)
+            train_configured(config, tmp_path / "killed", measure=measure, measure_every=2)
+    train_configured(config, tmp_path / "killed", measure=measure, measure_every=2)
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
     with pytest.raises(ValueError, match="measure_every must be at least 1, got 0"):
-        train(config, tmp_path / "other", measure_every=0)
+        train_configured(config, tmp_path / "other", measure_every=0)
 
 
 def test_a_network_with_dropout_is_seeded_and_resumes(tmp_path, monkeypatch):
@@ -335,13 +342,13 @@ def test_images_of_the_caller_take_the_place_of_the_dataset(tmp_path: Path) -> N
     config = default_config("digits", epochs=1, width=4, attack_steps=1, val_size=0, train_size=None)
     whole = data.load("digits")
     some = Split(whole.train.take(torch.arange(256)), whole.test)
-    network = train(config, tmp_path / "own", split=some, quiet=True)
+    network = train_configured(config, tmp_path / "own", split=some, quiet=True)
     assert network.history[-1]["steps"] == 2
-    train(config, tmp_path / "own", split=some, quiet=True)  # finished: the same images are accepted
+    train_configured(config, tmp_path / "own", split=some, quiet=True)  # finished: the same images are accepted
     scaled = Split(replace(some.train, scale=255), whole.test)
     for other in (None, scaled, Split(whole.train.take(torch.arange(1, 257)), whole.test)):
         with pytest.raises(ValueError, match="other images"):
-            train(config, tmp_path / "own", split=other)
+            train_configured(config, tmp_path / "own", split=other)
 
 
 def test_images_outside_of_the_box_need_no_box(tmp_path: Path) -> None:
@@ -356,7 +363,7 @@ def test_images_outside_of_the_box_need_no_box(tmp_path: Path) -> None:
         seen.append(float(attacked.min()))
         return {}
 
-    train(config, tmp_path, split=Split(shifted, whole.test), measure=measure, quiet=True)
+    train_configured(config, tmp_path, split=Split(shifted, whole.test), measure=measure, quiet=True)
     assert seen[0] < -0.6  # the attack leaves the data's own range
 
 
@@ -376,16 +383,16 @@ def test_what_stands_in_front_is_in_the_training_and_not_in_the_network(
         seen.append(float(model(x).std(0).sum()))
         return {}
 
-    network = train(config, tmp_path, front=Blank(), measure=measure, quiet=True)
+    network = train_configured(config, tmp_path, front=Blank(), measure=measure, quiet=True)
     assert capsys.readouterr().out == ""
     assert seen == [0.0]  # all images are blank there
     assert float(network.model(torch.rand(8, 1, 8, 8)).std(0).sum()) > 0
     assert float(load_network(tmp_path).model(torch.rand(8, 1, 8, 8)).std(0).sum()) > 0
     with pytest.raises(ValueError, match="behind another front"):
-        train(config, tmp_path)
+        train_configured(config, tmp_path)
     with pytest.raises(ValueError, match=r"its buffer running_mean changes"):
-        train(config, tmp_path / "other", front=torch.nn.BatchNorm2d(1, affine=False))
+        train_configured(config, tmp_path / "other", front=torch.nn.BatchNorm2d(1, affine=False))
     with pytest.raises(SystemExit, match="behind a front of its own"):
         main(["evaluate", str(tmp_path)])
     with pytest.raises(ValueError, match="front must have no parameters"):
-        train(config, tmp_path / "other", front=torch.nn.Linear(2, 2))
+        train_configured(config, tmp_path / "other", front=torch.nn.Linear(2, 2))

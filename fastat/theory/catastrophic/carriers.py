@@ -14,7 +14,7 @@ from fastat.theory.catastrophic.cosine import cosine_signs, zigzag
 _TEN = ((0, 1), (1, 0), (1, 1), (2, 1), (1, 2))
 
 
-def carriers(num_classes: int, shape: tuple[int, int, int]) -> Tensor:
+def carriers(num_classes: int, shape: tuple[int, ...]) -> Tensor:
     """A sign pattern for each class: float32 [num_classes, C, H, W] of -1 and 1, the same in every channel.
 
     The sign of one function of the two-dimensional cosine basis each. For ten classes those of the frequencies (0, 1),

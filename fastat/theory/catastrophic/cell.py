@@ -19,7 +19,7 @@ from fastat.theory.catastrophic.curvature import curvature
 from fastat.theory.catastrophic.low_pass import LowPass
 from fastat.theory.catastrophic.views import PARTS, Injection, injected_dataset, injected_split, view_accuracies, views
 from fastat.theory.digest import json_digest
-from fastat.training import TrainConfig, check_config, default_config, monitors, train
+from fastat.training import TrainConfig, check_config, default_config, monitors, train_configured
 
 Method = Literal["fgsm", "rs-fgsm", "n-fgsm", "gradalign", "pgd"]
 METHODS: dict[Method, ProtocolName] = {
@@ -120,7 +120,7 @@ def run_cell(
     Args:
         cell: what to train.
         folder: the run is kept in a folder below it, and a stopped one continued.
-        data_root, download, device: see :func:`fastat.training.train`.
+        data_root, download, device: see :func:`fastat.training.train_configured`.
 
     Returns:
         ``cell``; ``history``, a list of dicts "epoch", "clean", "fgsm", "pgd" (accuracy on injected test images under
@@ -131,7 +131,7 @@ def run_cell(
     split = injected_split(original, cell.beta, cell.injection)
     measure = measurement(original.test.load().subset(cell.test_size, 0), cell)
     front = LowPass(cell.bandwidth) if cell.bandwidth else None
-    network = train(
+    network = train_configured(
         train_config(cell), folder / _name(cell), device=device, split=split, front=front, quiet=True, measure=measure,
         measure_every=cell.measure_every,
     )  # fmt: skip
@@ -154,7 +154,7 @@ def measurement(test: Dataset, cell: Cell) -> Callable[[nn.Module], dict[str, fl
         some = injected.to(device)
         x, y = some.pixels(), some.labels
         attacks = ["fgsm", cell.attack]
-        threat = ThreatModel(eps=cell.eps, box=False)
+        threat = ThreatModel(eps=cell.eps, bounds=None)
         accuracy = evaluate_images(model, some, threat, attacks=attacks, seed=cell.seed).accuracy
         return {
             "clean": accuracy["clean"],

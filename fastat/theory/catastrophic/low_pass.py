@@ -11,7 +11,7 @@ class LowPass(nn.Module):
     """Keeps the coefficients of the orthonormal discrete cosine transform with both frequencies below the bandwidth.
 
     An orthogonal projection, without parameters: it comes before a network while that is trained
-    (``fastat.training.train(..., front=LowPass(5))``), and is left away after.
+    (``fastat.training.train_configured(..., front=LowPass(5))``), and is left away after.
 
     Args:
         bandwidth: W, at least 1; images of at most W pixels in height and width pass as they are.

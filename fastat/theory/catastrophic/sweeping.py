@@ -81,7 +81,7 @@ def sweep(
         seeds: of weights, order and attacks.
         base: everything else.
         folder: finished cells and their runs are kept there; the same call continues a stopped one.
-        data_root, download, device: see :func:`fastat.training.train`.
+        data_root, download, device: see :func:`fastat.training.train_configured`.
 
     Raises:
         ValueError: a value is out of its range.

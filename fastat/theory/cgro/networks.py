@@ -17,7 +17,7 @@ from fastat.support.keyed import derive_seed
 from fastat.support.threat import ThreatModel
 from fastat.theory.cgro.memorizer import RobustMemorizer
 from fastat.theory.digest import json_digest
-from fastat.training import TrainConfig, choose_device, default_config, train
+from fastat.training import TrainConfig, choose_device, default_config, train_configured
 
 CORNERS = 20
 """Random corners of each ball that a memorizer is tried at."""
@@ -71,7 +71,7 @@ def memorizer_outcome(
 ) -> dict[str, Any]:
     """Accuracies of the network ("f") and of its memorizer ("f_S"), the certificate, and who is in a foreign bump."""
     split = _split(cell.data, cell.points, cell.seed, data_root)
-    network = train(standard_config(cell), folder / _run_name(cell), split=split, quiet=True, device=device)
+    network = train_configured(standard_config(cell), folder / _run_name(cell), split=split, quiet=True, device=device)
     place = choose_device(device)
     points = _dataset(split.train).to(place)
     memorizer = RobustMemorizer(network.model, points.pixels(), points.labels, cell.delta)
@@ -98,7 +98,7 @@ def width_outcome(
 ) -> dict[str, Any]:
     """Accuracies of an adversarially trained network on its training images and on test images."""
     split = _split(cell.data, cell.train_size, cell.seed, data_root)
-    network = train(width_config(cell), folder / _run_name(cell), split=split, quiet=True, device=device)
+    network = train_configured(width_config(cell), folder / _run_name(cell), split=split, quiet=True, device=device)
     found = _accuracies(network.model, split, cell, choose_device(device))
     parameters = sum(weights.numel() for weights in network.model.parameters())
     return {**dataclasses.asdict(cell), "train_images": len(split.train), "parameters": parameters, **found}

@@ -14,7 +14,7 @@ from fastat.data import Dataset
 from fastat.evaluation import adversarial_losses, evaluate_images
 from fastat.objectives import holistic_loss
 from fastat.theory.digest import json_digest
-from fastat.training import TrainConfig, default_config, train, training_sets
+from fastat.training import TrainConfig, default_config, train_configured, training_sets
 
 ATTACK = "pgd-10"
 """What losses and accuracies are measured under."""
@@ -126,7 +126,7 @@ def network_outcome(
     config = cell.config
     train_set = training_sets(config.dataset, config.run.seed, split)[0].load()
     test_set = split.test.subset(cell.test_size, 0).load()
-    network = train(
+    network = train_configured(
         config,
         folder / run_name(cell),
         split=split,
@@ -147,7 +147,7 @@ def run_name(cell: NetworkCell) -> str:
 
 
 def measurement(cell: NetworkCell, train_set: Dataset, test_set: Dataset) -> Callable[[nn.Module], dict[str, float]]:
-    """What :func:`fastat.training.train` takes as ``measure``."""
+    """What :func:`fastat.training.train_configured` takes as ``measure``."""
 
     def measure(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
@@ -160,7 +160,9 @@ def measurement(cell: NetworkCell, train_set: Dataset, test_set: Dataset) -> Cal
             )
 
         own = losses(seen)
-        accuracy = evaluate_images(model, unseen, cell.config.threat, attacks=[ATTACK], seed=cell.seed).accuracy
+        accuracy = evaluate_images(
+            model, unseen, cell.config.threat.threat_model, attacks=[ATTACK], seed=cell.seed
+        ).accuracy
         return {
             "in_sample": float(holistic_loss(own, cell.alpha, cell.r)),
             "mean": float(own.mean()),

@@ -18,7 +18,7 @@ from fastat.theory.digest import cell_fields, json_digest
 from fastat.theory.memorization.groups import ATTACK, evaluate_samples, group_measure, in_two
 from fastat.theory.memorization.removal import Atypical, kept_positions
 from fastat.theory.memorization.split import load_split
-from fastat.training import TrainConfig, train
+from fastat.training import TrainConfig, train_configured
 
 KINDS = ("clean", ATTACK)
 
@@ -72,7 +72,7 @@ def train_cell(
     known = atypical[config.dataset.data]
     kept = kept_positions(len(split.train), known, cell.removed, at_random=cell.at_random, seed=config.run.seed)
     run = folder / cell.name
-    network = train(
+    network = train_configured(
         config,
         run,
         split=Split(split.train.take(kept), split.test),
@@ -106,5 +106,5 @@ def _groups(split: Split, atypical: Atypical, device: str) -> dict[str, Dataset]
 
 
 def _outcomes(model: nn.Module, dataset: Dataset, config: TrainConfig) -> dict[str, str]:
-    correct = evaluate_samples(model, dataset, config.threat, config.run.seed).correct
+    correct = evaluate_samples(model, dataset, config.threat.threat_model, config.run.seed).correct
     return {kind: "".join(map(str, correct[kind].int().tolist())) for kind in KINDS}

@@ -45,7 +45,7 @@ def evaluate_samples(model: nn.Module, samples: Dataset, threat: ThreatModel, se
 
 
 def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callable[[nn.Module], dict[str, float]]:
-    """What :func:`fastat.training.train` takes as ``measure``: clean and PGD-10 accuracy of each group.
+    """What :func:`fastat.training.train_configured` takes as ``measure``: clean and PGD-10 accuracy of each group.
 
     The function takes a network and leaves it as found. It returns accuracies in [0, 1] by name: "typical clean",
     "typical pgd-10" and so on; a group without samples has none.
@@ -60,7 +60,9 @@ def group_measure(groups: Mapping[str, Dataset], config: TrainConfig) -> Callabl
         found: dict[str, float] = {}
         for name, group in groups.items():
             if len(group) > 0:
-                accuracies = evaluate_samples(model, group.to(device), config.threat, config.run.seed).accuracy
+                accuracies = evaluate_samples(
+                    model, group.to(device), config.threat.threat_model, config.run.seed
+                ).accuracy
                 found |= {f"{name} {kind}": accuracy for kind, accuracy in accuracies.items()}
         return found
 

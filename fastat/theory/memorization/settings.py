@@ -10,7 +10,7 @@ from fastat import data
 from fastat.protocols import PROTOCOLS, ProtocolName
 from fastat.theory.memorization.ensemble import Recipe
 from fastat.theory.memorization.summary import FULL
-from fastat.training import Schedule, TrainConfig, check_config, default_config
+from fastat.training import ScheduleName, TrainConfig, check_config, default_config
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Settings:
     """Steps of the training attack."""
     lr: float | None = None
     """Peak of the learning rate, but MART's, which is that of its authors; None for the dataset's."""
-    schedule: Schedule = "cyclic"
+    schedule: ScheduleName = "cyclic"
     """Of the learning rate."""
     removed: tuple[float, ...] = (0.25, 0.5, 1.0)
     """Parts of the atypical training samples that are removed, rising to 1."""

@@ -1,0 +1,216 @@
+"""A map-style Dataset of torch, read sample by sample as it is needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate, get_worker_info
+from torch.utils.data import Dataset as TorchDataset
+
+from fastat.data.augment import NO_AUGMENTATION, Augmentation, augment, cut_out
+from fastat.data.dataset import Batch, Dataset, chosen_positions
+from fastat.data.image_files import cores
+from fastat.support.keyed import keyed_hash
+
+_DRAWS = 0xD4A35  # the purpose in the key
+_FEW = 256
+"""For so few samples no worker is started."""
+
+
+class _Refused(ValueError):
+    """A sample is not what it should be. Of an error that a worker raises, torch would make a text with the whole
+    traceback; this one is handed over."""
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """Samples of a map-style Dataset. Like :class:`fastat.data.Dataset` apart from ``images`` and ``labels``.
+
+    What a sample's transforms draw from torch's, numpy's and Python's global generators depends on the seed of the run,
+    the epoch and the sample's id alone: not on the workers, and not on where a run was interrupted.
+
+    Attributes:
+        title: what tables and figures call it.
+        source: the Dataset, of pairs (x, label).
+        shape: of a sample.
+        classes: the name of each class; empty while they are not known.
+        ids: int64 [N], on the CPU: the positions in ``source``.
+        workers: processes that read it; 0 for none, None for as many as there are cores, 8 at most.
+    """
+
+    title: str
+    source: TorchDataset[Any] | Sequence[Any]
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    ids: Tensor
+    workers: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Of a sample."""
+        return self.shape
+
+    def to(self, device: torch.device | str) -> Mapped:
+        """The same dataset: its batches are made on the device that they are asked for."""
+        return self
+
+    def take(self, index: Tensor) -> Mapped:
+        """The samples at the positions index, int64 [M]; they keep their ids."""
+        return replace(self, ids=self.ids[index.cpu()])
+
+    def subset(self, size: int | None, seed: int) -> Mapped:
+        """See :meth:`fastat.data.Dataset.subset`."""
+        chosen = chosen_positions(len(self), size, seed)
+        return self if chosen is None else self.take(chosen)
+
+    def load(self) -> Dataset:
+        """All samples in memory, with the draws of seed 0 and epoch 0 where their transforms are random.
+
+        Raises:
+            ValueError: a sample is not what it should be; the message names it.
+        """
+        found = list(self._read(torch.arange(len(self)), 256, NO_AUGMENTATION))
+        images, labels, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return Dataset(self.title, images, labels, self.classes, 1 if images.is_floating_point() else 255, ids)
+
+    def batches(
+        self,
+        positions: Tensor,
+        batch_size: int,
+        augmentation: Augmentation = NO_AUGMENTATION,
+        *,
+        device: torch.device | None = None,
+    ) -> Iterator[Batch]:
+        """See :meth:`fastat.data.Dataset.batches`; the augmentation comes after the transforms of the Dataset."""
+        device = torch.device("cpu") if device is None else device
+        seed, epoch = augmentation.seed, augmentation.epoch
+        for stored, labels, ids in self._read(positions.cpu(), batch_size, augmentation, device):
+            images, keys = stored.to(device, non_blocking=True), ids.to(device)
+            images = augment(images, keys, augmentation.kind, seed, epoch)
+            images = cut_out(images, keys, augmentation.cutout, seed, epoch)
+            pixels = images if images.is_floating_point() else images.float() / 255
+            yield Batch(pixels, labels.to(device, non_blocking=True), keys)
+
+    def sample(self, position: int, seed: int = 0, epoch: int = 0) -> tuple[Tensor, int]:
+        """One sample: float32, or uint8 of pixels from 0 to 255; and its label.
+
+        Raises:
+            ValueError: it is not what it should be; the message names it.
+        """
+        number = int(self.ids[position])
+        with _draws(int(keyed_hash(self.ids[position], seed, epoch, _DRAWS))):
+            item = self.source[number]
+        x, label = sample_of(item, number)
+        if tuple(x.shape) != self.shape:
+            raise _Refused(
+                f"sample {number} has the shape {list(x.shape)}, sample {int(self.ids[0])} {list(self.shape)}: "
+                "resize or crop them to one shape in the Dataset's transform"
+            )
+        if label < 0 or (self.classes and label >= len(self.classes)):
+            raise _Refused(f"sample {number} has the label {label}, classes are 0..{len(self.classes) - 1}")
+        return x, label
+
+    def _read(
+        self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        workers = min(cores(), 8) if self.workers is None else self.workers
+        loader = DataLoader(
+            _Samples(self.take(positions), augmentation),
+            batch_size,
+            collate_fn=_first_error_or_batch,
+            generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
+            num_workers=0 if len(positions) <= _FEW else workers,
+            pin_memory=device is not None and device.type == "cuda",
+        )
+        for batch in loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch
+
+
+class _Samples(TorchDataset[Any]):
+    """What a worker process makes of a position: sample, label, id; or the error that says why not."""
+
+    def __init__(self, source: Mapped, augmentation: Augmentation) -> None:
+        self._source, self._key = source, (augmentation.seed, augmentation.epoch)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, position: int) -> tuple[Tensor, int, Tensor] | _Refused:
+        try:
+            return *self._source.sample(position, *self._key), self._source.ids[position]
+        except _Refused as error:
+            return error
+
+
+def sample_of(item: Any, number: int) -> tuple[Tensor, int]:
+    """What a Dataset's item is: float32, or uint8 of pixels from 0 to 255; and the label.
+
+    Raises:
+        ValueError: it is no such pair; the message names it.
+    """
+    if not isinstance(item, tuple | list) or len(item) != 2:
+        what = f"a {type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
+        raise _Refused(f"sample {number} must be a pair (x, label), got {what}")
+    x, label = item
+    if isinstance(x, Image.Image):
+        from torchvision.transforms.functional import pil_to_tensor  # slow to import
+
+        x = pil_to_tensor(x)
+    try:
+        x = stored(torch.as_tensor(x))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _Refused(f"sample {number} must hold a tensor, an array or an image: {error}") from error
+    whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
+    if isinstance(label, Tensor | np.ndarray):
+        whole = label.ndim == 0 and not torch.as_tensor(label).is_floating_point()
+    if not whole:
+        text = f"{list(label.shape)} of {label.dtype}" if isinstance(label, Tensor | np.ndarray) else repr(label)
+        raise _Refused(f"sample {number} must have an integer label, got {text}")
+    return x, int(label)
+
+
+def stored(x: Tensor) -> Tensor:
+    """Values as a dataset keeps them: uint8 as they are, floating-point ones as float32.
+
+    Raises:
+        TypeError: other values.
+    """
+    if x.dtype == torch.uint8:
+        return x
+    if not x.is_floating_point():
+        raise TypeError(f"values must be floating-point, or uint8 of pixels from 0 to 255, got {x.dtype}")
+    return x.float()
+
+
+@contextmanager
+def _draws(key: int) -> Iterator[None]:
+    """The global generators at a state that the key decides; in the main process they are put back after."""
+    here = get_worker_info() is None
+    before = (random.getstate(), np.random.get_state()) if here else None
+    with torch.random.fork_rng(devices=[]) if here else nullcontext():
+        torch.default_generator.manual_seed(key)
+        random.seed(key)
+        np.random.seed(key % 2**32)
+        try:
+            yield
+        finally:
+            if before is not None:
+                random.setstate(before[0])
+                np.random.set_state(before[1])
+
+
+def _first_error_or_batch(items: list[Any]) -> Any:
+    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)

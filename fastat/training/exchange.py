@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -35,15 +36,19 @@ class Exchange:
             return forward
         if self.wrapped is None:
             assert isinstance(forward, nn.Module)
-            device = next(self.model.parameters()).device
             self.wrapped = DistributedDataParallel(
                 forward,
-                device_ids=[device] if device.type == "cuda" else None,
                 process_group=self.group,
                 broadcast_buffers=False,  # the step averages the statistics of batch norm
                 init_sync=False,  # all have the same weights
             )
         return self.wrapped
+
+    def close(self) -> None:
+        """Lets the wrapper go: one that outlives its group can abort the process."""
+        if self.wrapped is not None:
+            self.wrapped = None
+            gc.collect()
 
     def average_(self, gradients: Sequence[Tensor], others: Sequence[Tensor]) -> None:
         """Replaces gradients, and other tensors, by their means over the processes, in place, after a backward pass.

@@ -36,10 +36,9 @@ def check_same_run(path: Path, record: Record) -> None:
     saved = saved_record(path)
     if saved is None:
         return
-    old, new = dict(saved.fields), dict(record.fields)
-    for field in (*_FREE, *_LENGTH):
-        old[field] = new.get(field)
-    check_same_settings(path, "a run of another configuration", old, new)
+    old, new = saved.fields, record.fields
+    if {**old, **{field: new.get(field) for field in (*_FREE, *_LENGTH)}} != new:
+        check_same_settings(path, "a run of another configuration", old, new)
 
 
 def check_same_past(path: Path, record: Record, schedule: Schedule, epochs: int, steps: int, per_epoch: int) -> None:

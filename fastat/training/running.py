@@ -69,6 +69,7 @@ def trained(run: Run, watching: Watching) -> Network:
             with termination_raises(group is None):
                 train_epochs(run, display, listeners, watching.checkpoint_every)
         finally:
+            run.learner.exchange.close()
             if log is not None:
                 log.close()
     if group is not None:

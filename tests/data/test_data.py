@@ -248,9 +248,8 @@ class TestFolder:
 class TestDataset:
     def test_unknown_name(self):
         known = "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, imagenet"
-        with pytest.raises(
-            ValueError, match=f"data must be one of {known}, folder:PATH, tensors:FILE.npz, got 'cifar'"
-        ):
+        known += ", folder:PATH, tensors:FILE.npz, package.module:function"
+        with pytest.raises(ValueError, match=f"data must be one of {known}, got 'cifar'"):
             data.load("cifar")
         for name in (*data.names(), "folder:x", "tensors:x.npz"):
             data.check_name(name)

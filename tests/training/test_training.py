@@ -23,6 +23,7 @@ from fastat.data import Split
 from fastat.support.files import differences, load_checkpoint
 from fastat.support.keyed import derive_seed, keyed_permutation
 from fastat.training import (
+    OptimizerConfig,
     TrainConfig,
     as_fields,
     config_from,
@@ -102,34 +103,29 @@ def test_every_epoch_has_its_own_order_and_every_image_comes_once():
     assert orders[0].sort().values.equal(torch.arange(96))
 
 
+def rates(schedule: str, times: tuple[float, ...], **changes) -> list[float]:
+    settings = OptimizerConfig(lr=0.2, schedule=schedule, **changes)
+    return [settings.lr * schedule_of(settings).rate(t) for t in times]
+
+
 def test_learning_rate():
-    cyclic, cosine = with_fields(TrainConfig(), lr=0.2), with_fields(TrainConfig(), lr=0.2, schedule="cosine")
-    values = [cyclic.optimizer.lr * schedule_of(cyclic.optimizer).rate(t) for t in (0.0, 0.2, 0.4, 0.7, 1.0)]
-    assert values == pytest.approx([0, 0.1, 0.2, 0.1, 0])
-    assert [cosine.optimizer.lr * schedule_of(cosine.optimizer).rate(t) for t in (0.0, 0.5, 1.0)] == pytest.approx(
-        [0.2, 0.1, 0]
-    )
-    multistep = with_fields(TrainConfig(), lr=0.2, schedule="multistep")
-    assert [
-        multistep.optimizer.lr * schedule_of(multistep.optimizer).rate(t) for t in (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)
-    ] == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
-    early = with_fields(multistep, milestones=(0.1,))
-    assert [early.optimizer.lr * schedule_of(early.optimizer).rate(t) for t in (0.0, 0.1, 0.9)] == pytest.approx(
-        [0.2, 0.02, 0.02]
-    )
+    assert rates("cyclic", (0.0, 0.2, 0.4, 0.7, 1.0)) == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+    assert rates("cyclic", (0.0, 0.25, 0.5, 0.75, 1.0), peak=0.5) == pytest.approx([0, 0.1, 0.2, 0.1, 0])
+    assert rates("cosine", (0.0, 0.5, 1.0)) == pytest.approx([0.2, 0.1, 0])
+    at = (0.0, 0.49, 0.5, 0.74, 0.75, 1.0)
+    assert rates("multistep", at) == pytest.approx([0.2, 0.2, 0.02, 0.02, 0.002, 0.002])
+    assert rates("multistep", (0.0, 0.1, 0.9), milestones=(0.1,)) == pytest.approx([0.2, 0.02, 0.02])
+    assert rates("constant", (0.0, 0.5, 1.0)) == [0.2] * 3
 
 
 def test_one_cycle_is_that_of_torch():
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.2, total_steps=101, cycle_momentum=False)
-    config = with_fields(TrainConfig(), lr=0.2, schedule="one-cycle")
     for step in range(101):
         # torch's peak lies on the step 0.3 * 101 - 1
         at = step / 29.3 * 0.3 if step <= 29.3 else 0.3 + 0.7 * (step - 29.3) / 70.7
-        assert config.optimizer.lr * schedule_of(config.optimizer).rate(at) == pytest.approx(
-            theirs.get_last_lr()[0], rel=1e-6
-        )
+        assert rates("one-cycle", (at,)) == pytest.approx(theirs.get_last_lr(), rel=1e-6)
         optimizer.step()
         if step < 100:
             theirs.step()

@@ -73,10 +73,10 @@ def metrics(folder: Path) -> list[dict]:
 
 
 def state_of(folder: Path) -> dict[str, Tensor]:
-    """Weights, statistics, their average, momenta and the carried perturbation of the last checkpoint."""
+    """Weights, statistics, their average, the optimizer's state and the carried perturbation of the last checkpoint."""
     state = load_checkpoint(folder / "checkpoint.pt")
     found = dict(state["model"])
     found |= {f"average {name}": value for name, value in (state["average"] or {}).items()}
     for index, buffers in state["optimizer"]["state"].items():
-        found[f"momentum {index}"] = buffers["momentum_buffer"]
+        found |= {f"{name} {index}": torch.as_tensor(value) for name, value in buffers.items()}
     return found | ({"delta": state["delta"]} if isinstance(state["delta"], torch.Tensor) else {})

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from fastat.data.dataset import Dataset
-from fastat.data.mapped import Mapped, sample_of, stored
+from fastat.data.mapped import Mapped, keyed_draws, sample_of, stored
 from fastat.data.splits import AnyDataset, Split, channels_last
 from fastat.data.streamed import Streamed
 from fastat.support import call_named
@@ -153,7 +153,8 @@ def _of_items(
     if classes is None and isinstance(own, list | tuple) and own:
         classes = own
     try:
-        shape = sample_of(source[0], 0)[0].shape
+        with keyed_draws(0):
+            shape = sample_of(source[0], 0)[0].shape
         if channels_last((1, *shape)):
             raise ValueError(f"samples {list(shape)} seem to have their channels last: return [C, H, W]")
         names = () if classes is None else _names(classes, 0)

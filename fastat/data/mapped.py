@@ -109,7 +109,7 @@ class Mapped:
             ValueError: it is not what it should be; the message names it.
         """
         number = int(self.ids[position])
-        with _draws(int(keyed_hash(self.ids[position], seed, epoch, _DRAWS))):
+        with keyed_draws(int(keyed_hash(self.ids[position], seed, epoch, _DRAWS))):
             item = self.source[number]
         x, label = sample_of(item, number)
         if tuple(x.shape) != self.shape:
@@ -196,7 +196,7 @@ def stored(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def _draws(key: int) -> Iterator[None]:
+def keyed_draws(key: int) -> Iterator[None]:
     """The global generators at a state that the key decides; in the main process they are put back after."""
     here = get_worker_info() is None
     before = (random.getstate(), np.random.get_state()) if here else None

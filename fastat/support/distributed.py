@@ -71,6 +71,14 @@ def mean_(tensors: Sequence[Tensor], group: Group | None) -> None:
         torch._foreach_div_(list(tensors), group.size())
 
 
+@torch.no_grad()
+def copy_first_(tensors: Sequence[Tensor], group: Group | None) -> None:
+    """Replaces every tensor by that of the first process, in place."""
+    if group is not None:
+        for tensor in tensors:
+            dist.broadcast(tensor, dist.get_global_rank(group, 0), group=group)
+
+
 def agreed(yes: bool, group: Group | None, device: torch.device) -> bool:
     """What the first process of the group says, on all of them."""
     if group is None:

@@ -29,12 +29,14 @@ class Sets(NamedTuple):
 
     Attributes:
         train, val, test: None for none.
+        whole: what val was set apart from, whose statistics inputs are normalized by.
         given: what a caller's data are known by: digests.
     """
 
     train: AnyDataset
     val: AnyDataset | None
     test: AnyDataset | None
+    whole: AnyDataset
     given: dict[str, str]
 
 
@@ -67,7 +69,7 @@ def sets_of(
                 shapes = f"{list(one.image_shape)}, those of train_set {list(train.image_shape)}"
                 raise ValueError(f"{name} has samples of shape {shapes}")
             found[name] = one
-    known = {"images": data.dataset_digest(train)}
+    whole, known = train, {"images": data.dataset_digest(train)}
     if found["val"] is not None:
         known["images"] += f" and {data.dataset_digest(found['val'])}"
     else:
@@ -77,7 +79,7 @@ def sets_of(
             train, found["val"] = data.held_out(train, size)
         except ValueError as error:
             raise ConfigError("val", f"val must be at least 0 and below {len(train)} samples, got {size}") from error
-    return Sets(train, found["val"], found["test"], known)
+    return Sets(train, found["val"], found["test"], whole, known)
 
 
 def check_extents(sets: Sets, threat: ThreatModel) -> None:
@@ -131,7 +133,9 @@ def logits_count(model: nn.Module, train_set: AnyDataset) -> int:
         TypeError: it returns no logits.
         ValueError: it fails on them, or what it returns is not ``[B, C]`` with C of at least two.
     """
-    where = next(iter(model.parameters())).device
+    where = next((p.device for p in model.parameters()), None)
+    if where is None:
+        raise ValueError(f"model must have parameters, got {type(model).__name__} without any")
     x = train_set.subset(2, 0).load().to(where).pixels()
     with models.in_eval_mode(model), torch.no_grad():
         try:
@@ -140,9 +144,8 @@ def logits_count(model: nn.Module, train_set: AnyDataset) -> int:
             raise ValueError(f"model fails on inputs {list(x.shape)}: {type(error).__name__}: {error}") from error
     logits = models.logits_of(output)
     if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
-        raise ValueError(
-            f"model must return logits [B, C] of two classes or more, got {list(logits.shape)} for {len(x)}"
-        )
+        got = f"{list(logits.shape)} for {list(x.shape)}"
+        raise ValueError(f"model must return logits [B, C] of two classes or more, got {got}")
     return logits.shape[1]
 
 

@@ -89,6 +89,8 @@ def _of_fields(fields: Mapping[str, Any]) -> Record:
     if wrong := [name for name in _TEXTS if not isinstance(fields.get(name), str)]:
         raise ValueError(f"{wrong[0]} must be a string, got {fields.get(wrong[0])!r}")
     plain = {name: value for name, value in fields.items() if value in _NAMES.get(name, (value,))}
+    if plain.get("lr") is None:  # an optimizer of one's own has its own
+        plain.pop("lr", None)
     optimizer, run = (_part(kind, plain) for kind in (OptimizerConfig, RunConfig))
     eps, norm, bounds = fields.get("eps"), fields["norm"], fields.get("bounds")
     if isinstance(eps, bool) or not isinstance(eps, int | float):

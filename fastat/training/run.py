@@ -14,7 +14,7 @@ from torch import nn
 from fastat.data import Batch
 from fastat.kernels import describe_environment
 from fastat.protocols import Attack
-from fastat.support.distributed import Group, rank_of, size_of
+from fastat.support.distributed import Group, copy_first_, rank_of, size_of
 from fastat.support.files import load_checkpoint, write_json, write_json_lines
 from fastat.training.averaging import average_of
 from fastat.training.checkpoint import RunFolder, restore, save_best
@@ -109,6 +109,7 @@ def _new_run(task: Task, folder: RunFolder, images: Images, place: Place, graph:
     if settings.sync_bn and place.group is not None:
         whole = nn.SyncBatchNorm.convert_sync_batchnorm(whole, place.group)
     model = placed(whole, place.layout, place.device)
+    copy_first_([*model.parameters(), *model.buffers()], place.group)
     ahead = Front(None if task.front is None else task.front.to(place.device))
     free = isinstance(attack, Attack) and attack.kind == "free"
     shape = (images.part.stop - images.part.start, *images.train_set.image_shape)

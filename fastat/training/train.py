@@ -140,9 +140,7 @@ def train(
             and a checkpoint; with a group at once, without one.
     """
     if not isinstance(protocol, Protocol):
-        raise TypeError(
-            f"protocol must be a fastat.Protocol, as fastat.protocol('pgd-at', eps=8 / 255), got {protocol!r}"
-        )
+        raise TypeError(f"protocol must be one, as fastat.protocol('pgd-at', eps=8 / 255), got {protocol!r}")
     watching = Watching(quiet, checkpoint_every, False, measure, measure_every, on_epoch, on_step)
     folder, chosen = Path(out), choose_device(device)
     _check_processes(group)
@@ -153,7 +151,7 @@ def train(
         raise ConfigError("patience", f"patience must be left out without validation samples, got {settings.patience}")
     check_extents(sets, watched)
     _check_augmentation(augment, cutout, sets.train)
-    network = network_of(model, sets.train, normalize, settings.seed)
+    network = network_of(model, sets.whole, normalize, settings.seed)
     sets = with_logits(sets, logits_count(network, sets.train))
     named = isinstance(model, str)
     given = {

@@ -60,7 +60,7 @@ def test_parse_number_rejects(text):
         (
             ["--data", "cifar11"],
             "error: --data: data must be one of digits, mnist, fashion-mnist, cifar10, cifar100, svhn, tiny-imagenet, "
-            "imagenet, folder:PATH, tensors:FILE.npz, got 'cifar11'; did you mean 'cifar10'?",
+            "imagenet, folder:PATH, tensors:FILE.npz, package.module:function, got 'cifar11'; did you mean 'cifar10'?",
         ),
         (["--eps", "-1"], "error: --eps: eps must be a finite number >= 0, got -1.0"),
         (["--epochs", "0"], "error: --epochs: epochs must be at least 1, got 0"),
@@ -288,7 +288,7 @@ def test_what_ends_a_run(tmp_path, monkeypatch, capsys, raised, code):
     def interrupt(*arguments, **options):
         raise raised
 
-    monkeypatch.setattr("fastat.cli.train.train", interrupt)
+    monkeypatch.setattr("fastat.cli.train.train_configured", interrupt)
     with pytest.raises(SystemExit) as stop:
         main([*TINY, "--out", str(tmp_path)])
     assert stop.value.code == code

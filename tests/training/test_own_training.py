@@ -1,0 +1,271 @@
+"""``fastat.train``: one's own network, samples, optimizer and loop's listeners; exact resume; what is refused."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from killing import Killed, assert_same_run, kill_at_step, metrics
+from own_cases import PROTOCOL, SHORT, Drawn, network, samples
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import fastat
+from fastat.cli import main
+from fastat.support.files import load_checkpoint
+from fastat.training import load_network
+
+
+def short(folder, model=None, given=None, protocol=PROTOCOL, **changes):
+    return fastat.train(
+        network() if model is None else model, samples() if given is None else given, protocol, out=folder,
+        **{**SHORT, **changes},
+    )  # fmt: skip
+
+
+def test_a_module_is_trained_in_place(tmp_path):
+    x, y = samples()
+    model, test = network(), samples(40)
+    initial = [p.detach().clone() for p in model.parameters()]
+    found = short(tmp_path, model, TensorDataset(x, y), test=test, epochs=4, lr=0.05)
+    assert found.model is model and not model.training
+    assert all(p.grad is None and not p.equal(old) for p, old in zip(model.parameters(), initial, strict=True))
+    assert found.classes == ("0", "1", "2", "3") and found.finished and found.folder == tmp_path
+    right = (model(x).argmax(1) == y).float().mean()
+    assert right > 0.9 and found.history[-1]["val"]["clean"] > 0.9
+    kept = load_checkpoint(tmp_path / ("best.pt" if found.which == "best" else "checkpoint.pt"))["model"]
+    assert all(kept[name].equal(t) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("average", ["ema", "swa"])
+def test_an_average_ends_in_the_module(average, tmp_path):
+    model = network()
+    found = short(tmp_path, model, average=average, select="last", swa_start=0.0)
+    kept = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert found.model is model
+    for name, t in model.state_dict().items():
+        assert kept["average"][name].equal(t)
+    assert any(not kept["model"][name].equal(t) for name, t in model.state_dict().items())
+    again = load_network(tmp_path, "cpu", model=network())
+    assert all(a.equal(b) for a, b in zip(again.model.state_dict().values(), kept["average"].values(), strict=True))
+
+
+def test_the_same_training_as_that_of_the_configuration(tmp_path):
+    """Names are those of the command line: the same weights, order, attacks and steps."""
+    flags = ["--epochs", "1", "--attack-steps", "2", "--val-size", "32", "--eval-size", "20", "--lr", "0.05", "--quiet"]
+    main(["train", "trades", *flags, "--out", str(tmp_path / "configured")])
+    protocol = fastat.protocol("trades", eps=0.1, steps=2, mode="eval")
+    fastat.train(
+        "small_cnn", "digits", protocol, epochs=1, val=32, lr=0.05, out=tmp_path / "own", quiet=True, device="cpu"
+    )
+    assert_same_run(tmp_path / "configured", tmp_path / "own")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer": "adam"}, {"optimizer": "adamw", "weight_decay": 0.1}, {"peak_momentum": 0.8, "peak": 0.5},
+        {"optimizer": partial(torch.optim.RAdam, lr=0.01), "schedule": lambda t: 1 - t},
+        {"given": Drawn()}, {"average": "ema", "optimizer": "adam"}, {"eps_warmup": 1.5},
+        {"protocol": fastat.protocol("free", eps=0.1, replays=2)},
+        {"protocol": fastat.protocol("trades", eps=0.1, steps=1, awp=0.01), "awp_warmup": 1.0},
+    ],
+    ids=lambda changes: "-".join(changes),
+)  # fmt: skip
+def test_a_killed_run_ends_as_one_that_is_left_alone(changes, tmp_path, monkeypatch):
+    short(tmp_path / "whole", **changes)
+    with monkeypatch.context() as patched:
+        kill_at_step(patched, 4)
+        with pytest.raises(Killed):
+            short(tmp_path / "killed", checkpoint_every=0, **changes)
+    model = nn.Sequential(*network())
+    for p in model.parameters():
+        nn.init.constant_(p, 3.0)  # a run that goes on has its weights from its folder
+    found = short(tmp_path / "killed", model, **changes)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+    assert found.finished
+
+
+@pytest.mark.parametrize("shape", [(1, 30), (7,), (2, 3, 4, 5), (3, 8, 8)])
+def test_samples_of_any_shape(shape, tmp_path):
+    inputs = int(torch.tensor(shape).prod())
+    found = short(tmp_path, network(inputs), samples(shape=shape), test=samples(40, shape), epochs=1)
+    page = found.report(quiet=True)
+    assert page == tmp_path / "report.html" and "PGD-50x10" in page.read_text()
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["test_images"] == 40 and results["model"] == "Sequential"
+    assert ("figures/adversarial_examples.png" in results["figures"]) == (len(shape) == 3)
+
+
+def test_a_report_from_the_folder(tmp_path, capsys):
+    found = short(tmp_path / "run", epochs=1)
+    with pytest.raises(ValueError, match="test must be given: the training was given none"):
+        found.report()
+    again = load_network(tmp_path / "run", "cpu", model=network())
+    again.report(samples(40), size=30)
+    assert "30 test images, 1 epochs of PGD-2 adversarial training" in capsys.readouterr().out
+    main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "page.html")])
+    assert "Sequential" in (tmp_path / "page.html").read_text()
+    for flags in (["evaluate", str(tmp_path / "run")], ["evaluate", str(tmp_path / "run" / "checkpoint.pt")]):
+        with pytest.raises(SystemExit, match="is an object, Sequential, which no file can bring back: pass model="):
+            main(flags)
+    with pytest.raises(ValueError, match="holds the weights of another network"):
+        load_network(tmp_path / "run", "cpu", model=nn.Linear(12, 4))
+
+
+def test_normalization_and_bounds(tmp_path):
+    x, y = samples()
+    shifted = 2 * x - 1
+    with pytest.raises(ValueError, match=r"train_set has values from -0\.9.* to 0\..*outside the bounds \(0, 1\)"):
+        short(tmp_path / "refused", given=(shifted, y))
+    protocol = fastat.protocol("pgd-at", eps=0.2, steps=2, bounds=(-1, 1))
+    found = short(tmp_path / "own", given=(shifted, y), protocol=protocol, test=(shifted[:40], y[:40]))
+    assert found.record.threat == fastat.ThreatModel("linf", 0.2, (-1.0, 1.0))
+    found.report(quiet=True)
+    inside = short(tmp_path / "declared", normalize=(0.5, 0.25))
+    assert isinstance(inside.model, fastat.Normalized) and float(inside.model.std) == 0.25
+    for model in (network(), fastat.Normalized(network(), 0.0, 1.0)):
+        again = load_network(tmp_path / "declared", "cpu", model=model)
+        assert again.model(x).equal(inside.model(x)) and float(again.model.mean) == 0.5
+    by_data = short(tmp_path / "data", normalize="data")
+    torch.testing.assert_close(by_data.model.mean, x.mean(0))
+
+
+def test_who_listens(tmp_path):
+    steps, epochs = [], []
+
+    def measure(model):
+        return {"bias": float(model[-1].bias.sum().detach())}
+
+    found = short(tmp_path / "run", on_step=steps.append, on_epoch=epochs.append, measure=measure)
+    assert [report.step for report in steps] == [1, 2, 3, 4, 5, 6] and [r.epoch for r in steps] == [1] * 3 + [2] * 3
+    assert epochs == found.history and set(epochs[0]["measured"]) == {"bias"}
+    mean = torch.stack([report.loss for report in steps[3:]]).mean()
+    assert float(mean) == pytest.approx(epochs[1]["train"]["loss"], rel=1e-6)
+    assert sum(float(r.adversarial) for r in steps[:3]) / 3 == pytest.approx(epochs[0]["train"]["adversarial"])
+    assert steps[-1].lr == epochs[-1]["lr"] and 0 < steps[0].lr < 0.1
+
+    def fails(report):
+        if report.step == 5:
+            raise OSError("no network")
+
+    with pytest.raises(OSError, match="no network"):
+        short(tmp_path / "fails", on_step=fails)
+    assert load_checkpoint(tmp_path / "fails" / "checkpoint.pt")["step"] == 2
+    short(tmp_path / "fails", measure=measure)
+    short(tmp_path / "plain")
+    kept = [load_checkpoint(tmp_path / name / "checkpoint.pt")["model"] for name in ("fails", "plain", "run")]
+    for name, t in kept[0].items():
+        assert kept[1][name].equal(t) and kept[2][name].equal(t)
+    with pytest.raises(TypeError, match="on_step must be a function, got 3"):
+        short(tmp_path / "other", on_step=3)
+
+
+def test_parts_that_are_not_trained(tmp_path):
+    model = Wrapped()
+    model.inner[1].requires_grad_(False)
+    model.extra = nn.Linear(3, 3)  # no gradient reaches it
+    before = model.inner[1].weight.clone(), model.extra.weight.detach().clone()
+    short(tmp_path, model)
+    assert model.inner[1].weight.equal(before[0]) and model.extra.weight.equal(before[1])
+
+
+def test_attacks_of_ones_own(tmp_path):
+    def attack(model, x, y):
+        return (x + 0.05).clamp(0, 1)
+
+    protocol = fastat.Protocol(attack, loss=lambda output, y: F.cross_entropy(output, y, reduction="none"))
+    with pytest.raises(ValueError, match="threat must say which perturbations the run is watched under"):
+        short(tmp_path, protocol=protocol)
+    found = short(tmp_path, protocol=protocol, threat=fastat.ThreatModel("l2", 0.3))
+    assert found.record.training == "<lambda> on attack" and found.record.threat.norm == "l2"
+    assert found.record.fields["attack"].endswith("test_attacks_of_ones_own.<locals>.attack")
+    with pytest.raises(ValueError, match="another configuration"):
+        short(tmp_path, threat=fastat.ThreatModel("l2", 0.3))
+
+
+class Output(dict):
+    @property
+    def logits(self):
+        return self["logits"]
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x):
+        return Output(logits=self.inner(x))
+
+
+def test_outputs_that_hold_logits_and_classes_without_samples(tmp_path):
+    found = short(tmp_path, Wrapped(), test=samples(40))
+    found.report(quiet=True)
+    wide = short(tmp_path / "wide", network(classes=6))
+    assert wide.classes == ("0", "1", "2", "3", "4", "5")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"momentun": 0.9}, TypeError, r"train has no option 'momentun', .*did you mean 'momentum'\?"),
+        ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+        ({"lr": -1.0}, ValueError, "lr must be a finite number above 0, got -1.0"),
+        ({"optimizer": "sdg"}, ValueError, "optimizer must be one of sgd, adam, adamw, got 'sdg'"),
+        ({"schedule": "cos"}, ValueError, "schedule must be one of cyclic, cosine, multistep, one-cycle, constant"),
+        ({"optimizer": torch.optim.SGD(network().parameters(), 0.1)}, TypeError, "optimizer must be a name or a funct"),
+        ({"optimizer": lambda p: 3}, ValueError, "from parameters to a torch.optim.Optimizer .*returned int"),
+        ({"optimizer": torch.optim.LBFGS}, ValueError, "steps without a closure, got LBFGS"),
+        ({"optimizer": lambda p: torch.optim.SGD(network().parameters(), 0.1)}, ValueError, "one's SGD holds others"),
+        ({"optimizer": torch.optim.Adam, "lr": 0.1}, TypeError, "lr is set by the function that makes the optimizer"),
+        ({"optimizer": torch.optim.Adam, "momentum": 0.1}, TypeError, "momentum is not used with a function as optim"),
+        ({"schedule": lambda t: -t, "optimizer": "adam"}, ValueError, r"finite and >= 0, got -0\.25 at 0\.25"),
+        ({"schedule": lambda t: t, "peak": 0.3}, TypeError, "peak is not used with a function as schedule"),
+        ({"peak": 0.5, "schedule": "cosine"}, ValueError, "peak must be left out but for cyclic and one-cycle"),
+        ({"peak_momentum": 0.8, "optimizer": "adam"}, ValueError, "peak_momentum must be left out but for sgd on cyc"),
+        ({"eps_warmup": 1.0, "protocol": fastat.protocol("standard", eps=0.1)}, ValueError, "eps_warmup must be 0 for"),
+        ({"awp_warmup": 1.0}, ValueError, "awp_warmup must be 0 for PGD-2 adversarial training, got 1.0"),
+        ({"val": 112}, ValueError, "val must be at least 0 and below 112 samples, got 112"),
+        ({"val": 0, "patience": 2}, ValueError, "patience must be left out without validation samples, got 2"),
+        ({"val": samples(20, (5,))}, ValueError, r"val has samples of shape \[5\], those of train_set \[12\]"),
+        ({"test": samples(20, (5,))}, ValueError, r"test has samples of shape \[5\], those of train_set \[12\]"),
+        ({"test": samples(20, classes=7)}, ValueError, "test: labels must be in 0..3, got 0..6"),
+        ({"model": network(5)}, ValueError, r"model fails on inputs \[2, 12\]: RuntimeError"),
+        ({"model": network(classes=3)}, ValueError, "model returns 3 logits, train_set has 4 classes"),
+        ({"model": network(classes=1)}, ValueError, r"logits \[B, C\] of two classes.*got \[2, 1\] for \[2, 12\]"),
+        ({"model": nn.Identity()}, ValueError, "model must have parameters"),
+        ({"model": torch.compile(network())}, TypeError, "model must be the module itself, got OptimizedModule"),
+        ({"model": network}, TypeError, "model must be a torch.nn.Module or the name of a network, got function"),
+        ({"model": "small_cnn"}, ValueError, r"small_cnn takes images \[C, H, W\], got inputs \[12\]"),
+        ({"model": "smal_cnn"}, ValueError, "did you mean 'small_cnn'"),
+        ({"augment": "crop"}, ValueError, r"augment and cutout are for images \[C, H, W\], got samples \[12\]"),
+        ({"augment": "flip"}, ValueError, "augment must be one of none, crop, crop-flip, got 'flip'"),
+        ({"normalize": 0.5}, ValueError, "normalize must be 'data', a pair"),
+        ({"protocol": "pgd-at"}, TypeError, r"protocol must be one, as fastat\.protocol\('pgd-at', eps=8 / 255\)"),
+        ({"measure_every": 0}, ValueError, "measure_every must be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(changes, error, said, tmp_path):
+    with pytest.raises(error, match=said):
+        short(tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_in_the_folder(tmp_path):
+    short(tmp_path)
+    before = metrics(tmp_path)
+    x, y = samples()
+    for changes, said in (
+        ({"given": (x.flip(0), y)}, "holds a run on other images"),
+        ({"lr": 0.05}, "lr: 0.1 -> 0.05"),
+        ({"protocol": fastat.protocol("pgd-at", eps=0.2, steps=2)}, "another configuration"),
+        ({"optimizer": torch.optim.Adam}, "optimizer: 'sgd' -> 'torch.optim.adam.Adam'"),
+        ({"model": nn.Sequential(nn.Linear(12, 4))}, "checkpoint.pt: the run was begun with another network"),
+        ({"val": 20}, "val_size: 16 -> 20"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            short(tmp_path, **changes)
+    assert metrics(tmp_path) == before and Path(tmp_path, "config.json").exists()

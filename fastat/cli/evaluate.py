@@ -41,10 +41,16 @@ def run_evaluate(command: Evaluate) -> None:
     # In a folder of its own: results.json beside the checkpoint says that the training is finished.
     beside = command.run if command.run.is_dir() else command.run.parent
     folder = beside / "evaluation" if command.out is None else command.out
-    if network.record.of_objects or (beside / CALLER).exists():
+    of_objects = network.record.of_objects
+    if of_objects and command.data is None:
+        raise UsageError(
+            f"{beside} was trained from Python on data of its own: pass --data, or evaluate it there, "
+            "fastat.load_network(folder, model=...).report(test)"
+        )
+    if not of_objects and (beside / CALLER).exists():
         raise ValueError(
-            f"{beside} was trained from Python on data or behind a front of its own, which this command does not have: "
-            "evaluate it there, fastat.load_network(folder, model=...).report(test)"
+            f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
+            f"have: evaluate it there, with fastat.evaluation.evaluate"
         )
     size = network.record.run.eval_size if command.eval_size is None else command.eval_size
     test = _data_of(command, beside, network) if split is None else split
@@ -54,7 +60,10 @@ def run_evaluate(command: Evaluate) -> None:
 def _data_of(command: Evaluate, run: Path, network: Network) -> data.Split:
     """The data of a run, which no file can call for where a function of one's own makes them."""
     named = network.record.fields["data"]
-    if data.is_own(named) and command.data != named:
+    if network.record.of_objects:
+        assert command.data is not None
+        named = command.data
+    elif data.is_own(named) and command.data != named:
         raise UsageError(f"the data of {run} are made by {named}, which no file can call: pass --data {named}")
     return data.load(named, command.data_root)
 

@@ -17,7 +17,15 @@ from fastat.cli.commands import Command, Evaluate, Info, Report, Theory, TheoryA
 from fastat.cli.usage import UsageError
 from fastat.protocols import PROTOCOL_FIELDS, check_protocol_name
 from fastat.theory import EXPERIMENTS, experiment
-from fastat.training import ConfigError, TrainConfig, check_config, config_from, default_config, with_fields
+from fastat.training import (
+    ConfigError,
+    TrainConfig,
+    check_config,
+    config_from,
+    default_config,
+    record_from,
+    with_fields,
+)
 
 _ABOUT = "Fast adversarial training. fastat --version shows which one this is."
 _AGAIN = "The same command again continues an experiment that was stopped."
@@ -139,14 +147,17 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
     if basis.config is None:
         return default_config(basis.data, protocol or "pgd-at", optimizer=basis.optimizer)
     try:
-        config = config_from(json.loads(basis.config.read_text()))
+        record = record_from(json.loads(basis.config.read_text()))
+        if record.of_objects:
+            raise ValueError("it is of a run of objects, from Python, which no command line has")
+        config = config_from(record.fields)
     except (OSError, ValueError) as error:
         raise UsageError(f"--config: {basis.config}: {error}") from error
     for flag, named, own in (
         ("--model", config.network.model, models.is_own),
         ("--data", config.dataset.data, data.is_own),
     ):
-        if own(named) and flag not in given:
+        if own(named) and not any(text.split("=")[0] == flag for text in given):
             raise UsageError(f"--config: {basis.config} names a function, which no file can call: pass {flag} {named}")
     if protocol is None or protocol == config.method.protocol:
         return config

@@ -38,7 +38,6 @@ def run_train(command: Train) -> None:
                 where = str(device) if group is None else f"{group.size()} processes"
                 what = f"{config.dataset.data}, {config.network.model}"
                 print(f"training on {what}, on {where}; run folder {folder}", flush=True)
-                results.unlink(missing_ok=True)  # of a run that is made longer
             network = train_configured(
                 config,
                 folder,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
 from fastat.data.dataset import Dataset
-from fastat.data.mapped import Mapped, keyed_draws, sample_of, stored
+from fastat.data.mapped import Mapped, generators, generators_kept, sample_of, seed_generators, stored
 from fastat.data.splits import AnyDataset, Split, channels_last
 from fastat.data.streamed import Streamed
 from fastat.support import call_named
@@ -58,8 +59,12 @@ def as_dataset(
     if isinstance(given, DataLoader | IterableDataset):
         cure = "its .dataset" if isinstance(given, DataLoader) else "a map-style one, with __getitem__ and __len__"
         raise TypeError(f"{what} must have items to draw batches from, got {type(given).__name__}: pass {cure}")
-    if workers is not None and workers < 0:
-        raise ValueError(f"workers must be at least 0, got {workers}")
+    if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 0):
+        raise ValueError(f"workers must be a number of processes, at least 0, got {workers!r}")
+    if in_memory is not None and not isinstance(in_memory, bool):
+        raise ValueError(f"in_memory must be True, False or None, got {in_memory!r}")
+    if isinstance(classes, str) or not isinstance(classes, Iterable | None):
+        raise TypeError(f"classes must be a list of names, got {classes!r}")
     plain = isinstance(given, tuple | list | TensorDataset)
     title = title or ("own data" if plain else type(given).__name__)
     pair = given.tensors if isinstance(given, TensorDataset) else given
@@ -74,6 +79,11 @@ def as_dataset(
             f"{what} must be a Dataset of torch (map-style), or a pair (x, y) of tensors or arrays, "
             f"got {type(given).__name__}"
         )
+    if isinstance(given, tuple | list) and len(given) == 2:
+        if all(isinstance(part, TorchDataset) for part in given):
+            raise TypeError(f"{what} must be one Dataset, got two: pass the second one as test")
+        if all(isinstance(part, list) and len(part) > 2 for part in given):
+            raise TypeError(f"{what} must be a pair of tensors or arrays, got lists: numpy.asarray(x), and of y")
     return _of_items(given, what, title, classes, in_memory, workers)
 
 
@@ -115,11 +125,17 @@ def with_classes(dataset: AnyDataset, classes: Sequence[str]) -> AnyDataset:
 
 
 def _of_arrays(x: Array, y: Array, what: str, title: str, classes: Sequence[str] | None) -> Dataset:
-    x, y = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
+    try:
+        x, y = (torch.as_tensor(_native(part)).detach() for part in (x, y))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what}: x and y must be arrays of numbers: {error}") from error
     if x.dim() < 2 or len(x) == 0 or x.numel() == 0:
         raise ValueError(f"{what}: x must be [N, ...] with N >= 1, got {list(x.shape)}")
     if y.shape != x.shape[:1] or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        raise ValueError(f"{what}: y must be integers [{len(x)}], one per sample, got {y.dtype} {list(y.shape)}")
+        cure = ": y.flatten()" if y.numel() == len(x) and y.dim() > 1 else ""
+        cure = ": y.argmax(1)" if y.dim() == 2 and y.shape[0] == len(x) and y.shape[1] > 1 else cure
+        found = f"{y.dtype} {list(y.shape)}{cure}"
+        raise ValueError(f"{what}: y must be integers [{len(x)}], one per sample, got {found}")
     if channels_last(x.shape):
         raise ValueError(f"{what}: x {list(x.shape)} seems to have its channels last: pass x of [N, C, H, W]")
     try:
@@ -135,6 +151,13 @@ def _of_arrays(x: Array, y: Array, what: str, title: str, classes: Sequence[str]
         raise ValueError(f"{what}: labels must be in 0..{len(names) - 1}, got {found}")
     ids = torch.arange(len(y), device=y.device)
     return Dataset(title, x, y, names, 1 if x.is_floating_point() else 255, ids)
+
+
+def _native(part: Array) -> Array:
+    """An array as torch can take it: with its bytes and its strides in the usual order."""
+    if isinstance(part, Tensor):
+        return part
+    return np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("="))
 
 
 def _names(classes: Sequence[str] | None, most: int) -> tuple[str, ...]:
@@ -153,15 +176,21 @@ def _of_items(
     if classes is None and isinstance(own, list | tuple) and own:
         classes = own
     try:
-        with keyed_draws(0):
+        with generators_kept():
             shape = sample_of(source[0], 0)[0].shape
         if channels_last((1, *shape)):
             raise ValueError(f"samples {list(shape)} seem to have their channels last: return [C, H, W]")
         names = () if classes is None else _names(classes, 0)
-        mapped = Mapped(title, source, tuple(shape), names, torch.arange(len(source)), workers)
+        mapped = _looked_at(Mapped(title, source, tuple(shape), names, torch.arange(len(source)), workers))
         if in_memory is None:
-            in_memory = 4 * shape.numel() * len(source) <= _IN_MEMORY and _is_fixed(mapped)
+            in_memory = 4 * shape.numel() * len(source) <= _IN_MEMORY and mapped.repeats and not mapped.draws
         if not in_memory:
+            if not mapped.repeats:
+                warnings.warn(
+                    f"{what} has transforms with a generator of their own, so this run cannot be repeated, nor go on "
+                    "as if it had not been interrupted: draw from torch's, numpy's or Python's global one",
+                    stacklevel=4,
+                )
             return mapped
         loaded = mapped.load()
     except ValueError as error:
@@ -169,7 +198,24 @@ def _of_items(
     return _of_arrays(loaded.images, loaded.labels, what, title, classes)
 
 
-def _is_fixed(source: Mapped) -> bool:
-    """Whether samples come out the same whatever is drawn: none of some that are looked at differs."""
+def _looked_at(source: Mapped) -> Mapped:
+    """The dataset with what some of its samples tell: whether their transforms draw, and come out the same again."""
     some = torch.linspace(0, len(source) - 1, min(_LOOKED_AT, len(source))).long().tolist()
-    return all(source.sample(one)[0].equal(source.sample(one, epoch=1)[0]) for one in some)
+    draws, repeats = False, True
+    for position in some:
+        found = []
+        with generators_kept():
+            for _ in range(2):
+                seed_generators(position)
+                before = generators()
+                found.append(sample_of(source.source[position], position))
+                draws = draws or not _same(before, generators())
+        (x, label), (again, label_again) = found
+        repeats = repeats and label == label_again and torch.equal(x, again)
+    return replace(source, draws=draws, repeats=repeats)
+
+
+def _same(one: tuple[Tensor, Any, Any], other: tuple[Tensor, Any, Any]) -> bool:
+    """Whether these are the same states of the generators."""
+    numpy = all(np.array_equal(a, b) for a, b in zip(one[2], other[2], strict=True))
+    return one[0].equal(other[0]) and one[1] == other[1] and numpy

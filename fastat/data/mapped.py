@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate, get_worker_info
 from torch.utils.data import Dataset as TorchDataset
+from torch.utils.data import get_worker_info
 
 from fastat.data.augment import NO_AUGMENTATION, Augmentation, augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
 from fastat.data.image_files import cores
+from fastat.data.workers import read_batches
 from fastat.support.keyed import keyed_hash
 
 _DRAWS = 0xD4A35  # the purpose in the key
@@ -25,9 +26,8 @@ _FEW = 256
 """For so few samples no worker is started."""
 
 
-class _Refused(ValueError):
-    """A sample is not what it should be. Of an error that a worker raises, torch would make a text with the whole
-    traceback; this one is handed over."""
+class SampleError(ValueError):
+    """A sample is not what it should be; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,9 @@ class Mapped:
         classes: the name of each class; empty while they are not known.
         ids: int64 [N], on the CPU: the positions in ``source``.
         workers: processes that read it; 0 for none, None for as many as there are cores, 8 at most.
+        draws: whether its transforms draw random numbers.
+        repeats: whether a sample comes out the same where the same numbers are drawn: it does not where a transform has
+            a generator of its own.
     """
 
     title: str
@@ -52,6 +55,8 @@ class Mapped:
     classes: tuple[str, ...]
     ids: Tensor
     workers: int | None = None
+    draws: bool = False
+    repeats: bool = True
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,7 +83,7 @@ class Mapped:
         """All samples in memory, with the draws of seed 0 and epoch 0 where their transforms are random.
 
         Raises:
-            ValueError: a sample is not what it should be; the message names it.
+            SampleError: a sample is not what it should be.
         """
         found = list(self._read(torch.arange(len(self)), 256, NO_AUGMENTATION))
         images, labels, ids = (torch.cat(parts) for parts in zip(*found, strict=True))
@@ -102,45 +107,41 @@ class Mapped:
             pixels = images if images.is_floating_point() else images.float() / 255
             yield Batch(pixels, labels.to(device, non_blocking=True), keys)
 
-    def sample(self, position: int, seed: int = 0, epoch: int = 0) -> tuple[Tensor, int]:
-        """One sample: float32, or uint8 of pixels from 0 to 255; and its label.
+    def samples(self, positions: Sequence[int], seed: int = 0, epoch: int = 0) -> list[tuple[Tensor, int]]:
+        """Samples, each float32 or uint8 of pixels from 0 to 255, and their labels.
 
         Raises:
-            ValueError: it is not what it should be; the message names it.
+            SampleError: one is not what it should be.
         """
-        number = int(self.ids[position])
-        with keyed_draws(int(keyed_hash(self.ids[position], seed, epoch, _DRAWS))):
-            item = self.source[number]
+        numbers = self.ids[list(positions)]
+        found = []
+        with generators_kept():
+            for number, key in zip(numbers.tolist(), keyed_hash(numbers, seed, epoch, _DRAWS).tolist(), strict=True):
+                seed_generators(key)
+                found.append(self._checked(self.source[number], number))
+        return found
+
+    def _checked(self, item: Any, number: int) -> tuple[Tensor, int]:
         x, label = sample_of(item, number)
         if tuple(x.shape) != self.shape:
-            raise _Refused(
+            raise SampleError(
                 f"sample {number} has the shape {list(x.shape)}, sample {int(self.ids[0])} {list(self.shape)}: "
                 "resize or crop them to one shape in the Dataset's transform"
             )
         if label < 0 or (self.classes and label >= len(self.classes)):
-            raise _Refused(f"sample {number} has the label {label}, classes are 0..{len(self.classes) - 1}")
+            raise SampleError(f"sample {number} has the label {label}, classes are 0..{len(self.classes) - 1}")
         return x, label
 
     def _read(
         self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         workers = min(cores(), 8) if self.workers is None else self.workers
-        loader = DataLoader(
-            _Samples(self.take(positions), augmentation),
-            batch_size,
-            collate_fn=_first_error_or_batch,
-            generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
-            num_workers=0 if len(positions) <= _FEW else workers,
-            pin_memory=device is not None and device.type == "cuda",
-        )
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        samples = _Samples(self.take(positions), augmentation)
+        return read_batches(samples, batch_size, 0 if len(positions) <= _FEW else workers, device)
 
 
 class _Samples(TorchDataset[Any]):
-    """What a worker process makes of a position: sample, label, id; or the error that says why not."""
+    """What a worker process makes of positions: of each sample, label, id; or the error that says why not."""
 
     def __init__(self, source: Mapped, augmentation: Augmentation) -> None:
         self._source, self._key = source, (augmentation.seed, augmentation.epoch)
@@ -148,22 +149,26 @@ class _Samples(TorchDataset[Any]):
     def __len__(self) -> int:
         return len(self._source)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, Tensor] | _Refused:
+    def __getitems__(self, positions: list[int]) -> list[tuple[Tensor, int, Tensor]] | list[SampleError]:
         try:
-            return *self._source.sample(position, *self._key), self._source.ids[position]
-        except _Refused as error:
-            return error
+            found = self._source.samples(positions, *self._key)
+        except SampleError as error:
+            return [error]
+        return [(*sample, self._source.ids[place]) for sample, place in zip(found, positions, strict=True)]
 
 
 def sample_of(item: Any, number: int) -> tuple[Tensor, int]:
     """What a Dataset's item is: float32, or uint8 of pixels from 0 to 255; and the label.
 
     Raises:
-        ValueError: it is no such pair; the message names it.
+        SampleError: it is no such pair.
     """
     if not isinstance(item, tuple | list) or len(item) != 2:
         what = f"a {type(item).__name__} of {len(item)}" if isinstance(item, tuple | list) else type(item).__name__
-        raise _Refused(f"sample {number} must be a pair (x, label), got {what}")
+        cure = ": wrap the Dataset in one whose __getitem__ returns item['image'], item['label']" * isinstance(
+            item, dict
+        )
+        raise SampleError(f"sample {number} must be a pair (x, label), got {what}{cure}")
     x, label = item
     if isinstance(x, Image.Image):
         from torchvision.transforms.functional import pil_to_tensor  # slow to import
@@ -172,13 +177,13 @@ def sample_of(item: Any, number: int) -> tuple[Tensor, int]:
     try:
         x = stored(torch.as_tensor(x))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise _Refused(f"sample {number} must hold a tensor, an array or an image: {error}") from error
+        raise SampleError(f"sample {number} must hold a tensor, an array or an image: {error}") from error
     whole = isinstance(label, int | np.integer) and not isinstance(label, bool)
     if isinstance(label, Tensor | np.ndarray):
         whole = label.ndim == 0 and not torch.as_tensor(label).is_floating_point()
     if not whole:
         text = f"{list(label.shape)} of {label.dtype}" if isinstance(label, Tensor | np.ndarray) else repr(label)
-        raise _Refused(f"sample {number} must have an integer label, got {text}")
+        raise SampleError(f"sample {number} must have an integer label, got {text}: int(label), or its argmax")
     return x, int(label)
 
 
@@ -196,21 +201,27 @@ def stored(x: Tensor) -> Tensor:
 
 
 @contextmanager
-def keyed_draws(key: int) -> Iterator[None]:
-    """The global generators at a state that the key decides; in the main process they are put back after."""
-    here = get_worker_info() is None
-    before = (random.getstate(), np.random.get_state()) if here else None
-    with torch.random.fork_rng(devices=[]) if here else nullcontext():
-        torch.default_generator.manual_seed(key)
-        random.seed(key)
-        np.random.seed(key % 2**32)
-        try:
-            yield
-        finally:
-            if before is not None:
-                random.setstate(before[0])
-                np.random.set_state(before[1])
+def generators_kept() -> Iterator[None]:
+    """Puts the global generators of the main process back where they were; a worker's are its own."""
+    if get_worker_info() is not None:
+        yield
+        return
+    before = generators()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before[0])
+        random.setstate(before[1])
+        np.random.set_state(before[2])
 
 
-def _first_error_or_batch(items: list[Any]) -> Any:
-    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
+def seed_generators(key: int) -> None:
+    """The global generators at a state that the key decides."""
+    torch.default_generator.manual_seed(key)
+    random.seed(key)
+    np.random.seed(key % 2**32)
+
+
+def generators() -> tuple[Tensor, Any, Any]:
+    """The states of the global generators."""
+    return torch.get_rng_state(), random.getstate(), np.random.get_state()

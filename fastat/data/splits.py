@@ -92,9 +92,9 @@ def dataset_digest(dataset: AnyDataset) -> str:
     """That of what a network learns from; of images on the disk their names stand for them, of a Dataset that is read
     as it is needed some of its samples."""
     if isinstance(dataset, Mapped):
-        some = [
-            dataset.sample(position, _CONTENT) for position in range(0, len(dataset), -(-len(dataset) // _KNOWN_BY))
-        ]
+        some = (
+            dataset.samples(range(0, len(dataset), -(-len(dataset) // _KNOWN_BY)), _CONTENT) if dataset.repeats else []
+        )
         labels = torch.tensor([label for _, label in some])
         return content_digest(repr(dataset.classes), dataset.ids, labels, *(x for x, _ in some))
     if isinstance(dataset, Streamed):

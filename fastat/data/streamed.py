@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
 from fastat.data.augment import NO_AUGMENTATION, Augmentation, check_augment, cut_out
 from fastat.data.dataset import Batch, Dataset, chosen_positions
 from fastat.data.image_files import cores, read_image
+from fastat.data.workers import read_batches
 from fastat.support.keyed import keyed_hash
 
 SIDE = 224
@@ -100,25 +100,12 @@ class Streamed:
         self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         check_augment(augmentation.kind)
-        loader = DataLoader(
-            _Files(self.take(positions), augmentation),
-            batch_size,
-            collate_fn=_first_error_or_batch,
-            generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
-            num_workers=min(cores(), 8),
-            pin_memory=device is not None and device.type == "cuda",
-        )
-        for batch in loader:
-            if isinstance(batch, Exception):
-                raise batch
-            yield batch
+        samples = _Files(self.take(positions), augmentation)
+        return read_batches(samples, batch_size, min(cores(), 8), device)
 
 
 class _Files(TorchDataset[Any]):
-    """What a worker process makes of a file: image uint8 [3, 224, 224], label, id; or the error that says why not.
-
-    Of an error that a worker raises, torch would make a text with the whole traceback.
-    """
+    """What a worker process makes of a file: image uint8 [3, 224, 224], label, id; or the error that says why not."""
 
     def __init__(self, source: Streamed, augmentation: Augmentation) -> None:
         self._source, self._augment = source, augmentation.kind
@@ -144,10 +131,6 @@ class _Files(TorchDataset[Any]):
         box = _random_part(image.shape[1], image.shape[2], draws)
         part = transforms.resized_crop(image, *box, [SIDE, SIDE], antialias=True)
         return transforms.hflip(part) if self._augment == "crop-flip" and draws[-1] < 0.5 else part
-
-
-def _first_error_or_batch(items: list[Any]) -> Any:
-    return next((item for item in items if isinstance(item, Exception)), None) or default_collate(items)
 
 
 def _uniform(number: Tensor, count: int, key: tuple[int, ...]) -> list[float]:

@@ -7,21 +7,22 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from fastat.data import AnyDataset, Dataset, Streamed
+from fastat.data import AnyDataset, Dataset, Mapped, Streamed
 from fastat.evaluation.accuracy import ATTACKS, Evaluation, evaluate
 from fastat.graphs import Graph
 from fastat.support.threat import ThreatModel
 
 _ON_CPU = 500  # PGD-50x10 on all of a test set would take longer on a CPU than the training
-_OF_IMAGENET = 5000  # as robustness benchmarks take; all would fill the memory
+_OF_FILES = 5000  # as robustness benchmarks take of ImageNet; all would fill the memory
 
 
 def some_of(images: AnyDataset, size: int | None, seed: int, device: torch.device) -> Dataset:
-    """A random choice of ``size`` images in the device's memory; for None 500 on a CPU, 5000 of ImageNet, or all."""
+    """A random choice of ``size`` images in the device's memory; for None 500 on a CPU, else 5000 of those that
+    are read as they are needed, or all."""
     if size is None and device.type == "cpu":
         size = _ON_CPU
-    elif size is None and isinstance(images, Streamed):
-        size = _OF_IMAGENET
+    elif size is None and isinstance(images, Streamed | Mapped):
+        size = _OF_FILES
     return images.subset(size, seed).load().to(device)
 
 

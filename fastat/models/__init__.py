@@ -60,6 +60,7 @@ __all__ = [
     "mlp",
     "modes_kept",
     "names",
+    "own_model",
     "preact_resnet18",
     "preact_resnet34",
     "preact_resnet50",

@@ -146,7 +146,7 @@ def _training(network: Network) -> str:
 def eps_axis(norm: str, eps: float, bounds: Bounds = (0.0, 1.0)) -> tuple[int, str]:
     """What to multiply radii by so that they read well, and the label of their axis."""
     unit, named = (255, "in 1/255 of the pixel range") if "/" in format_eps(eps) else (1, "pixels from 0 to 1")
-    if bounds is not None and tuple(bounds) != (0, 1):
+    if bounds is None or tuple(bounds) != (0, 1):
         unit, named = 1, "in the unit of the inputs"
     return unit, rf"radius $\epsilon$ of the {NORM_TITLES[norm]} ball ({named})"
 

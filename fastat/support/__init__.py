@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -61,4 +62,6 @@ def call_named(name: str, **offered: Any) -> Any:
         arguments = {key: value for key, value in offered.items() if key in taken or everything}
         return function(**arguments)
     except Exception as error:
-        raise ValueError(f"{name} failed: {type(error).__name__}: {error}") from error
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{last.filename}, line {last.lineno}"
+        raise ValueError(f"{name} failed: {type(error).__name__}: {error} ({place})") from error

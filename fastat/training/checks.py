@@ -89,6 +89,7 @@ def _check_optimizer(settings: OptimizerConfig) -> None:
     rising = list(settings.milestones) == sorted(settings.milestones) and all(0 < t < 1 for t in settings.milestones)
     rule("milestones", rising, "rising, in (0, 1)")
     rule("batch_size", settings.batch_size >= 2, "at least 2: batch norm needs two images")
+    rule("eps_warmup", settings.eps_warmup <= settings.epochs, f"at most the {settings.epochs} epochs of the run")
     if settings.peak is not None:
         rule("peak", peaked, "left out but for cyclic and one-cycle")
         rule("peak", 0 < settings.peak < 1, "in (0, 1)")

@@ -132,7 +132,7 @@ def task_of(
         record=record,
         caller=caller,
         front=front,
-        notes=notes,
+        notes=[("weights", note) for note in notes],
     )
 
 
@@ -141,7 +141,10 @@ def _load(name: str, data_root: str | Path | None, download: bool, group: Group 
     first = rank_of(group) == 0
     if download and group is not None and not first:
         dist.barrier(group)
-    split = data.load(name, data_root, download=download and first)
+    try:
+        split = data.load(name, data_root, download=download and first)
+    except ValueError as error:
+        raise ConfigError("data", str(error)) from error
     if download and group is not None and first:
         dist.barrier(group)
     return split

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -17,22 +19,24 @@ class Exchange:
     """The gradients of a group's processes, averaged: by DistributedDataParallel, which sends the first ones while the
     last are being computed, or after the backward pass.
 
+    The first step does the latter. If a gradient has reached every parameter in every process, the others are left to
+    DistributedDataParallel, which would wait for those that are missing.
+
     Attributes:
         model: the network that learns.
         group: its processes; None for this one alone.
-        wrapped: the network as DistributedDataParallel has it, once a step has shown that it can.
-        refused: why it cannot; empty if nothing speaks against it.
+        wrapped: the network as DistributedDataParallel has it, from the second step on.
+        refused: why there is none; empty if nothing speaks against it.
     """
 
     model: nn.Module
     group: Group | None
     wrapped: DistributedDataParallel | None = None
-    refused: str = ""
-    _seen: bool = field(default=False, repr=False)
+    refused: str = "the first step has to show whether a gradient reaches every parameter"
 
     def around(self, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         """The network as training calls it in the next step."""
-        if self.group is None or not self._seen or self.refused:
+        if self.group is None or self.refused:
             return forward
         if self.wrapped is None:
             assert isinstance(forward, nn.Module)
@@ -50,15 +54,29 @@ class Exchange:
             self.wrapped = None
             gc.collect()
 
-    def average_(self, gradients: Sequence[Tensor], others: Sequence[Tensor]) -> None:
-        """Replaces gradients, and other tensors, by their means over the processes, in place, after a backward pass.
+    def average_(self, others: Sequence[Tensor]) -> None:
+        """Replaces the gradients of the network, and other tensors, by their means over the processes, in place.
 
-        The first time it looks for parameters that have no gradient, which DistributedDataParallel waits for.
+        To be called after a backward pass. A parameter that a gradient reaches in some processes alone has none in the
+        others, which counts as zero.
         """
         if self.group is None:
             return
-        mean_(others if self.wrapped is not None else [*gradients, *others], self.group)
-        if not self._seen:
-            unused = [name for name, p in self.model.named_parameters() if p.requires_grad and p.grad is None]
-            self.refused = f"no gradient reaches {', '.join(unused)}" if unused else ""
-            self._seen = True
+        gradients = [] if self.wrapped is not None else self._gradients(self.group)
+        mean_([*gradients, *others], self.group)
+
+    def _gradients(self, group: Group) -> list[Tensor]:
+        """Those of the parameters that a gradient reaches in any process: the same ones in all."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        reached = torch.tensor([float(p.grad is not None) for _, p in named], device=named[0][1].device)
+        both = torch.cat([reached, -reached])
+        dist.all_reduce(both, dist.ReduceOp.MAX, group=group)
+        anywhere, everywhere = both.view(2, -1).abs().tolist()
+        unreached = [name for (name, _), reached_all in zip(named, everywhere, strict=True) if not reached_all]
+        self.refused = f"no gradient reaches {', '.join(unreached)}" if unreached else ""
+        found = []
+        for (_, p), reached_one in zip(named, anywhere, strict=True):
+            if reached_one:
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                found.append(p.grad)
+        return found

@@ -37,6 +37,10 @@ def check_same_run(path: Path, record: Record) -> None:
     if saved is None:
         return
     old, new = saved.fields, record.fields
+    if saved.of_objects != record.of_objects:
+        kinds = ("of a configuration", "of objects, from Python")
+        what = f"a run {kinds[saved.of_objects]}, this one is {kinds[record.of_objects]}"
+        raise ValueError(f"{path} holds {what}: choose another folder, or delete this one")
     if {**old, **{field: new.get(field) for field in (*_FREE, *_LENGTH)}} != new:
         check_same_settings(path, "a run of another configuration", old, new)
 
@@ -63,13 +67,15 @@ def check_same_past(path: Path, record: Record, schedule: Schedule, epochs: int,
         raise ValueError(f"{path} holds this run with {epochs} epochs done already: epochs must be at least that")
     # the momentum moves with the rate, if it does
     same = all(before.rate((step + 0.5) / was) == schedule.rate((step + 0.5) / will_be) for step in range(steps))
-    averaged = (int(settings.swa_start * settings.epochs) for settings in (old, new))
-    if new.average == "swa" and len({min(epochs, start) for start in averaged}) > 1:
-        same = False
+    begun = (int(settings.swa_start * settings.epochs) for settings in (old, new))
+    same_average = new.average != "swa" or len({min(epochs, start) for start in begun}) == 1
+    if same and same_average:
+        return
+    what, cure = "another average", "swa_start must be at the same epoch"
     if not same:
-        what = record.fields["schedule"]
-        raise ValueError(
-            f"{path} holds this run at another length ({changed}), and the schedule {what} would have given its first "
-            f"{steps:,} steps other learning rates or another average: only a constant schedule, or multistep with its "
-            "milestones at the same steps, can go on. Start from its weights in another folder, or delete this one"
-        )
+        what = f"other learning rates, by the schedule {record.fields['schedule']}"
+        cure = "only a constant schedule, or multistep with its milestones at the same steps, can go on"
+    raise ValueError(
+        f"{path} holds this run at another length ({changed}), at which its first {steps:,} steps would have had "
+        f"{what}: {cure}. Start from its weights in another folder, or delete this one"
+    )

@@ -8,12 +8,24 @@ from itertools import groupby
 
 import torch
 
-from fastat.data import AnyDataset, Augmentation, Batch, DataConfig, Dataset, Split, Streamed, flip_labels, held_out
+from fastat.data import (
+    AnyDataset,
+    Augmentation,
+    Batch,
+    DataConfig,
+    Dataset,
+    Mapped,
+    Split,
+    Streamed,
+    flip_labels,
+    held_out,
+)
 from fastat.support.distributed import Group, rank_of, size_of
 from fastat.support.keyed import keyed_permutation
 from fastat.training.config import ConfigError
 from fastat.training.monitors import PROBE_IMAGES
 
+_MOST_WATCHED = 10_000
 _LOOKED_AT = 64  # samples
 _ORDER = 0x0D3  # the purpose in the key of the order of the images
 
@@ -24,7 +36,7 @@ class Images:
 
     Attributes:
         train_set: what it learns from.
-        val_set: training images set apart, on the device; None without any.
+        val_set: images to watch it by, on the device, 10,000 of them at most; None without any.
         probe_set: images on which the monitors look for a collapse, on the device.
         batch_size: images per step, of all processes: all of a training set that is smaller than a batch.
         part: the part of every batch that is this process's.
@@ -63,18 +75,23 @@ def check_box(split: Split) -> None:
     for half, images in (("training", split.train), ("test", split.test)):
         low, high = extent(images)
         if low < 0 or high > 1:
-            rule = "off (--no-box) for images that leave [0, 1], or these be scaled to it"
+            rule = "off (--no-box) for images that leave [0, 1], or these be scaled to it (and not be normalized)"
             found = f"True with {half} images from {low:.4g} to {high:.4g}"
             raise ConfigError("box", f"box must be {rule}, got {found}")
 
 
+def are_bytes(dataset: AnyDataset) -> bool:
+    """Whether pixels are stored as bytes, which are numbers from 0 to 1 when they are used."""
+    if isinstance(dataset, Mapped):
+        return not dataset.samples([0])[0][0].is_floating_point()
+    return isinstance(dataset, Streamed) or not dataset.images.is_floating_point()
+
+
 def extent(dataset: AnyDataset) -> tuple[float, float]:
     """The smallest and the largest value, of what is read as it is needed that of some samples; (0, 1) for bytes."""
-    if isinstance(dataset, Streamed):
+    if isinstance(dataset, Streamed) or are_bytes(dataset):
         return 0.0, 1.0
     images = dataset.images if isinstance(dataset, Dataset) else dataset.subset(_LOOKED_AT, 0).load().images
-    if not images.is_floating_point():
-        return 0.0, 1.0
     low, high = images.aminmax()
     return float(low), float(high)
 
@@ -86,7 +103,7 @@ def images_of(
     own = batch_size // size_of(group)
     return Images(
         train_set.to(device),
-        None if val_set is None else val_set.load().to(device),
+        None if val_set is None else val_set.subset(_MOST_WATCHED, 0).load().to(device),
         (train_set if val_set is None else val_set).subset(PROBE_IMAGES, 0).load().to(device),
         batch_size,
         slice(rank_of(group) * own, (rank_of(group) + 1) * own),

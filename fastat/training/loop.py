@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,7 +63,8 @@ class Listeners:
 
 
 def train_epochs(run: Run, display: Display, listeners: Listeners, checkpoint_every: float) -> None:
-    """The epochs that are left of a run; on Ctrl-C the run is saved, in one process, before KeyboardInterrupt goes on.
+    """The epochs that are left of a run; on Ctrl-C, and where the data or a listener raise, the run is saved, in one
+    process, before that goes on.
 
     Args:
         display: shows where the run stands.
@@ -77,7 +79,7 @@ def train_epochs(run: Run, display: Display, listeners: Listeners, checkpoint_ev
             accuracy = validate(run, display)
             due = (state.epoch + 1) % listeners.measure_every == 0 or state.epoch + 1 == epochs
             measure = listeners.measure
-            measured = dict(measure(run.front.before(learner.evaluated))) if measure is not None and due else {}
+            measured = _measured(measure, run) if measure is not None and due else {}
             with interrupts_deferred(learner.place.group is None):
                 _close_epoch(run, display, accuracy, measured)
             display.epoch(state.history[-1])
@@ -91,6 +93,29 @@ def train_epochs(run: Run, display: Display, listeners: Listeners, checkpoint_ev
         for model in (learner.forward, learner.model, learner.evaluated, *run.front.seen.values()):
             if isinstance(model, nn.Module):
                 graphs.forget(model)
+
+
+@contextmanager
+def _saved_if_it_raises(run: Run) -> Iterator[None]:
+    """For what is the caller's, between two steps: if it raises, the run is saved, in one process."""
+    try:
+        yield
+    except Exception:
+        if run.learner.place.group is None:
+            _save(run)
+        raise
+
+
+def _measured(measure: Callable[[nn.Module], Mapping[str, float]], run: Run) -> dict[str, float]:
+    """What the caller measures, as numbers that a file can hold."""
+    with _saved_if_it_raises(run):
+        found = measure(run.front.before(run.learner.evaluated))
+        if not isinstance(found, Mapping):
+            raise TypeError(f"measure must return a dict of numbers, got {found!r}")
+        try:
+            return {str(name): float(value) for name, value in found.items()}
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"measure must return a dict of numbers, got {found!r}") from error
 
 
 def take_step(run: Run, batch: Batch) -> None:
@@ -123,9 +148,11 @@ def _train_epoch(
     saved = last = time.monotonic()
     batches = rest_of_epoch(run)
     while now.step < per_epoch and not state.stopped:
+        with _saved_if_it_raises(run):
+            batch = next(batches)
         with interrupts_deferred(learner.place.group is None):
             refused = replay.refused
-            take_step(run, next(batches))
+            take_step(run, batch)
             now.step += 1
             if replay.refused != refused:
                 report(state, display, "graph", f"steps are not recorded as a CUDA graph: {replay.refused}")
@@ -147,15 +174,12 @@ def _train_epoch(
 
 
 def _tell(run: Run, tell: Callable[[StepReport], object]) -> None:
-    """Reports the step that is done; the run is saved before what a listener raises goes on."""
+    """Reports the step that is done."""
     state, marks, place = run.state, run.state.current.marks, run.state.current.step - 1
     hits = marks.hits[place] / run.images.batch_size
-    try:
-        tell(StepReport(state.step, state.epoch + 1, rate(run, state.step - 1), marks.losses[place].clone(), hits))
-    except Exception:
-        if run.learner.place.group is None:
-            _save(run)
-        raise
+    report = StepReport(state.step, state.epoch + 1, rate(run, state.step - 1), marks.losses[place].clone(), hits)
+    with _saved_if_it_raises(run):
+        tell(report)
 
 
 def _average_epoch(run: Run) -> None:

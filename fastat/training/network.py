@@ -12,8 +12,17 @@ import torch
 from torch import nn
 
 from fastat import models
-from fastat.data import IMAGENET_MEAN, IMAGENET_STD, AnyDataset, Given, Split, as_dataset, channel_statistics
-from fastat.evaluation import some_of
+from fastat.data import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    AnyDataset,
+    Given,
+    Split,
+    as_dataset,
+    channel_statistics,
+    with_classes,
+)
+from fastat.evaluation import eval_mode, predict, some_of
 from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
 from fastat.training.config import ConfigError, TrainConfig, config_from
@@ -56,7 +65,7 @@ class Network:
         return str(self.history[-1]["stopped"]) if self.history else ""
 
     def report(
-        self, test: Given | None = None, *, size: int | None = None, graph: bool = True, quiet: bool = False
+        self, test: Given | Split | None = None, *, size: int | None = None, graph: bool = True, quiet: bool = False
     ) -> Path:
         """Measures the network and draws: a page, complete in itself, in the run's folder, whose path is returned.
 
@@ -76,12 +85,17 @@ class Network:
         """
         from fastat import report  # from a room above, for this method alone
 
-        given = self.test if test is None else as_dataset(test, "test", classes=self.classes)
+        given: Given | None = test.test if isinstance(test, Split) else self.test if test is None else test
         if given is None:
             raise ValueError("test must be given: the training was given none")
         device = next(self.model.parameters()).device
         size = self.record.run.eval_size if size is None else size
-        some = some_of(given, size, self.record.run.seed, device)
+        some = some_of(with_classes(as_dataset(given, "test"), self.classes), size, self.record.run.seed, device)
+        try:
+            with eval_mode(self.model):
+                predict(self.model, some.take(torch.zeros(1, dtype=torch.int64, device=device)).pixels())
+        except Exception as error:  # whatever the module does
+            raise ValueError(f"test has samples {list(some.image_shape)}, on which the model fails: {error}") from error
         if not quiet:
             print(f"evaluating on {len(some)} test samples, and drawing", flush=True)
         results = report.write_results(self, some, self.folder, graph="auto" if graph else False)
@@ -165,7 +179,14 @@ def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn
         inside = given.model if isinstance(given, models.Normalized) else given
         return models.Normalized(inside, *_statistics(state["model"])) if normalizes else given
     if record.of_objects and not record.fields["named"]:
-        raise ValueError(f"the network of {file} is an object, {named}, which no file can bring back: pass model=...")
+        if given is None or not models.is_own(given):
+            raise ValueError(
+                f"the network of {file} is an object, {named}, which no file can bring back: pass model=, the module, "
+                "or the name of a function that makes it, package.module:function (--model)"
+            )
+        channels, *size = state["image_shape"]
+        made = models.own_model(given, len(state["classes"]), channels, tuple(size))
+        return _built(file, record, state, made)
     if models.is_own(named) and given != named:
         raise ValueError(
             f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
@@ -230,6 +251,8 @@ def network_of_weights(
 
 CONFIG, ENVIRONMENT, METRICS = "config.json", "environment.json", "metrics.jsonl"
 """Files of a run folder: what is trained, on what, and a line per epoch."""
+RESULTS = "results.json"
+"""File of a run folder whose network has been measured."""
 CALLER = "caller.json"
 """File of a run folder that has images or a front of the caller's: their digests."""
 CHECKPOINT, BEST = "checkpoint.pt", "best.pt"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fastat import data, models
-from fastat.data import AnyDataset, Given, Split
+from fastat.data import AnyDataset, Given, Mapped, Split
 from fastat.support.keyed import derive_seed
-from fastat.support.threat import ThreatModel, check_bounds
+from fastat.support.threat import Bounds, check_bounds
 from fastat.training.config import ConfigError
-from fastat.training.images import extent
+from fastat.training.images import are_bytes, extent
 from fastat.training.network import build_model, normalization
 
 Normalize = Literal["data"] | tuple[float | Sequence[float], float | Sequence[float]] | None
@@ -31,6 +33,7 @@ class Sets(NamedTuple):
         train, val, test: None for none.
         whole: what val was set apart from, whose statistics inputs are normalized by.
         given: what a caller's data are known by: digests.
+        notes: what is worth to know: of what, and what.
     """
 
     train: AnyDataset
@@ -38,6 +41,7 @@ class Sets(NamedTuple):
     test: AnyDataset | None
     whole: AnyDataset
     given: dict[str, str]
+    notes: list[tuple[str, str]]
 
 
 def sets_of(
@@ -59,17 +63,18 @@ def sets_of(
         test = given.test if test is None else test
         given = given.train
     train = data.as_dataset(given, "train_set", classes=classes, **reading)
+    if isinstance(val, bool | float):
+        raise TypeError(f"val must be a number of samples of train_set, or data, got {val!r}")
     others = {"val": None if isinstance(val, int) else val, "test": test}
-    names = list(train.classes) if classes is None else list(classes)
     found: dict[str, AnyDataset | None] = {"val": None, "test": None}
     for name, other in others.items():
         if other is not None:
-            one = data.as_dataset(other, name, classes=names or None, title=train.title, **reading)
+            one = data.as_dataset(other, name, classes=classes, title=train.title, **reading)
             if one.image_shape != train.image_shape:
                 shapes = f"{list(one.image_shape)}, those of train_set {list(train.image_shape)}"
                 raise ValueError(f"{name} has samples of shape {shapes}")
             found[name] = one
-    whole, known = train, {"images": data.dataset_digest(train)}
+    whole, known, notes = train, {"images": data.dataset_digest(train)}, []
     if found["val"] is not None:
         known["images"] += f" and {data.dataset_digest(found['val'])}"
     else:
@@ -79,15 +84,23 @@ def sets_of(
             train, found["val"] = data.held_out(train, size)
         except ValueError as error:
             raise ConfigError("val", f"val must be at least 0 and below {len(train)} samples, got {size}") from error
-    return Sets(train, found["val"], found["test"], whole, known)
+        if isinstance(train, Mapped) and train.draws and size > 0:
+            text = f"the {size} samples set apart keep the random transforms of train_set: pass val= for plain ones"
+            notes.append(("validation", text))
+    return Sets(train, found["val"], found["test"], whole, known, notes)
 
 
-def check_extents(sets: Sets, threat: ThreatModel) -> None:
+def check_extents(sets: Sets, bounds: Bounds) -> None:
     """Raises ValueError for samples outside the bounds: the first thing that goes wrong with normalized data."""
-    lower, upper = check_bounds(threat.bounds)
+    lower, upper = check_bounds(bounds)
     for name, samples in (("train_set", sets.train), ("val", sets.val), ("test", sets.test)):
         if samples is None:
             continue
+        if bounds is not None and (lower, upper) != (0, 1) and are_bytes(samples):
+            raise ValueError(
+                f"{name} holds bytes, which are pixels from 0 to 1 for the network and the attack: leave the bounds "
+                f"({lower:g}, {upper:g}) out and give eps in that unit, 8 / 255; or pass floats"
+            )
         low, high = extent(samples)
         if low < lower - 1e-6 or high > upper + 1e-6:
             raise ValueError(
@@ -121,6 +134,15 @@ def network_of(model: nn.Module | str, train_set: AnyDataset, normalize: Normali
             f"model must be the module itself, got {type(model).__name__}: pass what it wraps, and compile=True or, "
             "for several processes, group=..."
         )
+    extra = {name: value for name, value in model.state_dict().items() if not isinstance(value, Tensor)}
+    if extra:
+        kept = io.BytesIO()
+        torch.save(extra, kept)
+        kept.seek(0)
+        try:
+            torch.load(kept, weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(f"model has a state that no checkpoint can hold, {', '.join(extra)}: {error}") from error
     if normalize is None:
         return model
     return models.Normalized(model, *_statistics(normalize, train_set))
@@ -141,7 +163,8 @@ def logits_count(model: nn.Module, train_set: AnyDataset) -> int:
         try:
             output = model(x)
         except Exception as error:  # whatever the module does
-            raise ValueError(f"model fails on inputs {list(x.shape)}: {type(error).__name__}: {error}") from error
+            cure = ". Samples are float32: model.float(), and precision='bf16' for speed" * ("dtype" in str(error))
+            raise ValueError(f"model fails on inputs {list(x.shape)}: {type(error).__name__}: {error}{cure}") from error
     logits = models.logits_of(output)
     if logits.dim() != 2 or len(logits) != len(x) or logits.shape[1] < 2:
         got = f"{list(logits.shape)} for {list(x.shape)}"
@@ -157,8 +180,14 @@ def with_logits(sets: Sets, count: int) -> Sets:
     """
     names = [*sets.train.classes, *(str(number) for number in range(len(sets.train.classes), count))]
     if len(names) > count:
-        raise ValueError(f"model returns {count} logits, train_set has {len(names)} classes")
-    train, val, test = (None if part is None else data.with_classes(part, names) for part in sets[:3])
+        labels = getattr(sets.whole, "labels", None)
+        found = "" if labels is None else f"; its labels go from {int(labels.min())} to {int(labels.max())}"
+        raise ValueError(f"model returns {count} logits, train_set has {len(names)} classes{found}")
+    given = {"train_set": sets.train, "val": sets.val, "test": sets.test}
+    try:
+        train, val, test = (None if part is None else data.with_classes(part, names) for part in given.values())
+    except ValueError as error:
+        raise ValueError(f"val or test: {error}") from error
     assert train is not None
     return sets._replace(train=train, val=val, test=test)
 

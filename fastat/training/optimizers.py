@@ -28,11 +28,7 @@ def optimizer_of(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
         return torch.optim.Adam(groups, **shared)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, **shared)
-    optimizer = torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **shared)
-    if settings.momentum > 0:
-        for p in trained:  # torch would leave these unwritten if the first step is skipped
-            optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
-    return optimizer
+    return _begun(torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **shared))
 
 
 def own_optimizer(function: OwnOptimizer, model: nn.Module) -> torch.optim.Optimizer:
@@ -51,7 +47,26 @@ def own_optimizer(function: OwnOptimizer, model: nn.Module) -> torch.optim.Optim
     known = {id(p) for p in trained}
     if any(id(p) not in known for group in made.param_groups for p in group["params"]):
         raise ConfigError("optimizer", f"optimizer must be {rule}, this one's {type(made).__name__} holds others too")
-    return made
+    if any("lr" not in group for group in made.param_groups):
+        raise ConfigError("optimizer", f"optimizer must be {rule} with a learning rate lr, got {type(made).__name__}")
+    return _begun(made)
+
+
+def described(optimizer: torch.optim.Optimizer) -> str:
+    """An optimizer with its settings, as text: "Adam(lr=0.001, ...)"."""
+    groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
+    texts = [", ".join(f"{name}={value!r}" for name, value in group.items()) for group in groups]
+    alike = len(set(texts)) == 1
+    return f"{type(optimizer).__name__}({texts[0] if alike else '; '.join(texts)})"
+
+
+def _begun(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """The same with momenta of zero, where it is SGD: torch would leave them unwritten if the first step is skipped."""
+    for group in optimizer.param_groups if isinstance(optimizer, torch.optim.SGD) else ():
+        if group["momentum"] > 0 and group["dampening"] == 0:
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def steps_on_device(optimizer: torch.optim.Optimizer) -> bool:

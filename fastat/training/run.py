@@ -21,10 +21,10 @@ from fastat.training.checkpoint import RunFolder, restore, save_best
 from fastat.training.config import ConfigError, OptimizerConfig, RunConfig
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
 from fastat.training.exchange import Exchange
-from fastat.training.extending import check_same_past
+from fastat.training.extending import check_same_past, saved_record
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of
-from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS
+from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RESULTS
 from fastat.training.schedules import Schedule, check_warmups, warmed
 from fastat.training.state import State, new_state
 from fastat.training.step import Learner, Pace, Replay
@@ -94,7 +94,7 @@ def open_run(task: Task, folder: Path, device: torch.device, group: Group | None
     place = Place(device, group, layout_of(settings.channels_last, device), uses_bf16(settings.precision, device))
     images = images_of(task.train_set, task.val_set, size, device, group)
     run = _new_run(task, RunFolder(folder, task.record, images.train_set), images, place, graph)
-    run.state.current.findings.extend({"monitor": "weights", "step": 0, "text": note} for note in task.notes)
+    run.state.current.findings.extend({"monitor": name, "step": 0, "text": text} for name, text in task.notes)
     if (folder / CHECKPOINT).exists():
         _continue(run, task)
     _check_same_place(run)
@@ -162,6 +162,8 @@ def _write_files(run: Run, task: Task) -> None:
     """The files of a run before the first step."""
     folder = run.folder.path
     folder.mkdir(parents=True, exist_ok=True)
+    if not run.over or saved_record(folder) != task.record:
+        (folder / RESULTS).unlink(missing_ok=True)  # what it has measured is of another length, or on other images
     if task.caller:
         write_json(folder / CALLER, dict(task.caller))
     else:

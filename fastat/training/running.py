@@ -57,6 +57,9 @@ def trained(run: Run, watching: Watching) -> Network:
                 display.finding(found)
         elif not run.over:
             display.say(f"continues after {run.state.step:,} of {total:,} steps")
+        else:
+            why = f", stopped early: {run.state.stopped}" if run.state.stopped else ""
+            display.say(f"{run.folder.path} holds this run, finished after {run.state.epoch} epochs{why}")
         log = EventLog(run.folder.path, run.state.history) if watching.tensorboard and first else None
         told = [each for each in (None if log is None else log.write, watching.on_epoch) if each is not None]
         listeners = Listeners(

@@ -13,6 +13,8 @@ from fastat.training.config import ConfigError, OptimizerConfig, check
 _CYCLIC_PEAK = 0.4
 _ONE_CYCLE_PEAK, _ONE_CYCLE_START, _ONE_CYCLE_END = 0.3, 1 / 25, 1 / 250_000
 
+_MOMENTS = 1000
+
 Factor = Callable[[float], float]
 """From the fraction of a run that is over, in [0, 1], to a factor."""
 
@@ -59,12 +61,22 @@ def own_schedule(function: Factor) -> Schedule:
     Raises:
         ConfigError: it gives something else than finite numbers >= 0.
     """
-    for progress in (0.0, 0.25, 0.5, 0.75, 1.0):
-        factor = function(progress)
-        if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-            rule = "a function from the fraction of the run that is over, in [0, 1], to a factor of lr, finite and >= 0"
-            raise ConfigError("schedule", f"schedule must be {rule}, got {factor!r} at {progress}")
-    return Schedule(function)
+    sampled(function)
+    return Schedule(lambda progress: float(function(progress)))
+
+
+def sampled(function: Factor) -> list[float]:
+    """A schedule of one's own at a thousand moments; errors are those of :func:`own_schedule`."""
+    rule = "a function from the fraction of the run that is over, in [0, 1], to a factor of lr, finite and >= 0"
+    found = []
+    for moment in range(_MOMENTS + 1):
+        try:
+            found.append(float(function(moment / _MOMENTS)))
+        except Exception as error:  # whatever the function does
+            raise ConfigError("schedule", f"schedule must be {rule}: {type(error).__name__}: {error}") from error
+        if not 0 <= found[-1] < math.inf:
+            raise ConfigError("schedule", f"schedule must be {rule}, got {found[-1]} at {moment / _MOMENTS}")
+    return found
 
 
 def check_warmups(protocol: Protocol, settings: OptimizerConfig) -> None:

@@ -132,7 +132,7 @@ def train_step(learner: Learner, batch: Batch, number: int, pace: Pace, marks: M
     replay = learner.replay
     learner.model.train()
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(derive_seed(learner.seed, number, _NETWORK, rank_of(learner.place.group)))
+        _seed_network(derive_seed(learner.seed, number, _NETWORK, rank_of(learner.place.group)), learner.place.device)
         if replay.ready and warm and not replay.refused:
             try:
                 _replay(learner, marks, tensors)
@@ -144,6 +144,14 @@ def train_step(learner: Learner, batch: Batch, number: int, pace: Pace, marks: M
     replay.ready = replay.wanted and warm and alone
     if replay.ready and not replay.refused and not steps_on_device(learner.optimizer):
         replay.refused = f"{type(learner.optimizer).__name__} is not fused, so the host must look at every step"
+
+
+def _seed_network(seed: int, device: torch.device) -> None:
+    """What the network draws: torch.manual_seed would take a millisecond, to remember where it was called."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
 
 
 def _tensors(learner: Learner, batch: Batch, number: int, pace: Pace, position: int) -> dict[str, Tensor]:
@@ -214,10 +222,10 @@ def _step(learner: Learner, protocol: Protocol, marks: Marks, tensors: graphs.Te
 def _descend(learner: Learner, loss: Tensor, hits: Tensor, momentum: Tensor | None) -> Tensor:
     """Averages gradients, loss and hits over the processes, and steps if all gradients are finite: bool, 0-d."""
     optimizer = learner.optimizer
+    learner.exchange.average_([loss, hits])
     stepped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = [p for p in learner.model.parameters() if p.grad is not None and id(p) in stepped]
     gradients = [p.grad for p in parameters if p.grad is not None]
-    learner.exchange.average_(gradients, [loss, hits])
     norm = torch.nn.utils.get_total_norm(gradients)
     finite = norm.isfinite()
     if learner.clip_grad > 0:

@@ -29,7 +29,7 @@ class Task:
         record: what is written down of it; its settings are the run's.
         caller: digests of what the configuration does not say: images, a front.
         front: what comes before the network; None for nothing.
-        notes: what is worth to know of the weights that it starts from.
+        notes: what is worth to know before it starts: of what, and what.
     """
 
     model: nn.Module
@@ -42,4 +42,4 @@ class Task:
     record: Record
     caller: Mapping[str, str]
     front: nn.Module | None = None
-    notes: Sequence[str] = ()
+    notes: Sequence[tuple[str, str]] = ()

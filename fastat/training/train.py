@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 
 from fastat import data
-from fastat.data import AnyDataset, Augmentation, Given, Split
+from fastat.data import AnyDataset, Augmentation, Given, Split, content_digest
 from fastat.protocols import Attack, Protocol
 from fastat.support import did_you_mean
 from fastat.support.distributed import Group
@@ -27,11 +28,11 @@ from fastat.training.extending import check_same_run
 from fastat.training.loop import StepReport
 from fastat.training.network import Network
 from fastat.training.objects import Normalize, check_extents, logits_count, network_of, sets_of, with_logits
-from fastat.training.optimizers import OwnOptimizer, optimizer_of, own_optimizer
+from fastat.training.optimizers import OwnOptimizer, described, optimizer_of, own_optimizer
 from fastat.training.record import record_of_objects, said
 from fastat.training.run import open_run
 from fastat.training.running import Watching, trained
-from fastat.training.schedules import Factor, own_schedule, schedule_of
+from fastat.training.schedules import Factor, own_schedule, sampled, schedule_of
 from fastat.training.task import Task
 
 
@@ -149,14 +150,17 @@ def train(
     sets = sets_of(train_set, val, test, classes, data_root, in_memory=in_memory, workers=workers)
     if sets.val is None and settings.patience is not None:
         raise ConfigError("patience", f"patience must be left out without validation samples, got {settings.patience}")
-    check_extents(sets, watched)
+    check_extents(sets, watched.bounds)
+    if isinstance(protocol.attack, Attack):
+        check_extents(sets, protocol.attack.bounds)
     _check_augmentation(augment, cutout, sets.train)
     network = network_of(model, sets.whole, normalize, settings.seed)
     sets = with_logits(sets, logits_count(network, sets.train))
     named = isinstance(model, str)
-    given = {
+    given: dict[str, Any] = {
         "model": model if isinstance(model, str) else type(model).__name__,
         "named": named,
+        "network": content_digest(re.sub(r" at 0x[0-9a-f]+", "", str(network))),
         "data": sets.train.title,
         "val_size": 0 if sets.val is None else len(sets.val),
         "normalize": said("data" if named and normalize is None else normalize),
@@ -164,9 +168,9 @@ def train(
         "cutout": cutout,
     }
     if not isinstance(optimizer, str):
-        given |= {"optimizer": said(optimizer), "lr": None}
+        given |= {"optimizer": described(own_optimizer(optimizer, network)), "lr": None}
     if not isinstance(schedule, str):
-        given["schedule"] = said(schedule)
+        given["schedule"] = f"{said(schedule)} {content_digest('', torch.tensor(sampled(schedule)))}"
     record = record_of_objects(protocol, watched, length, settings, given)
     check_same_run(folder, record)
     check_same_caller(folder, sets.given)
@@ -180,6 +184,7 @@ def train(
         schedule=schedule_of(length) if isinstance(schedule, str) else own_schedule(schedule),
         record=record,
         caller=sets.given,
+        notes=sets.notes,
     )
     run = open_run(task, folder, chosen, group, graph)
     found = trained(run, watching)
@@ -190,6 +195,7 @@ def train(
     return dataclasses.replace(found, model=learner.eval(), test=sets.test)
 
 
+_OF_PROTOCOLS = ("eps", "norm", "bounds", "steps", "step_size", "attack", "loss", "objective", "awp", "grad_align")
 _OF_SGD = ("momentum", "peak_momentum", "nesterov", "weight_decay", "exempt_norm_and_bias")
 _OF_NAMED = ("peak", "milestones", "peak_momentum")
 
@@ -203,9 +209,10 @@ def _settings(
     for name, value in options.items():
         if name not in fields:
             known = sorted(set(fields) - {"optimizer", "schedule", "lr"})
-            raise TypeError(
-                f"train has no option {name!r}, its options are {', '.join(known)}{did_you_mean(name, known)}"
-            )
+            if name in _OF_PROTOCOLS:
+                raise TypeError(f"{name} is of the protocol: pass it to fastat.protocol(...)")
+            hint = did_you_mean(name, known)
+            raise TypeError(f"train has no option {name!r}, its options are {', '.join(known)}{hint}")
         parts[fields[name]][name] = tuple(value) if isinstance(value, list) else value
     for function, what, names in ((optimizer, "optimizer", _OF_SGD), (schedule, "schedule", _OF_NAMED)):
         if isinstance(function, str):
@@ -224,6 +231,8 @@ def _settings(
 
 
 def _threat(protocol: Protocol, given: ThreatModel | None) -> ThreatModel:
+    if given is not None and not isinstance(given, ThreatModel):
+        raise TypeError(f"threat must be a fastat.ThreatModel('linf', eps=8 / 255), got {given!r}")
     if given is not None:
         return given
     if isinstance(protocol.attack, Attack):
@@ -243,6 +252,8 @@ def _check_augmentation(kind: str, cutout: int, samples: AnyDataset) -> None:
 
 
 def _check_processes(group: Group | None) -> None:
+    if group is not None and not isinstance(group, Group):
+        raise TypeError(f"group must be a process group of torch.distributed, got {group!r}")
     if group is None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise ValueError(
             f"group must name the processes that train together: {dist.get_world_size()} have joined "

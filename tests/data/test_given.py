@@ -145,7 +145,7 @@ class Endless(IterableDataset):
 def test_what_is_refused(given, error, said):
     with pytest.raises(error, match=said):
         as_dataset(given, "x")
-    with pytest.raises(ValueError, match="workers must be at least 0, got -1"):
+    with pytest.raises(ValueError, match="workers must be a number of processes, at least 0, got -1"):
         as_dataset((X, Y), "x", workers=-1) if isinstance(given, int) else as_dataset(Samples(), "x", workers=-1)
 
 

@@ -15,7 +15,8 @@ BY_TORCHRUN = {"distributed"}
 
 
 def robust_accuracies(text):
-    return [float(found) for found in re.findall(r"([\d.]+)% under PGD-20", text)]
+    found = re.findall(r"([\d.]+)% under PGD-20|^PGD-20 +([\d.]+)%", text, re.MULTILINE)
+    return [float(one or other) for one, other in found]
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
 
 
-@pytest.mark.parametrize("name", sorted({p.stem for p in EXAMPLES.glob("*.py")} - {"digits"} - BY_TORCHRUN))
+@pytest.mark.parametrize("name", sorted({p.stem for p in EXAMPLES.glob("*.py")} - {"digits", "loggers"} - BY_TORCHRUN))
 def test_an_example(name, on_path, capsys, tmp_path, monkeypatch):
     if name in NEEDS:
         pytest.importorskip(NEEDS[name])
@@ -31,6 +32,42 @@ def test_an_example(name, on_path, capsys, tmp_path, monkeypatch):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     found = robust_accuracies(capsys.readouterr().out)
     assert found and min(found) > 40  # untrained networks: below 5
+
+
+class Service:
+    """Enough of Weights & Biases and of MLflow, where these are not installed: it keeps what it is told."""
+
+    def __init__(self):
+        self.told = {}
+
+    def init(self, project):
+        return self
+
+    def start_run(self):
+        return self
+
+    def log_metrics(self, numbers, step):
+        self.told[step] = numbers
+
+    log = log_metrics
+
+
+@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
+def test_loggers(name, on_path, capsys, tmp_path, monkeypatch):
+    service = Service()
+    if name == "tensorboard":
+        pytest.importorskip(name)
+    else:
+        monkeypatch.setitem(sys.modules, name, service)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["loggers.py", name])
+    runpy.run_path(str(EXAMPLES / "loggers.py"), run_name="__main__")
+    assert "step 10: loss" in capsys.readouterr().out
+    if name == "tensorboard":
+        assert list((tmp_path / "runs/logged/tensorboard").glob("events*"))
+    else:
+        assert sorted(service.told) == [1, 2, 3]
+        assert set(service.told[3]) >= {"lr", "train/adversarial", "val/clean", "val/pgd-20"}
 
 
 @pytest.mark.slow

@@ -33,6 +33,19 @@ class Double(nn.Module):
         return self.net(x.double())
 
 
+class Experts(Double):
+    """Each process uses one of two layers, drawn anew in every step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(4, 4).double() for _ in range(2))
+
+    def forward(self, x):
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        drawn = (int(self.net[1].weight.detach().sum() * 1e6) + rank) % 2 if self.training else 0
+        return self.experts[drawn](super().forward(x))
+
+
 RUNS = {
     "trades": (fastat.protocol("trades", eps=0.5, norm="l2", steps=2), {}),
     "hr": (fastat.protocol("hr", eps=0.5, norm="l2", steps=2, alpha=0.1, r=0.1), {"optimizer": "adam", "lr": 0.01}),
@@ -73,6 +86,13 @@ def worker(rank: int, folder: str) -> None:
     except ValueError as error:
         torch.save(str(error), Path(folder) / f"forgotten-{rank}.pt")
     train_all(Path(folder), dist.group.WORLD)
+    seen, model = len(ways), Experts()
+    fastat.train(
+        model, samples(), RUNS["unused"][0], out=Path(folder) / "experts", epochs=2, batch_size=32, val=15, quiet=True,
+        device="cpu", group=dist.group.WORLD, select="last",
+    )  # fmt: skip
+    torch.save(model.state_dict(), Path(folder) / f"experts-{rank}.pt")
+    del ways[seen:]
     gc.collect()
     dist.destroy_process_group()
     torch.save(ways, Path(folder) / f"ways-{rank}.pt")
@@ -105,7 +125,12 @@ def test_gradients_go_through_ddp_where_they_can(folders):
             refused = name == "unused"
             assert [wrapped for wrapped, _ in steps] == [False] + [not refused] * 5
             why = "no gradient reaches extra.weight, extra.bias" if refused else ""
-            assert {reason for _, reason in steps[1:]} == {why}
+            assert {reason for _, reason in steps[1:]} == {why} != {steps[0][1]}
+
+
+def test_parameters_that_some_processes_use_are_those_of_all(folders):
+    one, other = (torch.load(folders[0] / f"experts-{rank}.pt", weights_only=True) for rank in range(2))
+    assert all(one[name].equal(other[name]) for name in one)
 
 
 def test_processes_that_nobody_named_are_refused(folders):

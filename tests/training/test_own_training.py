@@ -1,9 +1,14 @@
 """``fastat.train``: one's own network, samples, optimizer and loop's listeners; exact resume; what is refused."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -181,7 +186,7 @@ def test_attacks_of_ones_own(tmp_path):
         short(tmp_path, protocol=protocol)
     found = short(tmp_path, protocol=protocol, threat=fastat.ThreatModel("l2", 0.3))
     assert found.record.training == "<lambda> on attack" and found.record.threat.norm == "l2"
-    assert found.record.fields["attack"].endswith("test_attacks_of_ones_own.<locals>.attack")
+    assert "test_attacks_of_ones_own.<locals>.attack " in found.record.fields["attack"]
     with pytest.raises(ValueError, match="another configuration"):
         short(tmp_path, threat=fastat.ThreatModel("l2", 0.3))
 
@@ -222,7 +227,7 @@ def test_outputs_that_hold_logits_and_classes_without_samples(tmp_path):
         ({"optimizer": lambda p: torch.optim.SGD(network().parameters(), 0.1)}, ValueError, "one's SGD holds others"),
         ({"optimizer": torch.optim.Adam, "lr": 0.1}, TypeError, "lr is set by the function that makes the optimizer"),
         ({"optimizer": torch.optim.Adam, "momentum": 0.1}, TypeError, "momentum is not used with a function as optim"),
-        ({"schedule": lambda t: -t, "optimizer": "adam"}, ValueError, r"finite and >= 0, got -0\.25 at 0\.25"),
+        ({"schedule": lambda t: -t, "optimizer": "adam"}, ValueError, r"finite and >= 0, got -0\.001 at 0\.001"),
         ({"schedule": lambda t: t, "peak": 0.3}, TypeError, "peak is not used with a function as schedule"),
         ({"peak": 0.5, "schedule": "cosine"}, ValueError, "peak must be left out but for cyclic and one-cycle"),
         ({"peak_momentum": 0.8, "optimizer": "adam"}, ValueError, "peak_momentum must be left out but for sgd on cyc"),
@@ -232,7 +237,14 @@ def test_outputs_that_hold_logits_and_classes_without_samples(tmp_path):
         ({"val": 0, "patience": 2}, ValueError, "patience must be left out without validation samples, got 2"),
         ({"val": samples(20, (5,))}, ValueError, r"val has samples of shape \[5\], those of train_set \[12\]"),
         ({"test": samples(20, (5,))}, ValueError, r"test has samples of shape \[5\], those of train_set \[12\]"),
-        ({"test": samples(20, classes=7)}, ValueError, "test: labels must be in 0..3, got 0..6"),
+        ({"test": samples(20, classes=7)}, ValueError, "val or test: own data has the label 6, there are classes 0..3"),
+        ({"val": 0.1}, TypeError, "val must be a number of samples of train_set, or data, got 0.1"),
+        ({"classes": "abcd"}, TypeError, "classes must be a list of names, got 'abcd'"),
+        ({"threat": ("linf", 0.1)}, TypeError, r"threat must be a fastat.ThreatModel\('linf'"),
+        ({"group": "gloo"}, TypeError, "group must be a process group of torch.distributed, got 'gloo'"),
+        ({"eps": 0.1}, TypeError, r"eps is of the protocol: pass it to fastat.protocol\(...\)"),
+        ({"eps_warmup": 9.0}, ValueError, "eps_warmup must be at most the 2 epochs of the run, got 9.0"),
+        ({"model": network().double()}, ValueError, r"model fails on .*model.float\(\), and precision='bf16'"),
         ({"model": network(5)}, ValueError, r"model fails on inputs \[2, 12\]: RuntimeError"),
         ({"model": network(classes=3)}, ValueError, "model returns 3 logits, train_set has 4 classes"),
         ({"model": network(classes=1)}, ValueError, r"logits \[B, C\] of two classes.*got \[2, 1\] for \[2, 12\]"),
@@ -262,10 +274,155 @@ def test_another_run_in_the_folder(tmp_path):
         ({"given": (x.flip(0), y)}, "holds a run on other images"),
         ({"lr": 0.05}, "lr: 0.1 -> 0.05"),
         ({"protocol": fastat.protocol("pgd-at", eps=0.2, steps=2)}, "another configuration"),
-        ({"optimizer": torch.optim.Adam}, "optimizer: 'sgd' -> 'torch.optim.adam.Adam'"),
-        ({"model": nn.Sequential(nn.Linear(12, 4))}, "checkpoint.pt: the run was begun with another network"),
+        ({"optimizer": torch.optim.Adam}, r"optimizer: 'sgd' -> 'Adam\(lr=0.001, betas"),
+        ({"model": nn.Sequential(nn.Linear(12, 4))}, "network: '[0-9a-f]+' -> '[0-9a-f]+'"),
         ({"val": 20}, "val_size: 16 -> 20"),
     ):
         with pytest.raises(ValueError, match=said):
             short(tmp_path, **changes)
     assert metrics(tmp_path) == before and Path(tmp_path, "config.json").exists()
+
+
+class Broken(Drawn):
+    """A sample cannot be read, once."""
+
+    def __init__(self, place):
+        super().__init__()
+        self.place, self.calls = place, 0
+
+    def __getitem__(self, index):
+        self.calls += 1
+        if self.calls == self.place:
+            raise OSError("truncated file")
+        return super().__getitem__(index)
+
+
+def test_what_the_caller_raises_loses_nothing(tmp_path, monkeypatch):
+    """A measurement, or a sample that cannot be read: the run is saved first."""
+
+    def fails(model):
+        raise RuntimeError("no luck")
+
+    short(tmp_path / "whole", given=Drawn(), workers=0)
+    with pytest.raises(RuntimeError, match="no luck"):
+        short(tmp_path / "measured", given=Drawn(), workers=0, measure=fails)
+    assert load_checkpoint(tmp_path / "measured" / "checkpoint.pt")["step"] == 3
+    short(tmp_path / "measured", given=Drawn(), workers=0)
+    assert_same_run(tmp_path / "whole", tmp_path / "measured")
+    given = Broken(0)
+    given.place = 10**9
+    short(tmp_path / "count", given=given, workers=0)
+    for place in range(given.calls - 100, given.calls, 40):  # where training reads
+        with pytest.raises(OSError, match="truncated file"):
+            short(tmp_path / f"read {place}", given=Broken(place), workers=0)
+        short(tmp_path / f"read {place}", given=Broken(10**9), workers=0)
+        assert_same_run(tmp_path / "count", tmp_path / f"read {place}")
+
+
+def test_a_signal_to_all_processes_saves(tmp_path):
+    """Schedulers end a job by SIGTERM to it and to the workers that read its samples."""
+    script = (
+        "import sys, fastat; from own_cases import *\n"
+        "fastat.train(network(), Drawn(900), PROTOCOL, out=sys.argv[1], workers=2, checkpoint_every=1e9,"
+        " on_step=lambda step: print('step', flush=True), **{**SHORT, 'epochs': 50})\n"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert child.stdout is not None
+    assert [child.stdout.readline() for _ in range(3)] == ["step\n"] * 3
+    os.killpg(child.pid, signal.SIGTERM)
+    _, said = child.communicate(timeout=120)
+    assert "Terminated" in said and "DataLoader worker" not in said
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] >= 3
+
+
+@pytest.mark.parametrize("measured", [3, None, {"a": "b"}, {"a": torch.zeros(2)}])
+def test_what_is_measured_are_numbers(measured, tmp_path):
+    with pytest.raises(TypeError, match="measure must return a dict of numbers, got"):
+        short(tmp_path, measure=lambda model: measured)
+    found = short(tmp_path, measure=lambda model: {"a": torch.tensor(0.5), 3: np.float32(2)})
+    assert found.history[-1]["measured"] == {"a": 0.5, "3": 2.0}
+
+
+def test_bytes_and_bounds(tmp_path):
+    x, y = samples()
+    stored = (255 * x).to(torch.uint8)
+    wide = fastat.protocol("pgd-at", eps=8, steps=2, bounds=(0, 255))
+    with pytest.raises(ValueError, match=r"train_set holds bytes, which are pixels from 0 to 1 .* leave the bounds"):
+        short(tmp_path / "a", given=(stored, y), protocol=wide)
+    assert short(tmp_path / "b", given=(stored, y)).finished
+    assert short(tmp_path / "c", given=(stored.float(), y), protocol=wide, normalize=(0.0, 255.0)).finished
+    with pytest.raises(ValueError, match=r"outside the bounds \(0, 1\)"):  # those of the attack count too
+        short(tmp_path / "d", given=(2 * x - 1, y), threat=fastat.ThreatModel("linf", 0.1, (-1, 1)))
+
+
+def rate_of(lr):
+    return lambda parameters: torch.optim.SGD(parameters, lr=lr)
+
+
+class Falls:
+    def __init__(self, end):
+        self.end = end
+
+    def __call__(self, progress):
+        return 1 - progress * (1 - self.end)
+
+
+def test_functions_and_modules_that_changed_are_others(tmp_path):
+    def attack(model, x, y, by=0.05):
+        return (x + by).clamp(0, 1)
+
+    def protocol(by):
+        return fastat.Protocol(partial(attack, by=by))
+
+    threat = {"threat": fastat.ThreatModel("linf", 0.1)}
+    for number, (old, new, said) in enumerate(
+        (
+            ({"optimizer": rate_of(0.1)}, {"optimizer": rate_of(0.5)}, r"SGD\(lr=0\.1.*-> 'SGD\(lr=0\.5"),
+            ({"schedule": Falls(0.5)}, {"schedule": Falls(0.1)}, r"schedule: 'Falls\(end=0\.5\)"),
+            (
+                {"normalize": (torch.tensor([0.5]), 0.2)},
+                {"normalize": (torch.tensor([0.1]), 0.2)},
+                r"normalize: \[\[0\.5",
+            ),
+            ({"protocol": protocol(0.01), **threat}, {"protocol": protocol(0.02), **threat}, r"attack: .*by=0\.01"),
+            ({"model": network()}, {"model": nn.Sequential(*network()[:3], nn.Tanh(), *network()[4:])}, "network: "),
+        )
+    ):
+        short(tmp_path / str(number), **old)
+        short(tmp_path / str(number), **old)  # the same again
+        with pytest.raises(ValueError, match=said):
+            short(tmp_path / str(number), **new)
+
+
+def test_a_longer_run_is_measured_anew(tmp_path, capsys):
+    found = short(tmp_path, test=samples(40), schedule="constant")
+    found.report(quiet=True)
+    assert (tmp_path / "results.json").exists()
+    short(tmp_path, schedule="constant", quiet=False)
+    assert f"{tmp_path} holds this run, finished after 2 epochs" in capsys.readouterr().out
+    assert (tmp_path / "results.json").exists()
+    short(tmp_path, schedule="constant", epochs=3)
+    assert not (tmp_path / "results.json").exists()
+
+
+def test_samples_set_apart_that_are_transformed(tmp_path):
+    texts = [f["text"] for f in short(tmp_path / "a", given=Drawn()).history[0]["findings"]]
+    assert texts == ["the 16 samples set apart keep the random transforms of train_set: pass val= for plain ones"]
+    plain = short(tmp_path / "b", given=Drawn(), val=samples(40))
+    assert plain.history[0]["findings"] == [] and plain.history[0]["val_images"] == 40
+
+
+class Held(nn.Linear):
+    def get_extra_state(self):
+        return Falls(0.5)
+
+    def set_extra_state(self, state):
+        pass
+
+
+def test_a_state_that_no_checkpoint_can_hold(tmp_path):
+    with pytest.raises(ValueError, match="model has a state that no checkpoint can hold, _extra_state"):
+        short(tmp_path, Held(12, 4))

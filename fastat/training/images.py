@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -112,7 +112,7 @@ def images_of(
 
 def batches(
     images: Images, augmentation: Augmentation, steps: range, *, seed: int, replays: int, device: torch.device
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """This process's part of the batches of these steps, which are counted over the whole run.
 
     A batch that is replayed comes several times in a row, and a pass over the images takes as many epochs then.

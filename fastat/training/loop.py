@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -124,7 +124,7 @@ def take_step(run: Run, batch: Batch) -> None:
     train_step(run.learner, batch, state.step, run.pace(state.step), state.current.marks, state.current.step)
 
 
-def rest_of_epoch(run: Run) -> Iterator[Batch]:
+def rest_of_epoch(run: Run) -> Generator[Batch]:
     """This process's part of the batches of the steps that are left in the epoch."""
     return run.batches(range(run.state.step, (run.state.epoch + 1) * run.images.steps_per_epoch))
 
@@ -146,40 +146,40 @@ def _train_epoch(
     per_epoch, replay = run.images.steps_per_epoch, run.learner.replay
     look_every = 1 if learner.place.device.type == "cpu" else _LOOK_EVERY
     saved = last = time.monotonic()
-    batches = rest_of_epoch(run)
-    while now.step < per_epoch and not state.stopped:
-        with _saved_if_it_raises(run):
-            batch = next(batches)
-        with interrupts_deferred(learner.place.group is None):
-            refused = replay.refused
-            take_step(run, batch)
-            now.step += 1
-            if replay.refused != refused:
-                report(state, display, "graph", f"steps are not recorded as a CUDA graph: {replay.refused}")
-            moment = time.monotonic()
-            now.seconds, last = now.seconds + moment - last, moment
-            looking = now.step % look_every == 0 or now.step == per_epoch
-            due = looking and agreed(moment - saved >= checkpoint_every, learner.place.group, learner.place.device)
-            if looking:
-                _look(run, display)
-            if state.step % monitors.PROBE_EVERY == 0 and run.attacked:
-                probe(run, display)
+    with closing(rest_of_epoch(run)) as batches:
+        while now.step < per_epoch and not state.stopped:
+            with _saved_if_it_raises(run):
+                batch = next(batches)
+            with interrupts_deferred(learner.place.group is None):
+                refused = replay.refused
+                take_step(run, batch)
+                now.step += 1
+                if replay.refused != refused:
+                    report(state, display, "graph", f"steps are not recorded as a CUDA graph: {replay.refused}")
+                moment = time.monotonic()
+                now.seconds, last = now.seconds + moment - last, moment
+                looking = now.step % look_every == 0 or now.step == per_epoch
+                due = looking and agreed(moment - saved >= checkpoint_every, learner.place.group, learner.place.device)
+                if looking:
+                    _look(run, display)
+                if state.step % monitors.PROBE_EVERY == 0 and run.attacked:
+                    probe(run, display)
+                    last = time.monotonic()
+                if due:
+                    _save(run)
+                    saved = last = time.monotonic()
+            if tell is not None:
+                _tell(run, tell)
                 last = time.monotonic()
-            if due:
-                _save(run)
-                saved = last = time.monotonic()
-        if tell is not None:
-            _tell(run, tell)
-            last = time.monotonic()
 
 
 def _tell(run: Run, tell: Callable[[StepReport], object]) -> None:
     """Reports the step that is done."""
     state, marks, place = run.state, run.state.current.marks, run.state.current.step - 1
     hits = marks.hits[place] / run.images.batch_size
-    report = StepReport(state.step, state.epoch + 1, rate(run, state.step - 1), marks.losses[place].clone(), hits)
+    done = StepReport(state.step, state.epoch + 1, rate(run, state.step - 1), marks.losses[place].clone(), hits)
     with _saved_if_it_raises(run):
-        tell(report)
+        tell(done)
 
 
 def _average_epoch(run: Run) -> None:

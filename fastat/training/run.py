@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ class Run:
 
     learner: Learner
     images: Images
-    batches: Callable[[range], Iterator[Batch]]
+    batches: Callable[[range], Generator[Batch]]
     state: State
     folder: RunFolder
     front: Front

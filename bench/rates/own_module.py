@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"(noise: {row['noise'][0]:.3f}, {row['noise'][1]:.3f})",
             flush=True,
         )
-    write_json((options.out or results_folder()) / f"own-module-{file_name(machine)}.json", found)
+        write_json((options.out or results_folder()) / f"own-module-{file_name(machine)}.json", found)
 
 
 def compared(
@@ -129,7 +129,7 @@ def _now(device: torch.device) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.rates.own_module", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="of each way (default: 10)")
+    parser.add_argument("--rounds", type=int, default=6, help="of each way (default: 6)")
     parser.add_argument("--steps", type=int, default=30, help="of a round (default: 30)")
     parser.add_argument("--device", help="cpu or cuda; by default the GPU if there is one")
     parser.add_argument("--out", type=Path, help="folder of the file")

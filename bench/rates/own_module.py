@@ -1,9 +1,9 @@
 """What ``fastat.train`` adds to a step: one's own module in it, and in the loop that one would write with a protocol.
 
 ``python -m bench.rates.own_module``: the same networks and samples, PGD-10, SGD, no validation. Both ways take turns in
-rounds, and each is compared with itself too: the ratio of its odd rounds to its even ones says how much is noise. Times
-are medians of single steps, the first ones of every round left out. Writes own-module-cpu.json or own-module-gpu-
-<device>.json to $OUT, else bench/results.
+rounds; the ratio is the median of those of the rounds, of which each has the median of its steps, the first ones left
+out. How far the rounds of one way are apart, one after another, says how much is noise. Writes own-module-cpu.json or
+own-module-gpu-<device>.json to $OUT, else bench/results.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,20 +25,33 @@ from torch.utils.data import DataLoader, TensorDataset
 import fastat
 from bench.contests.machine import environment
 from bench.reports.files import commit, date, file_name, results_folder
+from fastat import models
 from fastat.kernels import describe_environment
 from fastat.support.files import write_json
 from fastat.training import choose_device
 
 _WARM_UP = 3  # steps of a round
-_BATCH = 128
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "a linear layer": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (1, 28, 28)),
-    "two layers": (
-        lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)),
-        (1, 28, 28),
-    ),
-    "small CNN": (lambda: fastat.models.small_cnn(10, 1), (1, 28, 28)),
-    "PreAct ResNet-18": (lambda: fastat.models.preact_resnet18(10, 3), (3, 32, 32)),
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network, the shape of its inputs, the batch, and the steps of a round on a CPU, where they take seconds."""
+
+    make: Callable[[], nn.Module]
+    shape: tuple[int, ...]
+    batch: int
+    steps: int
+
+
+def _two_layers() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+CASES = {
+    "a linear layer": Case(lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), (1, 28, 28), 128, 60),
+    "two layers": Case(_two_layers, (1, 28, 28), 128, 60),
+    "small CNN": Case(lambda: models.small_cnn(10, 1), (1, 8, 8), 128, 12),
+    "PreAct ResNet-18": Case(lambda: models.preact_resnet18(10, 3), (3, 32, 32), 8, 4),
 }
 
 
@@ -53,41 +67,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "date": date(),
         "networks": {},
     }
-    for name, (make, shape) in NETWORKS.items():
-        large = name.startswith("PreAct") and device.type == "cpu"
-        found["networks"][name] = compared(make, shape, device, options.rounds, 4 if large else options.steps)
+    for name, case in CASES.items():
+        steps = case.steps if device.type == "cpu" else 100
+        found["networks"][name] = compared(case, device, options.rounds, steps)
         row = found["networks"][name]
         print(
             f"{name}: {1000 * row['plain']:.2f} ms a step in the plain loop, ours {row['ratio']:.3f} times that "
-            f"(noise: {row['noise'][0]:.3f}, {row['noise'][1]:.3f})",
+            f"(rounds of one way: {row['noise'][0]:.2f} to {row['noise'][1]:.2f} times the last)",
             flush=True,
         )
         write_json((options.out or results_folder()) / f"own-module-{file_name(machine)}.json", found)
 
 
-def compared(
-    make: Callable[[], nn.Module], shape: tuple[int, ...], device: torch.device, rounds: int, steps: int
-) -> dict[str, Any]:
+def compared(case: Case, device: torch.device, rounds: int, steps: int) -> dict[str, Any]:
     """Seconds per step both ways, and their ratio."""
     generator = torch.Generator().manual_seed(0)
-    batch = 16 if steps < 10 else _BATCH
-    x = torch.rand((steps + _WARM_UP) * batch, *shape, generator=generator)
+    batch = case.batch
+    x = torch.rand((steps + _WARM_UP) * batch, *case.shape, generator=generator)
     y = torch.randint(10, (len(x),), generator=generator)
     times: dict[str, list[list[float]]] = {"plain": [], "ours": []}
     for number in range(rounds):
         for way, timed in (("plain", plain), ("ours", ours)) if number % 2 else (("ours", ours), ("plain", plain)):
             torch.manual_seed(0)
-            times[way].append(timed(make(), x, y, batch, device)[_WARM_UP:])
-    halves = {
-        way: [statistics.median(one for part in found[start::2] for one in part) for start in range(2)]
-        for way, found in times.items()
-    }
-    middle = {way: statistics.median(one for part in found for one in part) for way, found in times.items()}
+            times[way].append(timed(case.make(), x, y, batch, device)[_WARM_UP:])
+    middle = {way: [statistics.median(part) for part in found] for way, found in times.items()}
+    ratios = sorted(b / a for a, b in zip(middle["plain"], middle["ours"], strict=True))
+    itself = sorted(b / a for found in middle.values() for a, b in pairwise(found))
     return {
-        **middle,
-        "ratio": middle["ours"] / middle["plain"],
-        "noise": [halves[way][0] / halves[way][1] for way in ("plain", "ours")],
-        "batch": batch,
+        "plain": statistics.median(middle["plain"]),
+        "ours": statistics.median(middle["ours"]),
+        "ratio": statistics.median(ratios),
+        "ratios": ratios,
+        "noise": [itself[0], itself[-1]],
+        "batch": case.batch,
         "steps": rounds * steps,
     }
 
@@ -129,8 +141,7 @@ def _now(device: torch.device) -> float:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench.rates.own_module", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="of each way (default: 6)")
-    parser.add_argument("--steps", type=int, default=30, help="of a round (default: 30)")
+    parser.add_argument("--rounds", type=int, default=8, help="of each way (default: 8)")
     parser.add_argument("--device", help="cpu or cuda; by default the GPU if there is one")
     parser.add_argument("--out", type=Path, help="folder of the file")
     return parser

@@ -53,9 +53,13 @@ def choose_device(device: torch.device | str | None) -> torch.device:
 
 
 def placed(model: nn.Module, layout: torch.memory_format, device: torch.device) -> nn.Module:
-    """The model on the device, its weights in that layout."""
+    """The model on the device, its weights of four dimensions in that layout: torch refuses to lay out others so."""
     model = model.to(device)
-    return model if layout == torch.contiguous_format else model.to(memory_format=layout)
+    if layout != torch.contiguous_format:
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.dim() == 4:
+                tensor.data = tensor.data.contiguous(memory_format=layout)
+    return model
 
 
 def layout_of(channels_last: Literal["auto", "on", "off"], device: torch.device) -> torch.memory_format:

@@ -183,9 +183,8 @@ def with_logits(sets: Sets, count: int) -> Sets:
         labels = getattr(sets.whole, "labels", None)
         found = "" if labels is None else f"; its labels go from {int(labels.min())} to {int(labels.max())}"
         raise ValueError(f"model returns {count} logits, train_set has {len(names)} classes{found}")
-    given = {"train_set": sets.train, "val": sets.val, "test": sets.test}
     try:
-        train, val, test = (None if part is None else data.with_classes(part, names) for part in given.values())
+        train, val, test = (None if part is None else data.with_classes(part, names) for part in sets[:3])
     except ValueError as error:
         raise ValueError(f"val or test: {error}") from error
     assert train is not None

@@ -78,7 +78,7 @@ def record_of_objects(
         **dataclasses.asdict(run),
         **given,
     }
-    return _of_fields({name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()})
+    return _of_fields({name: said(value) for name, value in fields.items()})  # no tuples: JSON has none
 
 
 def record_from(saved: Mapping[str, Any]) -> Record:

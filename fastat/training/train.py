@@ -78,8 +78,8 @@ def train(
 
     If the folder holds an unfinished run of the same settings and data, that run is continued. On a CPU, in one
     process, it then ends with the same bits as a run that was never stopped, whenever the old one was killed. A
-    finished run is not trained again, but a longer one goes on where the schedule allows it: more ``epochs`` under a
-    constant schedule, or under multistep with milestones at the same steps.
+    finished run is not trained again: the module gets its weights. A longer one goes on where the schedule allows it:
+    more ``epochs`` under a constant schedule, or under multistep with milestones at the same steps.
 
     The folder holds config.json, environment.json, metrics.jsonl (a line per epoch), checkpoint.pt, and best.pt, the
     network of the epoch with the best PGD-20 accuracy on the validation samples.
@@ -98,7 +98,8 @@ def train(
         out: the run's folder; made if missing. Processes of a group share it, on several machines too.
         test: what :meth:`Network.report` measures; not looked at in the training.
         val: what the run is watched on and its best epoch chosen by: a number of samples of ``train_set`` to set apart,
-            or data; None for a tenth of ``train_set``, 1000 at most; 0 for none.
+            which keep its random transforms, or data, of which 10,000 at most are taken; None for a tenth of
+            ``train_set``, 1000 at most; 0 for none. Of fewer than 50 no monitor can tell learning from chance.
         classes: their names; by default those the Dataset has as ``classes``, else numbers.
         normalize: what inputs are normalized by before the network: a pair (mean, std), numbers or one per channel;
             "data", the statistics of ``train_set``; None for nothing, or for "data" where the model is a name.
@@ -115,7 +116,9 @@ def train(
         data_root: see :func:`fastat.data.load`.
         device: "cpu", "cuda", "cuda:1"; by default the GPU if there is one.
         group: processes of torch.distributed that train together: each takes its part of every batch, with the random
-            numbers of its samples, and the first one writes. All call this with the same arguments.
+            numbers of its samples, and the first one writes. All call this with the same arguments; the weights are at
+            first those of the first one. Gradients go through DistributedDataParallel from the second step on, with
+            every protocol; a network with parameters that no gradient reaches in some process averages them itself.
         quiet: show nothing while training.
         graph: on a GPU, record each step, or with a group the attack, as a CUDA graph, and the attacks of the
             validation and the monitors; what cannot be recorded runs as it is. False records nothing. The training is

@@ -108,7 +108,7 @@ def test_a_run_from_python(here, capsys):
     fastat.train(
         model, train_set, protocol, out="run", epochs=1, val=20, normalize=(0.5, 0.5), device="cpu", quiet=True
     )
-    assert "which no file can bring back: pass model=, the module or the name of a fun" in refusal("evaluate", "run")
+    assert "which no file can bring back: pass model=, the module, or the name of a fu" in refusal("evaluate", "run")
     flags = ["evaluate", "run", "--model", "own_samples:network"]
     assert "run was trained from Python on data of its own: pass --data, or evaluate it there" in refusal(*flags)
     main([*flags, "--data", "own_samples:pair", "--eval-size", "40"])

@@ -12,7 +12,7 @@ from torch import nn
 import fastat
 from fastat.training import loop as training
 from fastat.training.config import OptimizerConfig
-from fastat.training.optimizers import optimizer_of, own_optimizer, scale_momenta, step_if, steps_on_device
+from fastat.training.optimizers import described, optimizer_of, own_optimizer, scale_momenta, step_if, steps_on_device
 from fastat.training.schedules import schedule_of, warmed
 
 STEPS = 40
@@ -104,6 +104,26 @@ def test_a_step_that_is_not_finite_is_skipped(make):
         if not finite:
             for one, other in zip(before[1].values(), after[1].values(), strict=True):
                 assert all(torch.as_tensor(one[key]).equal(torch.as_tensor(other[key])) for key in one)
+
+
+def test_a_first_step_that_is_skipped_leaves_no_trace():
+    """Of a fused SGD of one's own torch would leave the momentum unwritten."""
+    make = partial(torch.optim.SGD, lr=0.1, momentum=0.9, fused=True)
+    nets = [network() for _ in range(2)]
+    skipping, fresh = (own_optimizer(make, net) for net in nets)
+    assert steps_on_device(skipping)
+    gradients(nets[0], 1)
+    step_if(skipping, torch.tensor(False))
+    for net, optimizer in zip(nets, (skipping, fresh), strict=True):
+        gradients(net, 2)
+        step_if(optimizer, torch.tensor(True))
+    assert all(a.equal(b) for a, b in zip(nets[0].parameters(), nets[1].parameters(), strict=True))
+
+
+def test_an_optimizer_in_words():
+    assert described(torch.optim.Rprop(network().parameters(), 0.1)).startswith("Rprop(lr=0.1, etas=(0.5, 1.2)")
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(network().parameters(), (0.1, 0.2), strict=False)]
+    assert "lr=0.1" in (text := described(torch.optim.SGD(groups))) and "; lr=0.2" in text
 
 
 def test_groups_of_ones_own_keep_their_rates(tmp_path):

@@ -104,6 +104,14 @@ def test_samples_of_any_shape(shape, tmp_path):
     assert ("figures/adversarial_examples.png" in results["figures"]) == (len(shape) == 3)
 
 
+def test_convolutions_of_any_dimension_with_channels_last(tmp_path):
+    model = nn.Sequential(nn.Conv3d(2, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 2 * 3, 4))
+    assert short(tmp_path / "volume", model, samples(shape=(2, 3, 4, 5)), channels_last="on", epochs=1).finished
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 4))
+    short(tmp_path / "image", model, samples(shape=(3, 8, 8)), channels_last="on", epochs=1)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def test_a_report_from_the_folder(tmp_path, capsys):
     found = short(tmp_path / "run", epochs=1)
     with pytest.raises(ValueError, match="test must be given: the training was given none"):

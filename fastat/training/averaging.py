@@ -16,7 +16,11 @@ from torch import Tensor, nn
 
 def average_of(model: nn.Module) -> nn.Module:
     """A copy of the network to hold the average of its weights, which take no gradient."""
-    return copy.deepcopy(model).requires_grad_(False).eval()
+    with torch.no_grad():  # of a scripted module it would be computed from the weights
+        average = copy.deepcopy(model).eval()
+    for parameter in average.parameters():  # one by one: a scripted module has no requires_grad_
+        parameter.requires_grad_(False)
+    return average
 
 
 @torch.no_grad()

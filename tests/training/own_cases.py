@@ -1,5 +1,7 @@
 """A network and samples of one's own, small, that tests of training share."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -15,6 +17,25 @@ def network(inputs: int = 12, classes: int = 4) -> nn.Module:
     return nn.Sequential(
         nn.Flatten(), nn.Linear(inputs, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, classes)
     )
+
+
+class Output(dict):
+    """What holds logits, as Hugging Face's models return it."""
+
+    @property
+    def logits(self) -> torch.Tensor:
+        return self["logits"]
+
+
+class Wrapped(nn.Module):
+    """Returns an :class:`Output`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = network()
+
+    def forward(self, x: torch.Tensor) -> Output:
+        return Output(logits=self.inner(x))
 
 
 def samples(n: int = 112, shape: tuple[int, ...] = (12,), classes: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,3 +59,13 @@ class Drawn(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         return (self.x[index] + 0.05 * torch.rand(12)).clamp(0, 1), int(self.y[index])
+
+
+def short(
+    folder: Path, model: nn.Module | str | None = None, given=None, protocol=PROTOCOL, **changes
+) -> fastat.Network:
+    """A short training of theirs, with some of its arguments changed."""
+    return fastat.train(
+        network() if model is None else model, samples() if given is None else given, protocol, out=folder,
+        **{**SHORT, **changes},
+    )  # fmt: skip

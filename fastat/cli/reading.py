@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tyro
 
@@ -19,6 +19,7 @@ from fastat.protocols import PROTOCOL_FIELDS, check_protocol_name
 from fastat.theory import EXPERIMENTS, experiment
 from fastat.training import (
     ConfigError,
+    OptimizerName,
     TrainConfig,
     check_config,
     config_from,
@@ -145,7 +146,8 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
         except ValueError as error:
             raise ConfigError("protocol", str(error)) from error
     if basis.config is None:
-        return default_config(basis.data, protocol or "pgd-at", optimizer=basis.optimizer)
+        known = basis.optimizer in get_args(OptimizerName)  # another one the second pass refuses
+        return default_config(basis.data, protocol or "pgd-at", optimizer=basis.optimizer if known else "sgd")
     try:
         record = record_from(json.loads(basis.config.read_text()))
         if record.of_objects:

@@ -5,6 +5,7 @@ from fastat.training.checks import check_config
 from fastat.training.config import (
     ConfigError,
     OptimizerConfig,
+    OptimizerName,
     RunConfig,
     ScheduleName,
     ThreatConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "ConfigError",
     "Network",
     "OptimizerConfig",
+    "OptimizerName",
     "OtherCodeError",
     "Record",
     "Run",

@@ -55,7 +55,7 @@ class OptimizerConfig:
     batch_size: int = 128
     """Images per step."""
     optimizer: OptimizerName = "sgd"
-    """sgd, or with torch's own betas and eps adam, adamw."""
+    """sgd, adam or adamw, the latter two with torch's own betas and eps."""
     lr: float = 0.1
     """Peak of the learning rate."""
     schedule: ScheduleName = "cyclic"

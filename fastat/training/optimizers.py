@@ -24,10 +24,11 @@ def optimizer_of(settings: OptimizerConfig, model: nn.Module) -> torch.optim.Opt
     ]
     # fused: a skipped step is then skipped on the device, without waiting for it
     shared: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(groups, **shared)
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **shared)
+    if settings.optimizer != "sgd":
+        adam = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimizer]
+        made = adam(groups, capturable=trained[0].is_cuda, **shared)  # on a GPU the step may be recorded
+        made._warned_capturable_if_run_uncaptured = True  # those that are not run too
+        return made
     return _begun(torch.optim.SGD(groups, momentum=settings.momentum, nesterov=settings.nesterov, **shared))
 
 

@@ -93,6 +93,7 @@ def refused(capsys, *given):
         (["train", "--eps", "8/0"], ["--eps", "division by zero in '8/0'"]),
         (["train", "--epochs", "x"], ["--epochs", "invalid literal for int() with base 10: 'x'"]),
         (["train", "--norm", "l3"], ["--norm", "'l3'", "'linf', 'l2', 'l1'"]),
+        (["train", "--optimizer", "sdg"], ["--optimizer", "'sdg'", "'sgd', 'adam', 'adamw'"]),
         (["train", "hrr"], ["--protocol", "'hrr'", "standard, pgd-at,", "did you mean 'hr'?"]),
         (["train", "--protocol", "None"], ["--protocol", "'None'"]),
         (["train", "--model", "wide_resnet_28"], ["--model", "did you mean 'wide_resnet_28_10'?"]),

@@ -9,7 +9,6 @@ from typing import Any
 from fastat import data
 from fastat.cli.commands import Evaluate
 from fastat.cli.usage import UsageError
-from fastat.evaluation import some_of
 from fastat.report import results_table, write_results
 from fastat.training import (
     CALLER,
@@ -47,7 +46,7 @@ def run_evaluate(command: Evaluate) -> None:
             f"{beside} was trained from Python on data of its own: pass --data, or evaluate it there, "
             "fastat.load_network(folder, model=...).report(test)"
         )
-    if not of_objects and (beside / CALLER).exists():
+    if not of_objects and (beside / CALLER).exists() and not data.is_own(network.record.fields["data"]):
         raise ValueError(
             f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
             f"have: evaluate it there, with fastat.evaluation.evaluate"
@@ -84,10 +83,9 @@ def evaluate_network(
     network: Network, test: data.AnyDataset, folder: Path, size: int | None, graph: bool, quiet: bool
 ) -> None:
     """Evaluates, draws, writes results.json, prints the table."""
-    device = next(network.model.parameters()).device
     if size is not None and size < 1:
         raise ConfigError("eval_size", f"eval_size must be at least 1, got {size}")
-    some = some_of(test, size, network.record.run.seed, device)
+    some = network.some_of(test, size)
     if not quiet:
         print(f"evaluating on {len(some)} test images, and drawing", flush=True)
     show(write_results(network, some, folder, graph="auto" if graph else False), folder)

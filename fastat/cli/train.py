@@ -7,7 +7,6 @@ import json
 import re
 from pathlib import Path
 
-from fastat import data
 from fastat.cli.commands import Train
 from fastat.cli.evaluate import evaluate_network, show
 from fastat.support.distributed import agreed, rank_of, torchrun_group
@@ -51,8 +50,8 @@ def run_train(command: Train) -> None:
                 quiet=command.quiet,
             )
     if first and network is not None:
-        test = data.load(config.dataset.data, command.data_root).test
-        evaluate_network(network, test, folder, config.run.eval_size, command.graph, command.quiet)
+        assert network.test is not None
+        evaluate_network(network, network.test, folder, config.run.eval_size, command.graph, command.quiet)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
         show(json.loads(results.read_text()), folder)

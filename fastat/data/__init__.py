@@ -12,7 +12,7 @@ from fastat.data.config import DataConfig
 from fastat.data.dataset import Batch, Dataset, chosen_positions, make_dataset
 from fastat.data.digits import load_digits
 from fastat.data.folder import load_folder
-from fastat.data.given import Given, as_dataset, own_split, with_classes
+from fastat.data.given import Given, as_dataset, check_same_classes, own_split, with_classes
 from fastat.data.imagenet import load_imagenet, load_tiny_imagenet
 from fastat.data.label_noise import flip_labels
 from fastat.data.mapped import Mapped
@@ -49,6 +49,7 @@ __all__ = [
     "augment",
     "channel_statistics",
     "check_name",
+    "check_same_classes",
     "chosen_positions",
     "content_digest",
     "dataset_digest",

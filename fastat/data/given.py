@@ -55,7 +55,7 @@ def as_dataset(
         ValueError: it is empty, or a sample or a label is not what it should be; the message names it.
     """
     if isinstance(given, Dataset | Streamed | Mapped):
-        return given
+        return given if classes is None else with_classes(given, classes)
     if isinstance(given, DataLoader | IterableDataset):
         cure = "its .dataset" if isinstance(given, DataLoader) else "a map-style one, with __getitem__ and __len__"
         raise TypeError(f"{what} must have items to draw batches from, got {type(given).__name__}: pass {cure}")
@@ -97,6 +97,7 @@ def as_split(made: Any, what: str) -> Split:
         halves = [as_dataset(half, name, title=what) for half, name in zip(made, ("train", "test"), strict=True)]
     except (TypeError, ValueError) as error:
         raise ValueError(f"{what}: {error}") from error
+    check_same_classes(halves[0], halves[1], f"{what}: test")
     names = max((half.classes for half in halves), key=len)
     if not names:
         raise ValueError(
@@ -106,6 +107,15 @@ def as_split(made: Any, what: str) -> Split:
     if train.image_shape != test.image_shape:
         raise ValueError(f"{what}: train has samples of {train.image_shape}, test of {test.image_shape}")
     return Split(train, test)
+
+
+def check_same_classes(one: AnyDataset, other: AnyDataset, what: str) -> None:
+    """Raises ValueError where both have names for their classes, other ones: a label would then mean two things."""
+    named = [half.classes for half in (one, other) if half.classes != tuple(map(str, range(len(half.classes))))]
+    if len(named) == 2 and named[0] != named[1]:
+        raise ValueError(
+            f"{what} has the classes {list(named[1])}, the training samples {list(named[0])}: bring them in line"
+        )
 
 
 def own_split(name: str) -> Split:

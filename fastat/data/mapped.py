@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from fastat.data.workers import read_batches
 from fastat.support.keyed import keyed_hash
 
 _DRAWS = 0xD4A35  # the purpose in the key
+_SLACK = 1e-6  # of the bounds, for rounding
 _FEW = 256
 """For so few samples no worker is started."""
 
@@ -45,6 +47,7 @@ class Mapped:
         ids: int64 [N], on the CPU: the positions in ``source``.
         workers: processes that read it; 0 for none, None for as many as there are cores, 8 at most.
         draws: whether its transforms draw random numbers.
+        bounds: of valid values; a sample with others, or none, is refused.
         repeats: whether a sample comes out the same where the same numbers are drawn: it does not where a transform has
             a generator of its own.
     """
@@ -55,6 +58,7 @@ class Mapped:
     classes: tuple[str, ...]
     ids: Tensor
     workers: int | None = None
+    bounds: tuple[float, float] = (-math.inf, math.inf)
     draws: bool = False
     repeats: bool = True
 
@@ -128,6 +132,10 @@ class Mapped:
                 f"sample {number} has the shape {list(x.shape)}, sample {int(self.ids[0])} {list(self.shape)}: "
                 "resize or crop them to one shape in the Dataset's transform"
             )
+        if x.is_floating_point():
+            low, high = (float(end) for end in x.aminmax())
+            if not self.bounds[0] - _SLACK <= low <= high <= self.bounds[1] + _SLACK or math.isinf(high - low):
+                raise SampleError(f"sample {number} has values from {low:.4g} to {high:.4g}, valid are {self.bounds}")
         if label < 0 or (self.classes and label >= len(self.classes)):
             raise SampleError(f"sample {number} has the label {label}, classes are 0..{len(self.classes) - 1}")
         return x, label

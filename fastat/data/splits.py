@@ -95,7 +95,8 @@ def dataset_digest(dataset: AnyDataset) -> str:
         some = (
             dataset.samples(range(0, len(dataset), -(-len(dataset) // _KNOWN_BY)), _CONTENT) if dataset.repeats else []
         )
-        labels = torch.tensor([label for _, label in some])
+        known = getattr(dataset.source, "targets", None)
+        labels = torch.as_tensor([label for _, label in some] if known is None else known)
         return content_digest(repr(dataset.classes), dataset.ids, labels, *(x for x, _ in some))
     if isinstance(dataset, Streamed):
         names = [str(file) for file in dataset.files]

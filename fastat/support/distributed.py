@@ -73,10 +73,15 @@ def mean_(tensors: Sequence[Tensor], group: Group | None) -> None:
 
 @torch.no_grad()
 def copy_first_(tensors: Sequence[Tensor], group: Group | None) -> None:
-    """Replaces every tensor by that of the first process, in place."""
-    if group is not None:
-        for tensor in tensors:
-            dist.broadcast(tensor, dist.get_global_rank(group, 0), group=group)
+    """Replaces every tensor by that of the first process, in place, in one exchange for each dtype."""
+    if group is None:
+        return
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
+        alike = [tensor for tensor in tensors if tensor.dtype == dtype]
+        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
+        dist.broadcast(flat, dist.get_global_rank(group, 0), group=group)
+        for tensor, part in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
+            tensor.copy_(part.view_as(tensor))
 
 
 def agreed(yes: bool, group: Group | None, device: torch.device) -> bool:

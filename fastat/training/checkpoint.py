@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fastat.data import AnyDataset, content_digest, dataset_digest
 from fastat.support.distributed import gather_parts, rank_of
@@ -20,6 +20,9 @@ from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, N
 from fastat.training.record import Record
 from fastat.training.state import State
 from fastat.training.step import Learner
+
+_WAYS = ("capturable", "fused", "foreach")
+"""Settings of an optimizer that say how it computes, on the device where it does."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
         **network_state(folder.record, folder.train_set, learner.model),
         "average": None if learner.average is None else learner.average.state_dict(),
         "optimizer": learner.optimizer.state_dict(),
+        "unsaved": _unsaved(learner.model),
         "delta": delta,
         "history": state.history,
         "epoch": state.epoch,
@@ -67,6 +71,9 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
         "stopped": state.stopped,
     }
     save_checkpoint(folder.path / CHECKPOINT, saved)
+    if not state.readable:  # what the caller's module and optimizer keep may be anything
+        load_checkpoint(folder.path / CHECKPOINT)
+        state.readable = True
     write_json_lines(folder.path / METRICS, state.history)
     save_best(folder, learner.evaluated, state)
 
@@ -84,11 +91,22 @@ def save_best(folder: RunFolder, evaluated: nn.Module, state: State) -> None:
     save_checkpoint(folder.path / BEST, {**saved, "history": state.history, "epoch": state.epoch})
 
 
+def _unsaved(model: nn.Module) -> dict[str, Tensor]:
+    """Buffers that are not part of the network's state, but may change as it learns."""
+    kept = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
+
+
 def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) -> None:
     """Puts a run where the checkpoint was saved; ``part`` of the perturbation that attack "free" carries on is ours."""
     try:
         learner.model.load_state_dict(saved["model"])
+        ways = [{way: group[way] for way in _WAYS if way in group} for group in learner.optimizer.param_groups]
         learner.optimizer.load_state_dict(saved["optimizer"])
+        for group, own in zip(learner.optimizer.param_groups, ways, strict=True):
+            group.update(own)
+        for name, buffer in _unsaved(learner.model).items():
+            buffer.copy_(saved["unsaved"][name])
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the run was begun with another network or optimizer: {error}") from error
     if learner.average is not None:

@@ -104,6 +104,9 @@ class RunConfig:
     """Run the network through torch.compile: minutes at the start, faster steps after."""
     sync_bn: bool = False
     """Batch norm over the batch of all processes; GPUs only."""
+    find_unused_parameters: bool = False
+    """For several processes and a network that leaves parameters out in some steps (layer drop, experts): gradients are
+    averaged after the backward pass, not by DistributedDataParallel, which would wait for those that are missing."""
     select: Literal["best", "last"] = "best"
     """Network to keep: of the epoch with the best PGD-20 accuracy on the images set apart, or of the last epoch."""
     patience: int | None = None

@@ -22,15 +22,13 @@ from fastat.training.config import ConfigError, TrainConfig
 from fastat.training.devices import choose_device
 from fastat.training.extending import check_same_run
 from fastat.training.images import check_box, training_sets
-from fastat.training.network import CHECKPOINT, Network, build_model, normalization
+from fastat.training.network import CHECKPOINT, WEIGHTS, Network, build_model, normalization
 from fastat.training.optimizers import optimizer_of
 from fastat.training.record import record_of
 from fastat.training.run import Run, open_run
 from fastat.training.running import Watching, trained
 from fastat.training.schedules import schedule_of
 from fastat.training.task import Task
-
-WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
 
 
 def train_configured(
@@ -76,8 +74,9 @@ def train_configured(
         FloatingPointError, KeyboardInterrupt: as :func:`fastat.train`.
     """
     watching = Watching(quiet, checkpoint_every, tensorboard, measure, measure_every)
-    run = open_configured(config, Path(folder), data_root, choose_device(device), group, download, split, front, graph)
-    return trained(run, watching)
+    path, chosen = Path(folder), choose_device(device)
+    task = task_of(config, path, data_root, group, download, split, front)
+    return trained(task, path, chosen, group, graph, watching)[0]
 
 
 def open_configured(
@@ -114,9 +113,12 @@ def task_of(
     record = record_of(config)
     check_same_run(folder, record)
     front = None if front is None else copy.deepcopy(front)
+    name = config.dataset.data
+    if split is None and data.is_own(name):
+        split = _load(name, data_root, download, group)
     caller = of_the_caller(None if split is None else split.train, front)
     check_same_caller(folder, caller)
-    split = _load(config.dataset.data, data_root, download, group) if split is None else split
+    split = _load(name, data_root, download, group) if split is None else split
     if config.threat.box:
         check_box(split)
     train_set, val_set = training_sets(config.dataset, config.run.seed, split)
@@ -132,6 +134,7 @@ def task_of(
         record=record,
         caller=caller,
         front=front,
+        test=split.test,
         notes=[("weights", note) for note in notes],
     )
 

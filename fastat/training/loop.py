@@ -18,7 +18,7 @@ from fastat.training import monitors
 from fastat.training.averaging import move_average_
 from fastat.training.checkpoint import save_run
 from fastat.training.interrupt import interrupts_deferred
-from fastat.training.probes import probe, report, validate
+from fastat.training.probes import probe, react_to_validation, report, validate
 from fastat.training.progress import Display
 from fastat.training.run import Run
 from fastat.training.state import State, start_epoch
@@ -75,12 +75,14 @@ def train_epochs(run: Run, display: Display, listeners: Listeners, checkpoint_ev
     try:
         while not run.over or state.current.step > 0:  # a run that a monitor stops has its last epoch to close
             _train_epoch(run, display, listeners.step, checkpoint_every)
-            _average_epoch(run)
-            accuracy = validate(run, display)
+            with interrupts_deferred(learner.place.group is None):
+                _average_epoch(run)
             due = (state.epoch + 1) % listeners.measure_every == 0 or state.epoch + 1 == epochs
             measure = listeners.measure
             measured = _measured(measure, run) if measure is not None and due else {}
+            accuracy = validate(run)
             with interrupts_deferred(learner.place.group is None):
+                react_to_validation(run, display, accuracy)
                 _close_epoch(run, display, accuracy, measured)
             display.epoch(state.history[-1])
             for tell in listeners.epoch:

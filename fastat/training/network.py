@@ -16,6 +16,7 @@ from fastat.data import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     AnyDataset,
+    Dataset,
     Given,
     Split,
     as_dataset,
@@ -30,6 +31,8 @@ from fastat.training.devices import choose_device, layout_of, placed
 from fastat.training.record import Record, record_from, record_of
 
 Which = Literal["best", "last"]
+WEIGHTS = 0x3E1647
+"""The purpose in the key of initial weights."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,24 @@ class Network:
         """Why the run ended before its last epoch; empty if it did not."""
         return str(self.history[-1]["stopped"]) if self.history else ""
 
+    def some_of(self, given: Given, size: int | None) -> Dataset:
+        """Samples to measure it on, where it is: a random choice of ``size``, or as many as :meth:`report` takes.
+
+        Raises:
+            ValueError: they do not fit the network.
+        """
+        named = as_dataset(given, "test")
+        if len(named.classes) > len(self.classes):
+            raise ValueError(f"test has {len(named.classes)} classes, the network {len(self.classes)}")
+        device = next(self.model.parameters()).device
+        some = some_of(with_classes(named, self.classes), size, self.record.run.seed, device)
+        try:
+            with eval_mode(self.model):
+                predict(self.model, some.take(torch.zeros(1, dtype=torch.int64, device=device)).pixels())
+        except Exception as error:  # whatever the module does
+            raise ValueError(f"test has samples {list(some.image_shape)}, on which the model fails: {error}") from error
+        return some
+
     def report(
         self, test: Given | Split | None = None, *, size: int | None = None, graph: bool = True, quiet: bool = False
     ) -> Path:
@@ -88,14 +109,7 @@ class Network:
         given: Given | None = test.test if isinstance(test, Split) else self.test if test is None else test
         if given is None:
             raise ValueError("test must be given: the training was given none")
-        device = next(self.model.parameters()).device
-        size = self.record.run.eval_size if size is None else size
-        some = some_of(with_classes(as_dataset(given, "test"), self.classes), size, self.record.run.seed, device)
-        try:
-            with eval_mode(self.model):
-                predict(self.model, some.take(torch.zeros(1, dtype=torch.int64, device=device)).pixels())
-        except Exception as error:  # whatever the module does
-            raise ValueError(f"test has samples {list(some.image_shape)}, on which the model fails: {error}") from error
+        some = self.some_of(given, self.record.run.eval_size if size is None else size)
         if not quiet:
             print(f"evaluating on {len(some)} test samples, and drawing", flush=True)
         results = report.write_results(self, some, self.folder, graph="auto" if graph else False)

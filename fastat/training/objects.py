@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import pickle
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,12 +19,11 @@ from fastat.support.keyed import derive_seed
 from fastat.support.threat import Bounds, check_bounds
 from fastat.training.config import ConfigError
 from fastat.training.images import are_bytes, extent
-from fastat.training.network import build_model, normalization
+from fastat.training.network import WEIGHTS, build_model, normalization
 
 Normalize = Literal["data"] | tuple[float | Sequence[float], float | Sequence[float]] | None
 """What inputs are normalized by before a network: the statistics of its data, (mean, std), or nothing."""
 
-_WEIGHTS = 0x3E1647  # the purpose in the key of the initial weights
 _VAL_SHARE, _MOST_VAL = 10, 1000
 
 
@@ -63,6 +64,7 @@ def sets_of(
         test = given.test if test is None else test
         given = given.train
     train = data.as_dataset(given, "train_set", classes=classes, **reading)
+    val = int(val) if isinstance(val, Integral) and not isinstance(val, bool) else val
     if isinstance(val, bool | float):
         raise TypeError(f"val must be a number of samples of train_set, or data, got {val!r}")
     others = {"val": None if isinstance(val, int) else val, "test": test}
@@ -73,6 +75,7 @@ def sets_of(
             if one.image_shape != train.image_shape:
                 shapes = f"{list(one.image_shape)}, those of train_set {list(train.image_shape)}"
                 raise ValueError(f"{name} has samples of shape {shapes}")
+            data.check_same_classes(train, one, name)
             found[name] = one
     whole, known, notes = train, {"images": data.dataset_digest(train)}, []
     if found["val"] is not None:
@@ -90,8 +93,12 @@ def sets_of(
     return Sets(train, found["val"], found["test"], whole, known, notes)
 
 
-def check_extents(sets: Sets, bounds: Bounds) -> None:
-    """Raises ValueError for samples outside the bounds: the first thing that goes wrong with normalized data."""
+def within(sets: Sets, bounds: Bounds) -> Sets:
+    """The samples, those that are read as they are needed checked then.
+
+    Raises:
+        ValueError: some are outside the bounds: the first thing that goes wrong with normalized data.
+    """
     lower, upper = check_bounds(bounds)
     for name, samples in (("train_set", sets.train), ("val", sets.val), ("test", sets.test)):
         if samples is None:
@@ -108,6 +115,10 @@ def check_extents(sets: Sets, bounds: Bounds) -> None:
                 "attack: leave the normalization out of the Dataset and pass normalize=(mean, std), so that eps is in "
                 "pixels; or say what inputs can be, fastat.protocol(..., bounds=(lower, upper)) or bounds=None"
             )
+    train = sets.train
+    return sets._replace(
+        train=dataclasses.replace(train, bounds=(lower, upper)) if isinstance(train, Mapped) else train
+    )
 
 
 def network_of(model: nn.Module | str, train_set: AnyDataset, normalize: Normalize, seed: int) -> nn.Module:
@@ -124,7 +135,7 @@ def network_of(model: nn.Module | str, train_set: AnyDataset, normalize: Normali
         wanted = "data" if normalize is None else normalize
         statistics = _statistics(wanted, train_set)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed(seed, _WEIGHTS))
+            torch.manual_seed(derive_seed(seed, WEIGHTS))
             network = models.ModelConfig(model)
             return build_model(network, len(train_set.classes), train_set.image_shape, *statistics)
     if not isinstance(model, nn.Module):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastat.training.config import ConfigError, OptimizerConfig
+from fastat.training.in_words import said
 
 OwnOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 """From the parameters that are trained to their optimizer: ``functools.partial(torch.optim.RAdam, lr=1e-3)``."""
@@ -56,7 +57,7 @@ def own_optimizer(function: OwnOptimizer, model: nn.Module) -> torch.optim.Optim
 def described(optimizer: torch.optim.Optimizer) -> str:
     """An optimizer with its settings, as text: "Adam(lr=0.001, ...)"."""
     groups = [{name: value for name, value in group.items() if name != "params"} for group in optimizer.param_groups]
-    texts = [", ".join(f"{name}={value!r}" for name, value in group.items()) for group in groups]
+    texts = [", ".join(f"{name}={said(value)!r}" for name, value in group.items()) for group in groups]
     alike = len(set(texts)) == 1
     return f"{type(optimizer).__name__}({texts[0] if alike else '; '.join(texts)})"
 
@@ -73,7 +74,8 @@ def _begun(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
 def steps_on_device(optimizer: torch.optim.Optimizer) -> bool:
     """Whether a step of it takes its learning rate as a tensor, and can be skipped, without the host looking."""
     skips = getattr(optimizer, "_step_supports_amp_scaling", False)
-    return bool(skips) and all(group.get("fused") for group in optimizer.param_groups)
+    # of SGD with dampening a skipped first step would leave the momenta unwritten
+    return bool(skips) and all(group.get("fused") and not group.get("dampening") for group in optimizer.param_groups)
 
 
 def step_if(optimizer: torch.optim.Optimizer, finite: Tensor) -> None:
@@ -97,6 +99,11 @@ def scale_momenta(optimizer: torch.optim.Optimizer, factor: Tensor) -> None:
 def tensors_of(optimizer: torch.optim.Optimizer) -> list[Tensor]:
     """The tensors of its state, which its steps write."""
     return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    """The names of the parameters that take a gradient."""
+    return [name for name, p in model.named_parameters() if p.requires_grad]
 
 
 def _trained(model: nn.Module) -> list[nn.Parameter]:

@@ -23,15 +23,17 @@ _PROBES = ("fgsm", "pgd-10")
 _MOST_ROLLBACKS = 5
 
 
-def validate(run: Run, display: Display) -> dict[str, float]:
-    """Accuracies on the validation images; a probe too, if they are those of the very weights that are trained."""
+def validate(run: Run) -> dict[str, float]:
+    """Accuracies on the validation images."""
     val_set = run.images.val_set
-    if val_set is None:
-        return {}
-    accuracy = accuracy_of(run, val_set, WATCHED, run.learner.evaluated)
-    if run.learner.average is None and run.attacked:
+    return {} if val_set is None else accuracy_of(run, val_set, WATCHED, run.learner.evaluated)
+
+
+def react_to_validation(run: Run, display: Display, accuracy: Mapping[str, float]) -> None:
+    """Takes them as a probe too, if they are those of the very weights that are trained."""
+    val_set = run.images.val_set
+    if val_set is not None and run.learner.average is None and run.attacked:
         _react(run, display, accuracy, len(val_set))
-    return accuracy
 
 
 def probe(run: Run, display: Display) -> None:

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from numbers import Number
-from types import CellType, CodeType, FunctionType
 from typing import Any, get_args
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from fastat.protocols import Protocol
 from fastat.support.threat import Bounds, ThreatModel
@@ -29,6 +21,7 @@ from fastat.training.config import (
     config_from,
     describe_training,
 )
+from fastat.training.in_words import said
 
 _OBJECTS = "objects"
 _TEXTS = ("model", "data", "protocol", "norm")
@@ -123,51 +116,3 @@ def _bounds(saved: Any) -> Bounds:
     if saved is not None and not numbers:
         raise ValueError(f"bounds must be null or two numbers, got {saved!r}")
     return None if saved is None else (saved[0], saved[1])
-
-
-def said(value: Any) -> Any:
-    """A part of a protocol, or another setting, as text that is the same in every process; numbers as they are.
-
-    Of a function its name and a digest of what it does, of an object of one's own also what it holds.
-    """
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Number | Tensor | np.generic | np.ndarray):
-        return torch.as_tensor(value).tolist()
-    if isinstance(value, tuple | list):
-        return [said(part) for part in value]
-    if isinstance(value, Mapping):
-        return {str(key): said(part) for key, part in value.items()}
-    if isinstance(value, partial):
-        return _call(said(value.func), value.args, value.keywords)
-    if isinstance(value, FunctionType):
-        parts = repr([value.__code__.co_code, value.__defaults__, *_constants(value.__code__)])
-        held = [said(cell.cell_contents) for cell in value.__closure__ or () if not _is_empty(cell)]
-        digest = hashlib.sha256(f"{parts} {held}".encode()).hexdigest()[:8]
-        return f"{value.__module__}.{value.__qualname__} {digest}"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {one.name: getattr(value, one.name) for one in dataclasses.fields(value) if one.init}
-        return _call(type(value).__name__, (), fields)
-    if name := getattr(value, "__qualname__", None):
-        return f"{value.__module__}.{name}"
-    return _call(type(value).__name__, (), getattr(value, "__dict__", {}))
-
-
-def _call(name: str, arguments: Iterable[Any], named: Mapping[str, Any]) -> str:
-    parts = [repr(said(one)) for one in arguments] + [f"{key}={said(one)!r}" for key, one in named.items()]
-    return f"{name}({', '.join(parts)})"
-
-
-def _constants(code: CodeType) -> list[Any]:
-    """What a function's code refers to; of functions within it, which have an address, their code."""
-    found: list[Any] = [code.co_names]
-    for constant in code.co_consts[1:]:  # without the docstring
-        found.extend([constant.co_code, *_constants(constant)] if isinstance(constant, CodeType) else [constant])
-    return found
-
-
-def _is_empty(cell: CellType) -> bool:
-    try:
-        return cell.cell_contents is None
-    except ValueError:
-        return True

@@ -20,7 +20,7 @@ from fastat.training.averaging import average_of
 from fastat.training.checkpoint import RunFolder, restore, save_best
 from fastat.training.config import ConfigError, OptimizerConfig, RunConfig
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
-from fastat.training.exchange import Exchange
+from fastat.training.exchange import exchange_of
 from fastat.training.extending import check_same_past, saved_record
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of
@@ -127,7 +127,7 @@ def _new_run(task: Task, folder: RunFolder, images: Images, place: Place, graph:
         ema_decay=length.ema_decay if length.average == "ema" else None,
         seed=settings.seed,
         place=place,
-        exchange=Exchange(model, place.group),
+        exchange=exchange_of(model, place.group, settings.find_unused_parameters),
         replay=Replay(wanted=graph),
     )
     replays = attack.replays if isinstance(attack, Attack) and free else 1

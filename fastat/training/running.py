@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
-from fastat.support.distributed import rank_of
+from fastat.support.distributed import Group, rank_of
 from fastat.training.checkpoint import as_network
 from fastat.training.config import ConfigError
 from fastat.training.event_log import EventLog
@@ -17,7 +21,8 @@ from fastat.training.interrupt import termination_raises
 from fastat.training.loop import Listeners, StepReport, train_epochs
 from fastat.training.network import Network
 from fastat.training.progress import training_display
-from fastat.training.run import Run
+from fastat.training.run import Run, open_run
+from fastat.training.task import Task
 
 
 @dataclass(frozen=True)
@@ -46,8 +51,21 @@ class Watching:
                 raise TypeError(f"{name} must be a function, got {value!r}")
 
 
-def trained(run: Run, watching: Watching) -> Network:
-    """Trains what is left of a run, and returns the network that it selects."""
+def trained(
+    task: Task, folder: Path, device: torch.device, group: Group | None, graph: bool, watching: Watching
+) -> tuple[Network, nn.Module]:
+    """Does the task, or what is left of it, and returns the network that it selects, and the one that has learned.
+
+    Raises:
+        ValueError: as :func:`fastat.training.run.open_run`.
+    """
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        run = open_run(task, folder, device, group, graph)
+        found = _train(run, watching)
+    return dataclasses.replace(found, test=task.test), run.learner.model
+
+
+def _train(run: Run, watching: Watching) -> Network:
     group, epochs = run.learner.place.group, run.schedule.epochs
     first = rank_of(group) == 0
     total = epochs * run.images.steps_per_epoch

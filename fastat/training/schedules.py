@@ -61,22 +61,15 @@ def own_schedule(function: Factor) -> Schedule:
     Raises:
         ConfigError: it gives something else than finite numbers >= 0.
     """
-    sampled(function)
-    return Schedule(lambda progress: float(function(progress)))
-
-
-def sampled(function: Factor) -> list[float]:
-    """A schedule of one's own at a thousand moments; errors are those of :func:`own_schedule`."""
     rule = "a function from the fraction of the run that is over, in [0, 1], to a factor of lr, finite and >= 0"
-    found = []
     for moment in range(_MOMENTS + 1):
         try:
-            found.append(float(function(moment / _MOMENTS)))
+            factor = float(function(moment / _MOMENTS))
         except Exception as error:  # whatever the function does
             raise ConfigError("schedule", f"schedule must be {rule}: {type(error).__name__}: {error}") from error
-        if not 0 <= found[-1] < math.inf:
-            raise ConfigError("schedule", f"schedule must be {rule}, got {found[-1]} at {moment / _MOMENTS}")
-    return found
+        if not 0 <= factor < math.inf:
+            raise ConfigError("schedule", f"schedule must be {rule}, got {factor} at {moment / _MOMENTS}")
+    return Schedule(lambda progress: float(function(progress)))
 
 
 def check_warmups(protocol: Protocol, settings: OptimizerConfig) -> None:

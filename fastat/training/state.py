@@ -41,6 +41,7 @@ class State:
         averaged: number of epochs in the average "swa".
         watch: the memory of the monitor of catastrophic overfitting.
         sound: the weights of the last sound probe, kept where a collapse rolls the run back.
+        readable: whether a checkpoint of this process has been read back.
         stopped: why the run is over before its last epoch; empty while it is not.
     """
 
@@ -51,6 +52,7 @@ class State:
     watch: Watch = field(default_factory=Watch)
     sound: dict[str, Any] = field(default_factory=dict)
     stopped: str = ""
+    readable: bool = False
 
     @property
     def step(self) -> int:

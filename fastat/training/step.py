@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.weak import WeakIdRef
 
 from fastat import graphs
 from fastat.data import Batch
 from fastat.kernels import ops
 from fastat.protocols import Protocol
-from fastat.support.distributed import mean_, rank_of, size_of
+from fastat.support.distributed import copy_first_, mean_, rank_of, size_of
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import ThreatModel
 from fastat.training.averaging import ema_share, move_average_
@@ -204,7 +204,8 @@ def _step(learner: Learner, protocol: Protocol, marks: Marks, tensors: graphs.Te
         forward, x, y, delta=learner.delta, seed=seed, sample_ids=ids, group=group, graph=graph,
         validate=False,  # the dataset was checked when it was made; on a GPU a look at every batch would wait
     )  # fmt: skip
-    with torch.autocast(learner.place.device.type, dtype=torch.bfloat16, enabled=learner.place.bf16), stepping as found:
+    half = torch.autocast(learner.place.device.type, dtype=torch.bfloat16, enabled=learner.place.bf16)
+    with learner.exchange.explained(), half, stepping as found:
         model.zero_grad()
         found.loss.backward()
         hits = (found.logits.detach().argmax(1) == y).sum()
@@ -214,7 +215,10 @@ def _step(learner: Learner, protocol: Protocol, marks: Marks, tensors: graphs.Te
     marks.hits.index_copy_(0, tensors["position"].view(1), hits.view(1) * size_of(group))
     for buffer, old in zip(buffers, before, strict=True):
         buffer.copy_(torch.where(finite, buffer, old))
-    mean_(_batch_statistics(model), group)  # every process has seen another part of the batch
+    if group is not None:  # every process has seen another part of the batch
+        statistics = _statistics(model)
+        mean_(statistics, group)
+        copy_first_([buffer for buffer in buffers if all(buffer is not one for one in statistics)], group)
     if learner.average is not None and learner.ema_decay is not None:
         move_average_(learner.average, model, tensors.get("share", 1.0))
 
@@ -236,6 +240,7 @@ def _descend(learner: Learner, loss: Tensor, hits: Tensor, momentum: Tensor | No
     return finite
 
 
-def _batch_statistics(model: nn.Module) -> list[Tensor]:
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+def _statistics(model: nn.Module) -> list[Tensor]:
+    """Those that normalizations keep of what they have seen."""
+    norms = [module for module in model.modules() if isinstance(module, _NormBase)]
     return [tensor for norm in norms for tensor in (norm.running_mean, norm.running_var) if tensor is not None]

@@ -29,6 +29,7 @@ class Task:
         record: what is written down of it; its settings are the run's.
         caller: digests of what the configuration does not say: images, a front.
         front: what comes before the network; None for nothing.
+        test: what the network is to be measured on, or None.
         notes: what is worth to know before it starts: of what, and what.
     """
 
@@ -42,4 +43,5 @@ class Task:
     record: Record
     caller: Mapping[str, str]
     front: nn.Module | None = None
+    test: AnyDataset | None = None
     notes: Sequence[tuple[str, str]] = ()

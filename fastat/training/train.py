@@ -25,14 +25,14 @@ from fastat.training.config import ConfigError, OptimizerConfig, OptimizerName, 
 from fastat.training.defaults import ADAM_LR
 from fastat.training.devices import choose_device
 from fastat.training.extending import check_same_run
+from fastat.training.in_words import said
 from fastat.training.loop import StepReport
 from fastat.training.network import Network
-from fastat.training.objects import Normalize, check_extents, logits_count, network_of, sets_of, with_logits
-from fastat.training.optimizers import OwnOptimizer, described, optimizer_of, own_optimizer
-from fastat.training.record import record_of_objects, said
-from fastat.training.run import open_run
+from fastat.training.objects import Normalize, logits_count, network_of, sets_of, with_logits, within
+from fastat.training.optimizers import OwnOptimizer, described, optimizer_of, own_optimizer, trained_names
+from fastat.training.record import record_of_objects
 from fastat.training.running import Watching, trained
-from fastat.training.schedules import Factor, own_schedule, sampled, schedule_of
+from fastat.training.schedules import Factor, own_schedule, schedule_of
 from fastat.training.task import Task
 
 
@@ -108,7 +108,8 @@ def train(
         epochs, batch_size, lr: see :class:`OptimizerConfig`; of all processes together. lr is by default 0.1, of adam
             and adamw 0.001, of an optimizer of one's own what that has.
         optimizer: "sgd", "adam", "adamw", or a function from the list of parameters to a torch.optim.Optimizer
-            (``functools.partial(torch.optim.RAdam, lr=1e-3)``). Each step of one that is not fused waits for a GPU.
+            (``functools.partial(torch.optim.RAdam, lr=1e-3)``), which is called twice, once to write down what it
+            makes. Each step of one that is not fused waits for a GPU.
         schedule: a name of :class:`OptimizerConfig`, or a function from the fraction of the run that is over, in
             [0, 1], to a factor of the learning rates.
         threat: perturbations that the run is watched and measured under; by default those of the protocol's attack.
@@ -118,7 +119,8 @@ def train(
         group: processes of torch.distributed that train together: each takes its part of every batch, with the random
             numbers of its samples, and the first one writes. All call this with the same arguments; the weights are at
             first those of the first one. Gradients go through DistributedDataParallel from the second step on, with
-            every protocol; a network with parameters that no gradient reaches in some process averages them itself.
+            every protocol; those of a network with parameters that no gradient reaches in the first step are averaged
+            after the backward pass, and with ``find_unused_parameters`` those of any.
         quiet: show nothing while training.
         graph: on a GPU, record each step, or with a group the attack, as a CUDA graph, and the attacks of the
             validation and the monitors; what cannot be recorded runs as it is. False records nothing. The training is
@@ -153,9 +155,9 @@ def train(
     sets = sets_of(train_set, val, test, classes, data_root, in_memory=in_memory, workers=workers)
     if sets.val is None and settings.patience is not None:
         raise ConfigError("patience", f"patience must be left out without validation samples, got {settings.patience}")
-    check_extents(sets, watched.bounds)
+    sets = within(sets, watched.bounds)
     if isinstance(protocol.attack, Attack):
-        check_extents(sets, protocol.attack.bounds)
+        sets = within(sets, protocol.attack.bounds)
     _check_augmentation(augment, cutout, sets.train)
     network = network_of(model, sets.whole, normalize, settings.seed)
     sets = with_logits(sets, logits_count(network, sets.train))
@@ -163,17 +165,19 @@ def train(
     given: dict[str, Any] = {
         "model": model if isinstance(model, str) else type(model).__name__,
         "named": named,
-        "network": content_digest(re.sub(r" at 0x[0-9a-f]+", "", str(network))),
+        "network": content_digest(re.sub(r" at 0x[0-9a-f]+", "", str(network)) + repr(trained_names(network))),
         "data": sets.train.title,
         "val_size": 0 if sets.val is None else len(sets.val),
         "normalize": said("data" if named and normalize is None else normalize),
         "augment": augment,
         "cutout": cutout,
     }
+    factor = schedule_of(length) if isinstance(schedule, str) else own_schedule(schedule)
     if not isinstance(optimizer, str):
         given |= {"optimizer": described(own_optimizer(optimizer, network)), "lr": None}
     if not isinstance(schedule, str):
-        given["schedule"] = f"{said(schedule)} {content_digest('', torch.tensor(sampled(schedule)))}"
+        factors = torch.tensor([factor.rate(moment / 100) for moment in range(101)], dtype=torch.float64)
+        given["schedule"] = f"{said(schedule)} {content_digest('', factors)}"
     record = record_of_objects(protocol, watched, length, settings, given)
     check_same_run(folder, record)
     check_same_caller(folder, sets.given)
@@ -184,18 +188,17 @@ def train(
         val_set=sets.val,
         augmentation=Augmentation(augment, cutout, settings.seed),
         optimizer=partial(optimizer_of, length) if isinstance(optimizer, str) else partial(own_optimizer, optimizer),
-        schedule=schedule_of(length) if isinstance(schedule, str) else own_schedule(schedule),
+        schedule=factor,
         record=record,
         caller=sets.given,
         notes=sets.notes,
+        test=sets.test,
     )
-    run = open_run(task, folder, chosen, group, graph)
-    found = trained(run, watching)
-    learner = run.learner.model
+    found, learner = trained(task, folder, chosen, group, graph, watching)
     if found.model is not learner:  # an average
         learner.load_state_dict(found.model.state_dict())
     learner.zero_grad()
-    return dataclasses.replace(found, model=learner.eval(), test=sets.test)
+    return dataclasses.replace(found, model=learner.eval())
 
 
 _OF_PROTOCOLS = ("eps", "norm", "bounds", "steps", "step_size", "attack", "loss", "objective", "awp", "grad_align")

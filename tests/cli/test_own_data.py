@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 import fastat
 from fastat.cli import main
@@ -31,6 +32,12 @@ def images():
 def called():
     open("called", "w").close()
     return pair()
+
+def drawn():
+    order = torch.randperm(300)
+    x = torch.rand(300, 6, generator=torch.Generator().manual_seed(0))
+    y = (x.sum(1) > 3).long()
+    return (x[order[:240]], y[order[:240]]), (x[order[240:]], y[order[240:]])
 
 def broken():
     return {}["boom"]
@@ -90,6 +97,29 @@ def test_nothing_is_called_for_a_files_sake(here):
     main(["report", "run", "--out", "report.html"])
     refusal("evaluate", "run", "--data", "own_samples:other")
     assert not (here / "called").exists()
+
+
+def test_data_that_are_drawn_anew_are_other_data(here):
+    flags = ["train", "--data", "own_samples:drawn", "--model", "mlp", "--width", "4", "--schedule", "constant", *SHORT]
+    main([*flags, "--out", "run", "--quiet"])
+    assert "holds a run on other images" in refusal(*flags, "--epochs", "3", "--out", "run")
+    assert "holds a run on other images" in refusal(*flags, "--eval-size", "20", "--out", "run")
+
+
+def test_data_that_do_not_fit(here):
+    main(["train", "--data", "own_samples:pair", "--model", "mlp", "--width", "4", *SHORT, "--out", "run", "--quiet"])
+    fastat.train(
+        torch.nn.Linear(6, 2), own_pair(), fastat.protocol("pgd-at", eps=0.02, steps=1), out="own", epochs=1, val=20,
+        device="cpu", quiet=True,
+    )  # fmt: skip
+    said = refusal("evaluate", "own", "--model", "own_samples:network", "--data", "digits")
+    assert "error: test has 10 classes, the network 2" in said
+
+
+def own_pair():
+    import own_samples
+
+    return own_samples.pair()[0]
 
 
 def test_flags_that_name_them_again(here):

@@ -60,7 +60,7 @@ def test_finished_experiment_is_not_run_again(tiny, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("fastat.theory.generalization.networks.train", refuse)
+    monkeypatch.setattr("fastat.theory.generalization.networks.train_configured", refuse)
     monkeypatch.setattr("fastat.theory.generalization.disappointment.fit", refuse)
     assert run(TINY, folder, CPU) == result
 

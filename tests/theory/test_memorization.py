@@ -196,7 +196,7 @@ def test_experiment(finished):
 
 def test_a_finished_experiment_trains_nothing(finished, monkeypatch):
     folder, result = finished
-    monkeypatch.setattr(cells_module, "train", None)
+    monkeypatch.setattr(cells_module, "train_configured", None)
     again = run(SMALL, folder)
     assert dataclasses.asdict(again) == dataclasses.asdict(result)
 
@@ -213,7 +213,7 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
         return train(config, folder, **options)
 
     train = cells_module.train
-    monkeypatch.setattr(cells_module, "train", spy)
+    monkeypatch.setattr(cells_module, "train_configured", spy)
     by_score = next(cell for cell in cells if cell.removed == 3 and not cell.at_random)
     found = train_cell(by_score, atypical={"digits": known}, folder=tmp_path, root=None, device="cpu")
     gone = set(split.train.ids.tolist()) - set(seen[0][1].tolist())

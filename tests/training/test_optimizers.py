@@ -121,7 +121,7 @@ def test_a_first_step_that_is_skipped_leaves_no_trace():
 
 
 def test_an_optimizer_in_words():
-    assert described(torch.optim.Rprop(network().parameters(), 0.1)).startswith("Rprop(lr=0.1, etas=(0.5, 1.2)")
+    assert described(torch.optim.Rprop(network().parameters(), 0.1)).startswith("Rprop(lr=0.1, etas=[0.5, 1.2]")
     groups = [{"params": [p], "lr": lr} for p, lr in zip(network().parameters(), (0.1, 0.2), strict=False)]
     assert "lr=0.1" in (text := described(torch.optim.SGD(groups))) and "; lr=0.2" in text
 

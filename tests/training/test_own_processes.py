@@ -46,6 +46,19 @@ class Experts(Double):
         return self.experts[drawn](super().forward(x))
 
 
+class Drops(Double):
+    """After two steps, of two passes of the attack and one of the loss, a layer is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(4, 4).double()
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += self.training
+        return super().forward(x) if self.passes > 6 else self.last(super().forward(x))
+
+
 RUNS = {
     "trades": (fastat.protocol("trades", eps=0.5, norm="l2", steps=2), {}),
     "hr": (fastat.protocol("hr", eps=0.5, norm="l2", steps=2, alpha=0.1, r=0.1), {"optimizer": "adam", "lr": 0.01}),
@@ -86,12 +99,22 @@ def worker(rank: int, folder: str) -> None:
     except ValueError as error:
         torch.save(str(error), Path(folder) / f"forgotten-{rank}.pt")
     train_all(Path(folder), dist.group.WORLD)
-    seen, model = len(ways), Experts()
-    fastat.train(
-        model, samples(), RUNS["unused"][0], out=Path(folder) / "experts", epochs=2, batch_size=32, val=15, quiet=True,
-        device="cpu", group=dist.group.WORLD, select="last",
-    )  # fmt: skip
-    torch.save(model.state_dict(), Path(folder) / f"experts-{rank}.pt")
+    seen = len(ways)
+    uneven: dict[str, object] = {}
+    for name, model in (("experts", Experts()), ("drops", Drops())):
+        fastat.train(
+            model, samples(), RUNS["unused"][0], out=Path(folder) / name, epochs=2, batch_size=32, val=15, quiet=True,
+            device="cpu", group=dist.group.WORLD, select="last", find_unused_parameters=name == "drops",
+        )  # fmt: skip
+        uneven[name] = model.state_dict()
+    try:
+        fastat.train(
+            Drops(), samples(), RUNS["unused"][0], out=Path(folder) / "unsaid", epochs=2, batch_size=32, val=15,
+            quiet=True, device="cpu", group=dist.group.WORLD,
+        )  # fmt: skip
+    except RuntimeError as error:
+        uneven["said"] = str(error)
+    torch.save(uneven, Path(folder) / f"uneven-{rank}.pt")
     del ways[seen:]
     gc.collect()
     dist.destroy_process_group()
@@ -128,9 +151,12 @@ def test_gradients_go_through_ddp_where_they_can(folders):
             assert {reason for _, reason in steps[1:]} == {why} != {steps[0][1]}
 
 
-def test_parameters_that_some_processes_use_are_those_of_all(folders):
-    one, other = (torch.load(folders[0] / f"experts-{rank}.pt", weights_only=True) for rank in range(2))
-    assert all(one[name].equal(other[name]) for name in one)
+def test_parameters_that_some_steps_leave_out(folders):
+    """In some processes, or in all of them and not in the first step: which has to be said."""
+    one, other = (torch.load(folders[0] / f"uneven-{rank}.pt", weights_only=True) for rank in range(2))
+    for name in ("experts", "drops"):
+        assert all(one[name][key].equal(other[name][key]) for key in one[name])
+    assert "pass find_unused_parameters=True" in one["said"] and one["said"] == other["said"]
 
 
 def test_processes_that_nobody_named_are_refused(folders):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from killing import metrics
-from own_cases import network, samples, short
+from own_cases import Drawn, network, samples, short
 from torch import nn
 
 import fastat
@@ -153,3 +153,60 @@ class Held(nn.Linear):
 def test_a_state_that_no_checkpoint_can_hold(tmp_path):
     with pytest.raises(ValueError, match="model has a state that no checkpoint can hold, _extra_state"):
         short(tmp_path, Held(12, 4))
+
+
+class Streamed(Drawn):
+    """One sample has a value that is not valid."""
+
+    def __init__(self, value):
+        super().__init__(400)
+        self.value = value
+
+    def __getitem__(self, index):
+        x, label = super().__getitem__(index)
+        x[0] = self.value if index == 333 else x[0]
+        return x, label
+
+
+@pytest.mark.parametrize("value", [7.0, float("nan"), float("inf")])
+def test_a_sample_that_leaves_the_bounds_is_named(value, tmp_path):
+    with pytest.raises(ValueError, match=r"sample 333 has values from .* valid are \(0\.0, 1\.0\)"):
+        short(tmp_path, given=Streamed(value), in_memory=False, workers=0, val=0)
+
+
+def test_classes_that_mean_something_else(tmp_path):
+    class Named(Drawn):
+        classes = ("a", "c", "d", "e")
+
+    with pytest.raises(
+        ValueError, match=r"test has the classes \['a', 'c'.*the training samples \['a', 'b', 'c', 'd'\]"
+    ):
+        short(tmp_path, given=Drawn(), test=Named())
+    found = short(tmp_path, test=samples(40), epochs=1)
+    with pytest.raises(ValueError, match="test has 6 classes, the network 4"):
+        found.report(samples(40, classes=6))
+    with pytest.raises(ValueError, match=r"test has samples \[5\], on which the model fails"):
+        found.report(samples(40, (5,)))
+
+
+def test_other_layers_frozen_are_another_network(tmp_path):
+    models = [network() for _ in range(2)]
+    models[0][1].requires_grad_(False)
+    models[1][5].requires_grad_(False)
+    short(tmp_path, models[0])
+    with pytest.raises(ValueError, match=r"network: '[0-9a-f]+' -> '[0-9a-f]+'"):
+        short(tmp_path, models[1])
+
+
+class Keeps(torch.optim.SGD):
+    """Keeps a path beside its momenta."""
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.state[self.param_groups[0]["params"][0]]["path"] = Path()
+
+
+def test_an_optimizer_that_no_checkpoint_can_hold_is_seen_at_once(tmp_path):
+    with pytest.raises(ValueError, match="is not a checkpoint that can be read"):
+        short(tmp_path, optimizer=partial(Keeps, lr=0.1), checkpoint_every=0)
+    assert not (tmp_path / "metrics.jsonl").read_text()

@@ -273,6 +273,28 @@ def test_a_longer_run_is_measured_anew(tmp_path, capsys):
     assert not (tmp_path / "results.json").exists()
 
 
+class Counts(nn.Sequential):
+    """Keeps a number that its state leaves out, and computes with it."""
+
+    def __init__(self):
+        super().__init__(*network())
+        self.register_buffer("count", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        self.count += self.training
+        return super().forward(x) * (1 + 0.01 * self.count)
+
+
+def test_buffers_that_the_state_leaves_out_go_on(tmp_path, monkeypatch):
+    short(tmp_path / "whole", Counts())
+    with monkeypatch.context() as patched:
+        kill_at_step(patched, 4)
+        with pytest.raises(Killed):
+            short(tmp_path / "killed", Counts(), checkpoint_every=0)
+    short(tmp_path / "killed", Counts())
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
 def test_samples_set_apart_that_are_transformed(tmp_path):
     texts = [f["text"] for f in short(tmp_path / "a", given=Drawn()).history[0]["findings"]]
     assert texts == ["the 16 samples set apart keep the random transforms of train_set: pass val= for plain ones"]

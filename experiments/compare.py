@@ -180,7 +180,7 @@ def _outcome(config: TrainConfig, contest: Contest, test: data.Dataset, folder: 
         if which == "last" and network.epoch == len(network.history):
             found["last"] = found["best"]  # they are one network
             continue
-        model, threat = load_network(folder, "cpu", which=which).model, config.threat
+        model, threat = load_network(folder, "cpu", which=which).model, config.threat.threat_model
         evaluated = evaluate_images(model, test, threat, attacks=(_ATTACK,))
         found[which] = {"clean": evaluated.accuracy["clean"], "robust": evaluated.accuracy[_ATTACK]}
     found["seconds"] = [row["seconds"] for row in network.history]

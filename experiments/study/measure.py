@@ -49,7 +49,7 @@ def measurement(config: TrainConfig, data_root: str | None, test_size: int) -> C
         found = {in_sample(alpha, r): float(holistic_loss(vector, alpha, r, ORDER)) for alpha, r in product(ALPHAS, RS)}
         found["test loss"] = float(losses(model, test).mean())
         accuracy = evaluate_images(
-            model, test, config.threat, attacks=(ACCURACY_ATTACK,), seed=config.run.seed
+            model, test, config.threat.threat_model, attacks=(ACCURACY_ATTACK,), seed=config.run.seed
         ).accuracy
         return found | {"clean": accuracy["clean"], "robust": accuracy[ACCURACY_ATTACK]}
 

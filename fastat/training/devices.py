@@ -58,7 +58,7 @@ def placed(model: nn.Module, layout: torch.memory_format, device: torch.device) 
     if layout != torch.contiguous_format:
         for tensor in (*model.parameters(), *model.buffers()):
             if tensor.dim() == 4:
-                tensor.data = tensor.data.contiguous(memory_format=layout)
+                tensor.data = tensor.data.to(memory_format=layout)
     return model
 
 

@@ -212,7 +212,7 @@ def test_a_cell_trains_on_what_is_left(tmp_path, monkeypatch):
         seen.append((config.method.protocol, options["split"].train.ids))
         return train(config, folder, **options)
 
-    train = cells_module.train
+    train = cells_module.train_configured
     monkeypatch.setattr(cells_module, "train_configured", spy)
     by_score = next(cell for cell in cells if cell.removed == 3 and not cell.at_random)
     found = train_cell(by_score, atypical={"digits": known}, folder=tmp_path, root=None, device="cpu")

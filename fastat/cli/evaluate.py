@@ -40,29 +40,29 @@ def run_evaluate(command: Evaluate) -> None:
     # In a folder of its own: results.json beside the checkpoint says that the training is finished.
     beside = command.run if command.run.is_dir() else command.run.parent
     folder = beside / "evaluation" if command.out is None else command.out
-    of_objects = network.record.of_objects
-    if of_objects and command.data is None:
-        raise UsageError(
-            f"{beside} was trained from Python on data of its own: pass --data, or evaluate it there, "
-            "fastat.load_network(folder, model=...).report(test)"
-        )
-    if not of_objects and (beside / CALLER).exists() and not data.is_own(network.record.fields["data"]):
+    record = network.record
+    if not record.of_objects and (beside / CALLER).exists() and not data.is_own(record.fields["data"]):
         raise ValueError(
             f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
             f"have: evaluate it there, with fastat.evaluation.evaluate"
         )
-    size = network.record.run.eval_size if command.eval_size is None else command.eval_size
+    size = record.run.eval_size if command.eval_size is None else command.eval_size
     test = _data_of(command, beside, network) if split is None else split
     evaluate_network(network, test.test, folder, size, command.graph, command.quiet)
 
 
 def _data_of(command: Evaluate, run: Path, network: Network) -> data.Split:
-    """The data of a run, which no file can call for where a function of one's own makes them."""
+    """The data of a run: those of its name, or where there is none those that the command line names. No file can call
+    for them where a function of one's own makes them."""
     named = network.record.fields["data"]
     if network.record.of_objects:
-        assert command.data is not None
-        named = command.data
-    elif data.is_own(named) and command.data != named:
+        if command.data is None:
+            raise UsageError(
+                f"{run} was trained from Python on data of its own: pass --data, or evaluate it there, "
+                "fastat.load_network(folder, model=...).report(test)"
+            )
+        return data.load(command.data, command.data_root)
+    if data.is_own(named) and command.data != named:
         raise UsageError(f"the data of {run} are made by {named}, which no file can call: pass --data {named}")
     return data.load(named, command.data_root)
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from fastat.data.augment import AUGMENTATIONS, Augmentation, augment
+from fastat.data.augment import AUGMENTATIONS, Augmentation, augment, check_augment
 from fastat.data.cifar import load_cifar10, load_cifar100
 from fastat.data.config import DataConfig
 from fastat.data.dataset import Batch, Dataset, chosen_positions, make_dataset
@@ -48,6 +48,7 @@ __all__ = [
     "as_dataset",
     "augment",
     "channel_statistics",
+    "check_augment",
     "check_name",
     "check_same_classes",
     "chosen_positions",

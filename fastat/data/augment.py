@@ -42,6 +42,11 @@ def check_augment(kind: str) -> None:
         raise ValueError(f"augment must be one of {', '.join(AUGMENTATIONS)}, got {kind!r}")
 
 
+def changed(images: Tensor, ids: Tensor, how: Augmentation) -> Tensor:
+    """The images cropped, mirrored and cut out as :class:`Augmentation` says; see :func:`augment`, :func:`cut_out`."""
+    return cut_out(augment(images, ids, how.kind, how.seed, how.epoch), ids, how.cutout, how.seed, how.epoch)
+
+
 def augment(images: Tensor, ids: Tensor, kind: str, seed: int, epoch: int) -> Tensor:
     """Zero-pads by 4 pixels, cuts out the old size at a random place, mirrors half of the images left to right.
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fastat.data.augment import NO_AUGMENTATION, Augmentation, augment, cut_out
+from fastat.data.augment import NO_AUGMENTATION, Augmentation, changed
 from fastat.support.keyed import keyed_permutation
 
 _SUBSET = 0x5B5E7  # the purpose in the key of a random subset
@@ -92,10 +92,7 @@ class Dataset:
             if len(index) == 0:  # split makes one empty part of no positions
                 return
             some = self.take(index)
-            seed, epoch = augmentation.seed, augmentation.epoch
-            images = augment(some.images, some.ids, augmentation.kind, seed, epoch)
-            images = cut_out(images, some.ids, augmentation.cutout, seed, epoch)
-            yield Batch(self.pixels(images), some.labels, some.ids)
+            yield Batch(self.pixels(changed(some.images, some.ids, augmentation)), some.labels, some.ids)
 
     def pixels(self, images: Tensor | None = None) -> Tensor:
         """Stored images (all of them by default) as float32, 1.0 for ``scale``."""

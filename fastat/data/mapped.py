@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 from torch.utils.data import get_worker_info
 
-from fastat.data.augment import NO_AUGMENTATION, Augmentation, augment, cut_out
+from fastat.data.augment import NO_AUGMENTATION, Augmentation, changed
 from fastat.data.dataset import Batch, Dataset, chosen_positions
 from fastat.data.image_files import cores
 from fastat.data.workers import read_batches
@@ -103,11 +103,9 @@ class Mapped:
     ) -> Iterator[Batch]:
         """See :meth:`fastat.data.Dataset.batches`; the augmentation comes after the transforms of the Dataset."""
         device = torch.device("cpu") if device is None else device
-        seed, epoch = augmentation.seed, augmentation.epoch
         for stored, labels, ids in self._read(positions.cpu(), batch_size, augmentation, device):
-            images, keys = stored.to(device, non_blocking=True), ids.to(device)
-            images = augment(images, keys, augmentation.kind, seed, epoch)
-            images = cut_out(images, keys, augmentation.cutout, seed, epoch)
+            keys = ids.to(device)
+            images = changed(stored.to(device, non_blocking=True), keys, augmentation)
             pixels = images if images.is_floating_point() else images.float() / 255
             yield Batch(pixels, labels.to(device, non_blocking=True), keys)
 

@@ -86,5 +86,4 @@ def _code(code: CodeType, documentation: str | None) -> list[Any]:
 
 
 def _digest(value: Tensor | np.ndarray[Any, Any]) -> str:
-    tensor = value if isinstance(value, Tensor) else None
-    return content_digest("", tensor) if tensor is not None else content_digest(np.asarray(value).tobytes().hex())
+    return content_digest("", value) if isinstance(value, Tensor) else content_digest(value.tobytes().hex())

@@ -17,6 +17,7 @@ from fastat import data, models
 from fastat.data import AnyDataset, Given, Mapped, Split
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import Bounds, check_bounds
+from fastat.training.checkpoint import of_the_caller
 from fastat.training.config import ConfigError
 from fastat.training.images import are_bytes, extent
 from fastat.training.network import WEIGHTS, build_model, normalization
@@ -77,7 +78,7 @@ def sets_of(
                 raise ValueError(f"{name} has samples of shape {shapes}")
             data.check_same_classes(train, one, name)
             found[name] = one
-    whole, known, notes = train, {"images": data.dataset_digest(train)}, []
+    whole, known, notes = train, of_the_caller(train, None), []
     if found["val"] is not None:
         known["images"] += f" and {data.dataset_digest(found['val'])}"
     else:

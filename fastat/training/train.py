@@ -156,7 +156,7 @@ def train(
     if sets.val is None and settings.patience is not None:
         raise ConfigError("patience", f"patience must be left out without validation samples, got {settings.patience}")
     sets = within(sets, watched.bounds)
-    if isinstance(protocol.attack, Attack):
+    if isinstance(protocol.attack, Attack) and protocol.attack.bounds != watched.bounds:
         sets = within(sets, protocol.attack.bounds)
     _check_augmentation(augment, cutout, sets.train)
     network = network_of(model, sets.whole, normalize, settings.seed)
@@ -250,8 +250,7 @@ def _threat(protocol: Protocol, given: ThreatModel | None) -> ThreatModel:
 
 
 def _check_augmentation(kind: str, cutout: int, samples: AnyDataset) -> None:
-    if kind not in data.AUGMENTATIONS:
-        raise ConfigError("augment", f"augment must be one of {', '.join(data.AUGMENTATIONS)}, got {kind!r}")
+    data.check_augment(kind)
     if (kind != "none" or cutout) and len(samples.image_shape) != 3:
         shape = list(samples.image_shape)
         raise ConfigError("augment", f"augment and cutout are for images [C, H, W], got samples {shape}")

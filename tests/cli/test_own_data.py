@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_code import put, refusal
 
 import fastat
 from fastat.cli import main
@@ -51,16 +52,7 @@ SHORT = ["--epochs", "2", "--attack-steps", "2", "--batch-size", "32", "--val-si
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    (tmp_path / "own_samples.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
-
-
-def refusal(*given):
-    with pytest.raises(SystemExit) as stop:
-        main(given)
-    return str(stop.value)
+    return put(tmp_path, monkeypatch, "own_samples", SOURCE)
 
 
 def test_samples_and_a_network_of_ones_own(here, capsys):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_code import put, refusal
 from torch import nn
 
 from fastat import models
@@ -32,16 +33,7 @@ def broken():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    (tmp_path / "own_networks.py").write_text(SOURCE)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
-
-
-def refusal(*given):
-    with pytest.raises(SystemExit) as stop:
-        main(given)
-    return str(stop.value)
+    return put(tmp_path, monkeypatch, "own_networks", SOURCE)
 
 
 def test_a_network_of_ones_own(here, capsys):

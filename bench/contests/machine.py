@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from pathlib import Path
 
 import torch
@@ -59,3 +60,10 @@ def has_bf16(device: torch.device) -> bool:
     info = Path("/proc/cpuinfo")
     words = set(info.read_text().split()) if info.exists() else set()
     return not words.isdisjoint({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock, when the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import fastat
-from bench.contests.machine import environment
+from bench.contests.machine import environment, now
 from bench.reports.files import commit, date, file_name, results_folder
 from fastat import models
 from fastat.kernels import describe_environment
@@ -110,14 +109,14 @@ def plain(model: nn.Module, x: Tensor, y: Tensor, batch: int, device: torch.devi
     protocol = fastat.protocol("pgd-at", eps=8 / 255)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(x) // batch)
-    moments = [_now(device)]
+    moments = [now(device)]
     for some, labels in DataLoader(TensorDataset(x, y), batch, shuffle=True):
         loss = protocol(model, some.to(device), labels.to(device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
-        moments.append(_now(device))
+        moments.append(now(device))
     return [after - before for before, after in pairwise(moments)]
 
 
@@ -128,15 +127,9 @@ def ours(model: nn.Module, x: Tensor, y: Tensor, batch: int, device: torch.devic
         fastat.train(
             model, (x, y), fastat.protocol("pgd-at", eps=8 / 255), out=Path(folder), epochs=1, batch_size=batch, val=0,
             schedule="cosine", precision="fp32", device=device, quiet=True,
-            on_step=lambda _: moments.append(_now(device)),
+            on_step=lambda _: moments.append(now(device)),
         )  # fmt: skip
     return [after - before for before, after in pairwise(moments)]
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _parser() -> argparse.ArgumentParser:

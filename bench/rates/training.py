@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contests.machine import environment
+from bench.contests.machine import environment, now
 from bench.peers.eager import linf_step, random_start
 from bench.reports.files import commit, date, file_name, results_folder
 from fastat import data
@@ -129,9 +128,9 @@ def plain_rate(config: TrainConfig, folder: Path, device: torch.device, plain: P
     began = 0.0
     for step, (x, y) in enumerate(_batches(run, config, steps + _WARM_UP)):
         if step == _WARM_UP:
-            began = _now(device)
+            began = now(device)
         _plain_step(config, model, optimizer, x.contiguous(memory_format=layout), y, plain.bf16)
-    rate = steps * run.images.batch_size / (_now(device) - began)
+    rate = steps * run.images.batch_size / (now(device) - began)
     torch.backends.cudnn.allow_tf32 = True
     return rate
 
@@ -167,12 +166,6 @@ def _batches(run: Run, config: TrainConfig, steps: int) -> Iterator[tuple[Tensor
                 return
             given += 1
             yield batch.x, batch.y
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def _parser() -> argparse.ArgumentParser:

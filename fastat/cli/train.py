@@ -16,7 +16,6 @@ from fastat.training import (
     check_same_run,
     choose_device,
     record_of,
-    saved_record,
     train_configured,
 )
 
@@ -26,8 +25,7 @@ def run_train(command: Train) -> None:
     config, device = command.settings, choose_device(command.device)
     folder = default_folder(config) if command.out is None else command.out
     results, record = folder / "results.json", record_of(config)
-    check_same_run(folder, record)
-    saved = saved_record(folder)
+    saved = check_same_run(folder, record)
     finished = results.exists() and saved is not None and saved.fields == record.fields
     network = None
     with torchrun_group(device) as group:

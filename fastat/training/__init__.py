@@ -18,7 +18,7 @@ from fastat.training.config import (
 from fastat.training.configured import open_configured, train_configured
 from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, placed
-from fastat.training.extending import check_same_run, saved_record
+from fastat.training.extending import check_same_run
 from fastat.training.images import training_sets
 from fastat.training.interrupt import Terminated, interrupts_deferred
 from fastat.training.loop import StepReport
@@ -72,7 +72,6 @@ __all__ = [
     "placed",
     "record_from",
     "record_of",
-    "saved_record",
     "train",
     "train_configured",
     "training_sets",

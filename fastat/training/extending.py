@@ -31,11 +31,15 @@ def saved_record(path: Path) -> Record | None:
         raise ValueError(f"{file}: {error}") from error
 
 
-def check_same_run(path: Path, record: Record) -> None:
-    """Raises ValueError if the folder holds a run of other settings, its length apart; the message names the fields."""
+def check_same_run(path: Path, record: Record) -> Record | None:
+    """What the folder's run has written down, if it holds one.
+
+    Raises:
+        ValueError: that is a run of other settings, its length apart; the message names the fields.
+    """
     saved = saved_record(path)
     if saved is None:
-        return
+        return None
     old, new = saved.fields, record.fields
     if saved.of_objects != record.of_objects:
         kinds = ("of a configuration", "of objects, from Python")
@@ -43,6 +47,7 @@ def check_same_run(path: Path, record: Record) -> None:
         raise ValueError(f"{path} holds {what}: choose another folder, or delete this one")
     if {**old, **{field: new.get(field) for field in (*_FREE, *_LENGTH)}} != new:
         check_same_settings(path, "a run of another configuration", old, new)
+    return saved
 
 
 def check_same_past(path: Path, record: Record, schedule: Schedule, epochs: int, steps: int, per_epoch: int) -> None:

@@ -56,7 +56,10 @@ CASES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Times, prints, writes."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.rounds < 2:
+        parser.error(f"--rounds must be at least 2, to say what is noise, got {options.rounds}")
     device = choose_device(options.device)
     machine = environment(device)
     found: dict[str, Any] = {

@@ -7,21 +7,14 @@ namespace fastat {
 
 enum class ElementType : int { f64, f32, f16, bf16 };
 
-// One number for the batch, or one per sample. `values` holds the compute type of the op: double for f64, else float.
-struct PerSample {
+// One number for the batch, one per sample, or one per element. `values` holds the compute type of the op: double for
+// f64, else float.
+struct Sizes {
   const void* values;  // null: `number` for every sample
-  int64_t stride;
+  int64_t stride;      // from sample to sample; 0: the same for all
   double number;
+  bool of_elements = false;  // n numbers a sample, in the order in which its elements lie in memory
 };
-
-template <class C>
-inline __attribute__((always_inline))
-#ifdef __CUDACC__
-__host__ __device__
-#endif
-    C at_sample(const PerSample& p, int64_t sample) {
-  return p.values == nullptr ? static_cast<C>(p.number) : static_cast<const C*>(p.values)[sample * p.stride];
-}
 
 // Samples lie one after the other, n elements each, in the same order inside for all tensors.
 struct StepArgs {
@@ -31,9 +24,10 @@ struct StepArgs {
   const void* grad;  // null: projection only
   const void* x;
   int64_t batch, n;
-  PerSample step, eps;
+  Sizes step, eps;  // of elements: linf alone
   double lower, upper;
-  int64_t selected;  // l1: how many coordinates the step moves
+  int64_t selected;          // l1: how many coordinates the step moves
+  Sizes lowers{}, uppers{};  // of elements where given, and then they win over lower and upper
 };
 
 struct StartArgs {
@@ -42,11 +36,12 @@ struct StartArgs {
   void* out;
   const void* x;
   int64_t batch, n, channels, spatial;  // channels == 1: row-major, else channels last
-  PerSample eps;
+  Sizes eps;                            // of elements: linf alone
   const int64_t* seed;
   const int64_t* sample_ids;  // null: 0, 1, 2, ...
   int64_t draw;
   double lower, upper;
+  Sizes lowers{}, uppers{};  // as for a step
 };
 
 struct LossArgs {

@@ -9,20 +9,24 @@
 #define FASTAT_STRING(x) FASTAT_STRING_(x)
 
 STABLE_TORCH_LIBRARY(fastat, m) {
-  // step_sizes and radii, where given, hold one number per sample and win over step_size and eps.
+  // step_sizes and radii, where given, hold one number per sample (linf: or per element, as tensors of the dimensions
+  // of x, of one sample or of all) and win over step_size and eps; lowers and uppers one per element, over lower and
+  // upper.
   m.def(
       "linf_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, float step_size, float eps, Tensor? step_sizes, "
-      "Tensor? radii, float lower, float upper) -> ()");
+      "Tensor? radii, float lower, float upper, Tensor? lowers, Tensor? uppers) -> ()");
   m.def(
       "l2_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, float step_size, float eps, Tensor? step_sizes, "
-      "Tensor? radii, float lower, float upper) -> ()");
+      "Tensor? radii, float lower, float upper, Tensor? lowers, Tensor? uppers) -> ()");
   m.def(
       "l1_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, float step_size, float eps, Tensor? step_sizes, "
-      "Tensor? radii, float lower, float upper, int selected) -> ()");
-  m.def("project_(Tensor(a!) x_adv, Tensor x, float eps, Tensor? radii, int norm, float lower, float upper) -> ()");
+      "Tensor? radii, float lower, float upper, Tensor? lowers, Tensor? uppers, int selected) -> ()");
+  m.def(
+      "project_(Tensor(a!) x_adv, Tensor x, float eps, Tensor? radii, int norm, float lower, float upper, "
+      "Tensor? lowers, Tensor? uppers) -> ()");
   m.def(
       "random_start(Tensor x, float eps, Tensor? radii, int norm, Tensor seed, Tensor? sample_ids, int draw, "
-      "float lower, float upper) -> Tensor");
+      "float lower, float upper, Tensor? lowers, Tensor? uppers) -> Tensor");
   m.def(
       "attack_loss(Tensor logits, Tensor? y, int kind, Tensor? targets, Tensor? reference) -> (Tensor loss, Tensor "
       "grad)");

@@ -61,10 +61,28 @@ inline void check_vector(const Tensor& t, ScalarType type, int64_t size, const T
                   "fastat: ", name, " must be a vector with one entry per sample, on the device of the data");
 }
 
-inline PerSample per_sample(double number, const OptionalTensor& values, const Tensor& x, const char* name) {
+// A vector has one number per sample; a tensor of as many dimensions as x one per element, of one sample for all or of
+// each, in memory as those of x.
+inline Sizes sizes_of(double number, const OptionalTensor& values, const Tensor& x, const char* name) {
   if (!values) return {nullptr, 0, number};
-  check_vector(*values, compute_scalar(x), x.size(0), x, name);
-  return {values->const_data_ptr(), values->stride(0), number};
+  if (values->dim() == 1) {
+    check_vector(*values, compute_scalar(x), x.size(0), x, name);
+    return {values->const_data_ptr(), values->stride(0), number};
+  }
+  STD_TORCH_CHECK(values->dim() == x.dim() && values->scalar_type() == compute_scalar(x) &&
+                      values->is_cuda() == x.is_cuda() && values->get_device_index() == x.get_device_index() &&
+                      (values->size(0) == 1 || values->size(0) == x.size(0)),
+                  "fastat: dimensions, dtype or device of ", name, " do not fit the data");
+  for (int64_t d = 1; d < x.dim(); ++d)
+    STD_TORCH_CHECK(values->size(d) == x.size(d) && (x.size(d) == 1 || values->stride(d) == x.stride(d)),
+                    "fastat: sizes or strides of ", name, " differ from those of the data");
+  check_samples(*values, name);
+  return {values->const_data_ptr(), values->size(0) == 1 ? 0 : sample_size(x), number, true};
+}
+
+inline Sizes number_per_sample(double number, const OptionalTensor& values, const Tensor& x, const char* name) {
+  STD_TORCH_CHECK(!values || values->dim() == 1, "fastat: ", name, " must be one number per sample");
+  return sizes_of(number, values, x, name);
 }
 
 inline const int64_t* labels_of(const Tensor& t, const Tensor& other, const char* name) {
@@ -75,39 +93,50 @@ inline const int64_t* labels_of(const Tensor& t, const Tensor& other, const char
 
 template <class Backend>
 struct Ops {
-  static void step(int norm, Tensor& adv, const Tensor* grad, const Tensor& x, PerSample step, PerSample eps,
-                   double lower, double upper, int64_t selected) {
+  static void step(int norm, Tensor& adv, const Tensor* grad, const Tensor& x, double step_size,
+                   const OptionalTensor& step_sizes, double eps, const OptionalTensor& radii, double lower,
+                   double upper, const OptionalTensor& lowers, const OptionalTensor& uppers, int64_t selected) {
     check_samples(adv, "x_adv");
     check_like(x, adv, "x");
     if (grad) check_like(*grad, adv, "grad");
     if (adv.numel() == 0) return;
-    Backend::step({element_type(adv), norm, adv.mutable_data_ptr(), grad ? grad->const_data_ptr() : nullptr,
-                   x.const_data_ptr(), adv.size(0), sample_size(adv), step, eps, lower, upper, selected},
-                  adv.get_device_index());
+    const auto size = norm == 0 ? sizes_of : number_per_sample;
+    Backend::step(
+        {element_type(adv), norm, adv.mutable_data_ptr(), grad ? grad->const_data_ptr() : nullptr, x.const_data_ptr(),
+         adv.size(0), sample_size(adv), size(step_size, step_sizes, x, "step_size"), size(eps, radii, x, "eps"), lower,
+         upper, selected, end_of(lowers, x, "lower"), end_of(uppers, x, "upper")},
+        adv.get_device_index());
+  }
+
+  static Sizes end_of(const OptionalTensor& values, const Tensor& x, const char* name) {
+    STD_TORCH_CHECK(!values || values->dim() > 1 || x.dim() == 1, "fastat: ", name, " must be one number per element");
+    Sizes found = sizes_of(0.0, values, x, name);
+    found.of_elements = found.values != nullptr;
+    return found;
   }
 
   static void linf_step_(Tensor adv, Tensor grad, Tensor x, double step_size, double eps, OptionalTensor step_sizes,
-                         OptionalTensor radii, double lower, double upper) {
-    step(0, adv, &grad, x, per_sample(step_size, step_sizes, x, "step_size"), per_sample(eps, radii, x, "eps"), lower,
-         upper, 0);
+                         OptionalTensor radii, double lower, double upper, OptionalTensor lowers,
+                         OptionalTensor uppers) {
+    step(0, adv, &grad, x, step_size, step_sizes, eps, radii, lower, upper, lowers, uppers, 0);
   }
   static void l2_step_(Tensor adv, Tensor grad, Tensor x, double step_size, double eps, OptionalTensor step_sizes,
-                       OptionalTensor radii, double lower, double upper) {
-    step(1, adv, &grad, x, per_sample(step_size, step_sizes, x, "step_size"), per_sample(eps, radii, x, "eps"), lower,
-         upper, 0);
+                       OptionalTensor radii, double lower, double upper, OptionalTensor lowers, OptionalTensor uppers) {
+    step(1, adv, &grad, x, step_size, step_sizes, eps, radii, lower, upper, lowers, uppers, 0);
   }
   static void l1_step_(Tensor adv, Tensor grad, Tensor x, double step_size, double eps, OptionalTensor step_sizes,
-                       OptionalTensor radii, double lower, double upper, int64_t selected) {
-    step(2, adv, &grad, x, per_sample(step_size, step_sizes, x, "step_size"), per_sample(eps, radii, x, "eps"), lower,
-         upper, selected);
+                       OptionalTensor radii, double lower, double upper, OptionalTensor lowers, OptionalTensor uppers,
+                       int64_t selected) {
+    step(2, adv, &grad, x, step_size, step_sizes, eps, radii, lower, upper, lowers, uppers, selected);
   }
-  static void project_(Tensor adv, Tensor x, double eps, OptionalTensor radii, int64_t norm, double lower,
-                       double upper) {
-    step(static_cast<int>(norm), adv, nullptr, x, {nullptr, 0, 0.0}, per_sample(eps, radii, x, "eps"), lower, upper, 0);
+  static void project_(Tensor adv, Tensor x, double eps, OptionalTensor radii, int64_t norm, double lower, double upper,
+                       OptionalTensor lowers, OptionalTensor uppers) {
+    step(static_cast<int>(norm), adv, nullptr, x, 0.0, std::nullopt, eps, radii, lower, upper, lowers, uppers, 0);
   }
 
   static Tensor random_start(Tensor x, double eps, OptionalTensor radii, int64_t norm, Tensor seed,
-                             OptionalTensor sample_ids, int64_t draw, double lower, double upper) {
+                             OptionalTensor sample_ids, int64_t draw, double lower, double upper, OptionalTensor lowers,
+                             OptionalTensor uppers) {
     check_samples(x, "x");
     STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1 && seed.is_cuda() == x.is_cuda() &&
                         seed.get_device_index() == x.get_device_index(),
@@ -123,8 +152,10 @@ struct Ops {
     }
     Backend::random_start(
         {element_type(x), static_cast<int>(norm), out.mutable_data_ptr(), x.const_data_ptr(), x.size(0), sample_size(x),
-         channels, spatial, per_sample(eps, radii, x, "eps"), static_cast<const int64_t*>(seed.const_data_ptr()),
-         sample_ids ? labels_of(*sample_ids, x, "sample_ids") : nullptr, draw, lower, upper},
+         channels, spatial, (norm == 0 ? sizes_of : number_per_sample)(eps, radii, x, "eps"),
+         static_cast<const int64_t*>(seed.const_data_ptr()),
+         sample_ids ? labels_of(*sample_ids, x, "sample_ids") : nullptr, draw, lower, upper, end_of(lowers, x, "lower"),
+         end_of(uppers, x, "upper")},
         x.get_device_index());
     return out;
   }

@@ -27,10 +27,35 @@ auto with_real_type(ElementType type, F f) {
   return type == ElementType::f64 ? f(double{}) : f(float{});
 }
 
+template <class C>
+FASTAT_HD C at_sample(const Sizes& s, int64_t sample) {
+  return s.values == nullptr ? static_cast<C>(s.number) : static_cast<const C*>(s.values)[sample * s.stride];
+}
+
 template <class C, class Args>
 FASTAT_HD Ball<C> ball_at(const Args& a, int64_t sample) {
   return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
 }
+
+template <class C>
+FASTAT_HD SizeOfElements<C> sizes_at(const Sizes& s, int64_t sample) {
+  if (!s.of_elements) return {nullptr, at_sample<C>(s, sample)};
+  return {static_cast<const C*>(s.values) + sample * s.stride, C(0)};
+}
+
+template <class C, class Args>
+FASTAT_HD BallOfElements<C> balls_at(const Args& a, int64_t sample) {
+  const auto end = [=](const Sizes& given, double number) {
+    return given.values ? sizes_at<C>(given, sample) : SizeOfElements<C>{nullptr, static_cast<C>(number)};
+  };
+  return {sizes_at<C>(a.eps, sample), end(a.lowers, a.lower), end(a.uppers, a.upper)};
+}
+
+// Whether anything differs from element to element.
+inline bool by_element(const StepArgs& a) {
+  return a.step.of_elements || a.eps.of_elements || a.lowers.values || a.uppers.values;
+}
+inline bool by_element(const StartArgs& a) { return a.eps.of_elements || a.lowers.values || a.uppers.values; }
 
 template <class T>
 FASTAT_HD Sample<T> step_sample_at(const StepArgs& a, int64_t sample) {

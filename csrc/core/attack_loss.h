@@ -5,6 +5,7 @@
 //   dlr           (max_{j != y} z_j - z_y) / (z_(1) - z_(3) + 1e-12)             (Croce and Hein 2020)
 //   dlr_targeted  (z_t - z_y) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)              (Croce and Hein 2020)
 //   kl            KL(softmax(reference) || softmax(z))                          (Zhang et al., TRADES, 2019)
+//   log_odds      log sum_{j != y} exp z_j - z_y = log (1 - p_y)/p_y = log(exp(ce) - 1)
 //
 // z_(k) is the k-th largest logit; ties go to the smaller class. Loss and gradient share one reading of the row from
 // memory when it fits in the cache (CPU) or on chip (CUDA): 2 C elements moved, against 6 C and more for log-softmax,
@@ -12,6 +13,11 @@
 // keeps its digits when the model is sure. A row that holds a NaN gets a NaN loss and gradient, and nothing else does;
 // a label out of range gets a NaN loss and zero gradient; margin and dlr have a NaN gradient where the loss is
 // infinite.
+//
+// log_odds rises with ce, and its gradient is that of ce divided by 1 - p_y: -1 at the label, the softmax over the
+// other classes elsewhere. Computed as that, it has all its digits where ce and its gradient round to zero. Infinite
+// logits count as the limit does: the largest of the others share its weight of 1. With no other class there is nothing
+// to ascend: a loss of -infinity without gradient.
 //
 // Beside ce, in the same pass, the weight of benign adversarial training (Xu et al.): exp(-gamma max_{t != y} p_t)
 // where the model predicts another class than y, else 1. It is the largest probability that counts there, exp(0)/sum.
@@ -23,7 +29,7 @@
 
 FASTAT_NAMESPACE_BEGIN
 
-enum class LossKind : int { ce, margin, dlr, dlr_targeted, kl };
+enum class LossKind : int { ce, margin, dlr, dlr_targeted, kl, log_odds };
 
 template <class T>
 struct LossRow {
@@ -96,6 +102,45 @@ FASTAT_HD void ce_row(const Team& team, const LossRow<T>& row) {
   if (team.rank() == 0)
     *row.loss =
         static_cast<C>(log1p_of((ties - 1.0) + rest) + (static_cast<double>(max) - static_cast<double>(at_label)));
+}
+
+template <class Team, class T, class C = compute_t<T>>
+FASTAT_HD void log_odds_row(const Team& team, const LossRow<T>& row) {
+  const T* logits = row.logits;
+  T* grad = row.grad;
+  const int64_t label = row.label;
+  const C lowest = -std::numeric_limits<C>::infinity();
+  const C max = max_of<C>(team, row.classes, [=](int64_t i) { return i == label ? lowest : load(logits[i]); });
+  const auto weight = [=](int64_t i) {  // exp(z - max), also where both are infinite; 0 for the label
+    const C z = load(logits[i]);
+    const C e = z == max ? C(1) : exp_of(z - max);
+    return i == label ? C(0) : e;
+  };
+  constexpr bool keep = std::is_same_v<Team, SerialTeam> && is_compute_type<T>;  // as for ce
+  const auto total = sums<2, double>(team, row.classes, [=](int64_t i, auto v) {
+    const C e = weight(i);
+    if constexpr (keep) grad[i] = e;
+    const C below = e < C(1) ? e : C(0);
+    v[0] += below;
+    v[1] += e - below;
+  });
+  const C at_label = load(logits[label]);
+  const double rest = total[0], ties = total[1];
+  const bool alone = row.classes == 1;
+  const double unit = (ties == ties) & (at_label == at_label) ? 1.0 : std::numeric_limits<double>::quiet_NaN();
+  const C inverse = static_cast<C>(unit / (ties + rest));
+  const C grad_label = static_cast<C>(alone ? 0.0 * unit : -unit);
+  for_each(team, row.classes, [=](int64_t i) {
+    C share;
+    if constexpr (keep)
+      share = grad[i] * inverse;
+    else
+      share = weight(i) * inverse;
+    store_nearest(grad[i], i == label ? grad_label : share);
+  });
+  if (team.rank() != 0) return;
+  const double ahead = max == at_label ? 0.0 : static_cast<double>(max) - static_cast<double>(at_label);
+  *row.loss = static_cast<C>(unit * (alone ? lowest : log1p_of((ties - 1.0) + rest) + ahead));
 }
 
 template <class Team, class T, class C = compute_t<T>>
@@ -193,6 +238,7 @@ FASTAT_HD void attack_loss_row(const Team& team, const LossRow<T>& row, LossKind
     return;
   }
   if (kind == LossKind::ce) return ce_row(team, row);
+  if (kind == LossKind::log_odds) return log_odds_row(team, row);
   ratio_row(team, row, kind);
 }
 

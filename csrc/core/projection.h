@@ -6,7 +6,8 @@
 //   l1     the step spread over the largest gradient entries that can still move, then the Euclidean projection onto
 //          ball and box together (Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks", 2021)
 //
-// A null gradient turns each into the projection alone. Gradients that say nothing (zero, or not finite) move nothing.
+// A null gradient turns each into the projection alone. NaN entries of a gradient move nothing. Infinite ones move by
+// their sign in linf and are chosen first in l1; in l2 they share the step, and what is finite is nothing beside them.
 #pragma once
 
 #include "team.h"
@@ -21,9 +22,27 @@ struct Sample {
   const T* x;
 };
 
+// The ball and the box: the same for every element of a sample.
 template <class C>
 struct Ball {
   C eps, lower, upper;
+  FASTAT_HD Ball at(int64_t) const { return *this; }
+  FASTAT_HD C radius() const { return eps; }
+};
+
+template <class C>
+struct SizeOfElements {
+  const C* values;  // null: `number` for every element
+  C number;
+  FASTAT_HD C at(int64_t i) const { return values ? values[i] : number; }
+};
+
+// They differ from element to element; the radius of l2 and l1 does not.
+template <class C>
+struct BallOfElements {
+  SizeOfElements<C> eps, lower, upper;
+  FASTAT_HD Ball<C> at(int64_t i) const { return {eps.at(i), lower.at(i), upper.at(i)}; }
+  FASTAT_HD C radius() const { return eps.number; }
 };
 
 template <class C>
@@ -45,23 +64,56 @@ struct L2Sums {
   double gg, dg, dd;  // ||g||^2, <adv - x, g>, ||adv - x||^2
 };
 
+// What an entry of the gradient counts for: itself times a power of two, or, where some are infinite, the sign of
+// those. A NaN counts for nothing.
+template <class C>
+struct L2Entries {
+  C lift = C(1);
+  bool infinite = false;
+  FASTAT_HD C operator()(C g) const {
+    const C finite = infinite ? C(0) : g * lift;
+    const C other = infinite ? sign_of(g) : C(0);
+    return is_finite(g) ? finite : other;
+  }
+};
+
+// Whether the sums say too little: entries that are not finite, or squares of doubles beyond the range.
+template <class C>
+FASTAT_HD bool l2_unclear(const L2Sums& sums) {
+  const bool tiny = std::is_same_v<C, double> && sums.gg < 1e-280;
+  return tiny || !is_finite(sums.gg) || !is_finite(sums.dg);
+}
+
+// The entries to take the sums of once more, by the largest magnitude, NaN passed over.
+template <class C>
+FASTAT_HD L2Entries<C> l2_entries(C largest) {
+  if (!is_finite(largest)) return {C(1), true};
+  if constexpr (std::is_same_v<C, double>) {
+    const int64_t exponent = 2046 - (bits_of<int64_t>(largest) >> 52);  // of 1 / largest, biased
+    return {bits_of<double>(clamp(exponent, int64_t(23), int64_t(2023)) << 52), false};
+  }
+  return {C(1), false};
+}
+
 // How to move and scale the elements of one sample.
 template <class C>
 struct L2Plan {
-  C first, second;  // g times first times second is the step; split so that neither factor overflows
-  C scale;          // applied to the stepped perturbation; 1 leaves it alone
+  L2Entries<C> entries;
+  C length;  // of the step, per unit of the entries
+  C scale;   // applied to the stepped perturbation; 1 leaves it alone
   bool moves;
 };
 
+// `sums` are those of the entries.
 template <class C>
-FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
-  L2Plan<C> plan{C(0), C(0), C(1), sums.gg > 0 && is_finite(sums.gg) && is_finite(sums.dg)};
+FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, const L2Entries<C>& entries, C step, C eps) {
+  L2Plan<C> plan{entries, C(0), C(1), sums.gg > 0 && is_finite(sums.gg) && is_finite(sums.dg)};
   double squared = sums.dd;
   if (plan.moves) {
     const double norm = sqrt(sums.gg);
-    const double lift = norm < 0x1p-100 ? 0x1p+100 : 1.0;
-    plan.first = static_cast<C>(lift);
-    plan.second = static_cast<C>(step / (norm * lift));
+    const double lift = norm < 0x1p-100 ? 0x1p+100 : 1.0;  // neither factor of an entry overflows
+    plan.entries.lift *= static_cast<C>(lift);
+    plan.length = static_cast<C>(step / (norm * lift));
     squared = sums.dd + 2.0 * (step / norm) * sums.dg + static_cast<double>(step) * step;
   }
   if (squared > static_cast<double>(eps) * eps) plan.scale = static_cast<C>(eps / sqrt(squared));
@@ -70,24 +122,34 @@ FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
 
 template <bool has_grad, class C>
 FASTAT_HD C l2_point(C adv, C grad, C x, const L2Plan<C>& plan, const Ball<C>& ball) {
-  const C moved = has_grad && plan.moves ? adv + grad * plan.first * plan.second : adv;
+  const C moved = has_grad && plan.moves ? adv + plan.entries(grad) * plan.length : adv;
   const C inside = plan.scale < C(1) ? x + (moved - x) * plan.scale : moved;
   return clamp(inside, ball.lower, ball.upper);
 }
 
-template <bool has_grad, class Team, class T, class C = compute_t<T>>
-FASTAT_HD void l2_sample(const Team& team, const Sample<T>& s, int64_t n, C step, const Ball<C>& ball) {
-  const auto total = sums<3, double>(team, n, [=](int64_t i, auto v) {
-    const double d = static_cast<double>(load(s.adv[i])) - static_cast<double>(load(s.x[i]));
-    v[2] += d * d;
-    if constexpr (has_grad) {
-      const double g = load(s.grad[i]);
-      v[0] += g * g;
-      v[1] += d * g;
-    }
-  });
-  const L2Plan<C> plan = l2_plan(L2Sums{total[0], total[1], total[2]}, step, ball.eps);
+template <bool has_grad, class Team, class T, class Balls, class C = compute_t<T>>
+FASTAT_HD void l2_sample(const Team& team, const Sample<T>& s, int64_t n, C step, const Balls& balls) {
+  const auto totals = [&](auto entry) {
+    const auto total = sums<3, double>(team, n, [=](int64_t i, auto v) {
+      const double d = static_cast<double>(load(s.adv[i])) - static_cast<double>(load(s.x[i]));
+      v[2] += d * d;
+      if constexpr (has_grad) {
+        const double g = entry(load(s.grad[i]));
+        v[0] += g * g;
+        v[1] += d * g;
+      }
+    });
+    return L2Sums{total[0], total[1], total[2]};
+  };
+  L2Entries<C> entries;
+  L2Sums total = totals([](C g) { return g; });
+  if (has_grad && l2_unclear<C>(total)) {
+    entries = l2_entries(max_of<C>(team, n, [=](int64_t i) { return abs_of(load(s.grad[i])); }));
+    total = totals(entries);
+  }
+  const L2Plan<C> plan = l2_plan(total, entries, step, balls.radius());
   for_each(team, n, [=](int64_t i) {
+    const Ball<C> ball = balls.at(i);
     const C x = load(s.x[i]);
     const C grad = has_grad ? load(s.grad[i]) : C(0);
     const C point = l2_point<has_grad>(load(s.adv[i]), grad, x, plan, ball);
@@ -114,10 +176,10 @@ struct L1Selection {
 
 // The k largest movable gradient entries; all entries equal to the smallest of them are taken with it, so that the
 // choice does not depend on the order of the elements.
-template <class Team, class T, class C = compute_t<T>>
-FASTAT_HD L1Selection<C> l1_select(const Team& team, const Sample<T>& s, int64_t n, int64_t k, const Ball<C>& ball) {
+template <class Team, class T, class Balls, class C = compute_t<T>>
+FASTAT_HD L1Selection<C> l1_select(const Team& team, const Sample<T>& s, int64_t n, int64_t k, const Balls& balls) {
   using Key = key_t<C>;
-  const auto key = [=](int64_t i) { return movable_key<C>(load(s.adv[i]), load(s.grad[i]), ball); };
+  const auto key = [=](int64_t i) { return movable_key<C>(load(s.adv[i]), load(s.grad[i]), balls.at(i)); };
   const auto count_from = [&](Key threshold) {
     return sums<1, Key, int64_t>(team, n, [=](int64_t i, auto v) { v[0] += key(i) >= threshold ? 1 : 0; })[0];
   };
@@ -142,16 +204,16 @@ FASTAT_HD L1Selection<C> l1_select(const Team& team, const Sample<T>& s, int64_t
 // The Euclidean projection of v = moved - x onto {||u||_1 <= eps, x + u in the box} is u_i = sign(v_i) clip(|v_i| -
 // shift, 0, room_i), room_i what the box leaves in the direction of v_i. shift >= 0 is the root of a decreasing
 // piecewise-linear function: Newton steps within a bracket, exact once the right piece is reached.
-template <class Team, class T, class C>
-FASTAT_HD double l1_shift(const Team& team, const C* moved, const T* points, int64_t n, const Ball<C>& ball) {
-  const double eps = static_cast<double>(ball.eps);
-  const C lower = ball.lower, upper = ball.upper;
+template <class Team, class T, class C, class Balls>
+FASTAT_HD double l1_shift(const Team& team, const C* moved, const T* points, int64_t n, const Balls& balls) {
+  const double eps = static_cast<double>(balls.radius());
   double low = 0.0, high = 0.0, shift = 0.0;
   for (int iteration = 0; iteration < 200; ++iteration) {
     const auto at = sums<2, double>(team, n, [=](int64_t i, auto v) {
+      const Ball<C> ball = balls.at(i);
       const C x = load(points[i]);
       const C delta = moved[i] - x;
-      const C room = delta > C(0) ? upper - x : x - lower;
+      const C room = delta > C(0) ? ball.upper - x : x - ball.lower;
       const C limit = room > C(0) ? room : C(0);
       const double rest = static_cast<double>(abs_of(delta)) - shift;
       const double kept = clamp(rest, 0.0, static_cast<double>(limit));
@@ -173,22 +235,23 @@ FASTAT_HD double l1_shift(const Team& team, const C* moved, const T* points, int
 }
 
 // `moved` holds n numbers of the compute type; it may be adv itself where that is the element type.
-template <bool has_grad, class Team, class T, class C = compute_t<T>>
+template <bool has_grad, class Team, class T, class Balls, class C = compute_t<T>>
 FASTAT_HD void l1_sample(const Team& team, const Sample<T>& s, C* moved, int64_t n, C step, int64_t k,
-                         const Ball<C>& ball) {
+                         const Balls& balls) {
   if constexpr (has_grad) {
-    const L1Selection<C> selection = l1_select(team, s, n, k, ball);
+    const L1Selection<C> selection = l1_select(team, s, n, k, balls);
     const C amount = selection.count > 0 ? static_cast<C>(step / static_cast<double>(selection.count)) : C(0);
     for_each(team, n, [=](int64_t i) {
       const C adv = load(s.adv[i]), grad = load(s.grad[i]);
       const C move = amount * sign_of(grad);
-      moved[i] = adv + (movable_key<C>(adv, grad, ball) >= selection.threshold ? move : C(0));
+      moved[i] = adv + (movable_key<C>(adv, grad, balls.at(i)) >= selection.threshold ? move : C(0));
     });
   } else {
     for_each(team, n, [=](int64_t i) { moved[i] = load(s.adv[i]); });
   }
-  const double shift = l1_shift(team, moved, s.x, n, ball);
+  const double shift = l1_shift(team, moved, s.x, n, balls);
   for_each(team, n, [=](int64_t i) {
+    const Ball<C> ball = balls.at(i);
     const C x = load(s.x[i]);
     const C delta = moved[i] - x;
     const C rest = static_cast<C>(static_cast<double>(abs_of(delta)) - shift);

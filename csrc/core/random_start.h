@@ -82,11 +82,13 @@ FASTAT_HD C ball_scale(const Team& team, const RandomKey& key, int64_t n, C eps,
   return static_cast<C>(eps / (norm == Norm::l2 ? sqrt(sum + 2.0 * exponential) : sum + exponential));
 }
 
-template <class T, class C = compute_t<T>>
-FASTAT_HD void start_element(const StartSample<T>& s, int64_t i, float noise, C scale, const Ball<C>& ball, bool linf) {
+// `scale` is what l2 and l1 multiply the noise by.
+template <class T, class Balls, class C = compute_t<T>>
+FASTAT_HD void start_element(const StartSample<T>& s, int64_t i, float noise, C scale, const Balls& balls, bool linf) {
   const int64_t at = s.order.offset(i);
+  const Ball<C> ball = balls.at(at);
   const C x = load(s.x[at]);
-  const C point = clamp(x + static_cast<C>(noise) * scale, ball.lower, ball.upper);
+  const C point = clamp(x + static_cast<C>(noise) * (linf ? ball.eps : scale), ball.lower, ball.upper);
   store_inside(s.out[at], point, x, linf ? ball.eps : abs_of(point - x), ball.lower, ball.upper);
 }
 

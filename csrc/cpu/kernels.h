@@ -26,11 +26,18 @@ void step_elements(const StepArgs& a, int64_t begin, int64_t end) {
     using C = compute_t<T>;
     for_sample_parts(begin, end, a.n, [&](int64_t sample, int64_t first, int64_t last) {
       const Sample<T> s = step_sample_at<T>(a, sample);
-      const Ball<C> ball = ball_at<C>(a, sample);
-      const C step = at_sample<C>(a.step, sample);
       const auto run = [&](auto has_grad) {
-        for_each(SerialTeam{}, last - first,
-                 [=](int64_t i) { linf_element<decltype(has_grad)::value>(s, first + i, step, ball); });
+        constexpr bool grad = decltype(has_grad)::value;
+        if (by_element(a)) {
+          const BallOfElements<C> balls = balls_at<C>(a, sample);
+          const SizeOfElements<C> steps = sizes_at<C>(a.step, sample);
+          for_each(SerialTeam{}, last - first,
+                   [=](int64_t i) { linf_element<grad>(s, first + i, steps.at(first + i), balls.at(first + i)); });
+        } else {
+          const Ball<C> ball = ball_at<C>(a, sample);
+          const C step = at_sample<C>(a.step, sample);
+          for_each(SerialTeam{}, last - first, [=](int64_t i) { linf_element<grad>(s, first + i, step, ball); });
+        }
       };
       s.grad ? run(std::true_type{}) : run(std::false_type{});
     });
@@ -50,16 +57,18 @@ void step_samples(const StepArgs& a, int64_t begin, int64_t end) {
     };
     for (int64_t sample = begin; sample < end; ++sample) {
       const Sample<T> s = step_sample_at<T>(a, sample);
-      const Ball<C> ball = ball_at<C>(a, sample);
       const C step = at_sample<C>(a.step, sample);
-      const auto run = [&](auto has_grad) {
+      const auto run = [&](auto has_grad, const auto& ball) {
         constexpr bool grad = decltype(has_grad)::value;
         if (static_cast<Norm>(a.norm) == Norm::l2)
           l2_sample<grad>(SerialTeam{}, s, a.n, step, ball);
         else
           l1_sample<grad>(SerialTeam{}, s, moved(s.adv), a.n, step, a.selected, ball);
       };
-      s.grad ? run(std::true_type{}) : run(std::false_type{});
+      const auto with_ball = [&](const auto& ball) {
+        s.grad ? run(std::true_type{}, ball) : run(std::false_type{}, ball);
+      };
+      by_element(a) ? with_ball(balls_at<C>(a, sample)) : with_ball(ball_at<C>(a, sample));
     }
   });
 }
@@ -74,16 +83,18 @@ void start_blocks_range(const StartArgs& a, int64_t begin, int64_t end) {
     for_sample_parts(begin, end, (a.n + 3) / 4, [&](int64_t sample, int64_t first, int64_t last) {
       const StartSample<T> s = start_sample_at<T>(a, sample);
       const RandomKey key = key_at(a, sample);
-      const Ball<C> ball = ball_at<C>(a, sample);
-      for (; first < last; first += chunk) {
-        float* kept = noise;
-        for_each(SerialTeam{}, std::min(chunk, last - first), [=](int64_t block) {
-          const Noise4 made = noise4<Norm::linf>(key, first + block);
-          unrolled<4>([&](auto k) { kept[4 * block + k] = made.v[k]; });
-        });
-        for_each(SerialTeam{}, std::min(4 * chunk, std::min(a.n, 4 * last) - 4 * first),
-                 [=](int64_t i) { start_element(s, 4 * first + i, kept[i], ball.eps, ball, true); });
-      }
+      const auto run = [&](const auto& ball) {
+        for (int64_t at = first; at < last; at += chunk) {
+          float* kept = noise;
+          for_each(SerialTeam{}, std::min(chunk, last - at), [=](int64_t block) {
+            const Noise4 made = noise4<Norm::linf>(key, at + block);
+            unrolled<4>([&](auto k) { kept[4 * block + k] = made.v[k]; });
+          });
+          for_each(SerialTeam{}, std::min(4 * chunk, std::min(a.n, 4 * last) - 4 * at),
+                   [=](int64_t i) { start_element(s, 4 * at + i, kept[i], C(0), ball, true); });
+        }
+      };
+      by_element(a) ? run(balls_at<C>(a, sample)) : run(ball_at<C>(a, sample));
     });
   });
 }
@@ -94,19 +105,22 @@ void start_samples(const StartArgs& a, int64_t begin, int64_t end) {
     using C = compute_t<T>;
     std::vector<float> noise(a.n);
     for (int64_t sample = begin; sample < end; ++sample) {
-      const Ball<C> ball = ball_at<C>(a, sample);
       const RandomKey key = key_at(a, sample);
-      const auto run = [&](auto tag) {
+      const auto run = [&](auto tag, const auto& ball) {
         constexpr Norm norm = decltype(tag)::value;
         float* kept = noise.data();
-        const C scale = ball_scale<norm>(SerialTeam{}, key, a.n, ball.eps, [=](int64_t i, float v) { kept[i] = v; });
+        const auto keep = [=](int64_t i, float v) { kept[i] = v; };
+        const C scale = ball_scale<norm>(SerialTeam{}, key, a.n, ball.radius(), keep);
         const StartSample<T> s = start_sample_at<T>(a, sample);
         for_each(SerialTeam{}, a.n, [=](int64_t i) { start_element(s, i, kept[i], scale, ball, false); });
       };
-      if (static_cast<Norm>(a.norm) == Norm::l2)
-        run(std::integral_constant<Norm, Norm::l2>{});
-      else
-        run(std::integral_constant<Norm, Norm::l1>{});
+      const auto with_ball = [&](const auto& ball) {
+        if (static_cast<Norm>(a.norm) == Norm::l2)
+          run(std::integral_constant<Norm, Norm::l2>{}, ball);
+        else
+          run(std::integral_constant<Norm, Norm::l1>{}, ball);
+      };
+      by_element(a) ? with_ball(balls_at<C>(a, sample)) : with_ball(ball_at<C>(a, sample));
     }
   });
 }

@@ -14,7 +14,7 @@ constexpr int threads = 512;
 template <class T>
 constexpr int64_t staged_bytes_per_element = 3 * sizeof(T) + (is_compute_type<T> ? 0 : sizeof(compute_t<T>));
 
-template <class T, bool has_grad, bool on_chip>
+template <class T, bool has_grad, bool on_chip, bool by_element>
 __global__ void __launch_bounds__(threads) l1_step_kernel(const StepArgs a, compute_t<T>* workspace) {
   using C = compute_t<T>;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -36,18 +36,23 @@ __global__ void __launch_bounds__(threads) l1_step_kernel(const StepArgs a, comp
     s = {staged_adv, staged_grad, staged_x};
   }
   if constexpr (is_compute_type<T>) moved = s.adv;
-  const Ball<C> ball = ball_at<C>(a, blockIdx.x);
-  l1_sample<has_grad>(team, s, moved, a.n, at_sample<C>(a.step, blockIdx.x), a.selected, ball);
+  const auto run = [&](const auto& balls) {
+    l1_sample<has_grad>(team, s, moved, a.n, at_sample<C>(a.step, blockIdx.x), a.selected, balls);
+  };
+  if constexpr (by_element)
+    run(balls_at<C>(a, blockIdx.x));
+  else
+    run(ball_at<C>(a, blockIdx.x));
   if constexpr (on_chip) for_each(team, a.n, [=](int64_t i) { adv[i] = s.adv[i]; });
 }
 
-template <class T, bool has_grad>
+template <class T, bool has_grad, bool by_element>
 int launch(const StepArgs& a, void* workspace, int64_t shared, cudaStream_t stream) {
   auto* moved = static_cast<compute_t<T>*>(workspace);
   if (shared == 0) {
-    l1_step_kernel<T, has_grad, false><<<a.batch, threads, 0, stream>>>(a, moved);
+    l1_step_kernel<T, has_grad, false, by_element><<<a.batch, threads, 0, stream>>>(a, moved);
   } else {
-    const auto kernel = l1_step_kernel<T, has_grad, true>;
+    const auto kernel = l1_step_kernel<T, has_grad, true, by_element>;
     const auto error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
     if (error != cudaSuccess) return static_cast<int>(error);
@@ -82,7 +87,12 @@ int launch_l1_step(const StepArgs& a, void* workspace, int device, void* stream)
   return with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
     const int64_t shared = shared_bytes<T>(a, device);
-    return a.grad != nullptr ? launch<T, true>(a, workspace, shared, s) : launch<T, false>(a, workspace, shared, s);
+    const auto with_grad = [&](auto has_grad) {
+      constexpr bool grad = decltype(has_grad)::value;
+      return by_element(a) ? launch<T, grad, true>(a, workspace, shared, s)
+                           : launch<T, grad, false>(a, workspace, shared, s);
+    };
+    return a.grad != nullptr ? with_grad(std::true_type{}) : with_grad(std::false_type{});
   });
 }
 

@@ -10,31 +10,44 @@ namespace fastat {
 
 namespace {
 
-template <bool has_grad, int width, class T>
+template <bool has_grad, int width, class T, class Entry>
 __device__ __forceinline__ void add_terms(double (&sums)[3], const Vector<T, width>& adv, const Vector<T, width>& grad,
-                                          const Vector<T, width>& x) {
+                                          const Vector<T, width>& x, const Entry& entry) {
 #pragma unroll
   for (int i = 0; i < width; ++i) {
     const double d = static_cast<double>(load(adv.v[i])) - static_cast<double>(load(x.v[i]));
     sums[2] += d * d;
     if constexpr (has_grad) {
-      const double g = load(grad.v[i]);
+      const double g = entry(load(grad.v[i]));
       sums[0] += g * g;
       sums[1] += d * g;
     }
   }
 }
 
-template <bool has_grad, int width, class T, class C = compute_t<T>>
+// `first` is where the elements stand in the sample.
+template <bool has_grad, int width, class T, class Balls, class C = compute_t<T>>
 __device__ __forceinline__ void move(Vector<T, width>& adv, const Vector<T, width>& grad, const Vector<T, width>& x,
-                                     const L2Plan<C>& plan, const Ball<C>& ball) {
+                                     const L2Plan<C>& plan, const Balls& balls, int64_t first) {
 #pragma unroll
   for (int i = 0; i < width; ++i) {
+    const Ball<C> ball = balls.at(first + i);
     const C centre = load(x.v[i]);
     const C g = has_grad ? load(grad.v[i]) : C(0);
     const C point = l2_point<has_grad>(load(adv.v[i]), g, centre, plan, ball);
     store_inside(adv.v[i], point, centre, abs_of(point - centre), ball.lower, ball.upper);
   }
+}
+
+// The largest magnitude of an entry, NaN passed over.
+template <int width, class T, class C = compute_t<T>>
+__device__ __forceinline__ C largest_of(C largest, const Vector<T, width>& grad) {
+#pragma unroll
+  for (int i = 0; i < width; ++i) {
+    const C size = abs_of(load(grad.v[i]));
+    largest = size > largest ? size : largest;
+  }
+  return largest;
 }
 
 // All in one reduction: a third of the barriers, which count where a block has little else to wait for.
@@ -67,22 +80,33 @@ __global__ void __launch_bounds__(threads) l2_step_in_registers(const StepArgs a
     x[k] = read_vector<float, 4>(static_cast<const float*>(a.x), first + index);
     if constexpr (has_grad) grad[k] = read_vector<float, 4>(static_cast<const float*>(a.grad), first + index);
   }
-  double sums[3] = {0.0, 0.0, 0.0};
+  const auto totals = [&](auto entry) {
+    double sums[3] = {0.0, 0.0, 0.0};
 #pragma unroll
-  for (int k = 0; k < items; ++k) add_terms<has_grad, 4>(sums, adv[k], grad[k], x[k]);
+    for (int k = 0; k < items; ++k) add_terms<has_grad, 4>(sums, adv[k], grad[k], x[k], entry);
+    return totals_together(team, sums);
+  };
   const Ball<float> ball = ball_at<float>(a, blockIdx.x);
-  const L2Sums total = totals_together(team, sums);
-  const L2Plan<float> plan = l2_plan(total, at_sample<float>(a.step, blockIdx.x), ball.eps);
+  L2Entries<float> entries;
+  L2Sums total = totals([](float g) { return g; });
+  if (has_grad && l2_unclear<float>(total)) {
+    float largest = 0.0f;
+#pragma unroll
+    for (int k = 0; k < items; ++k) largest = largest_of<4>(largest, grad[k]);
+    entries = l2_entries(team.max(largest));
+    total = totals(entries);
+  }
+  const L2Plan<float> plan = l2_plan(total, entries, at_sample<float>(a.step, blockIdx.x), ball.eps);
 #pragma unroll
   for (int k = 0; k < items; ++k) {
     const int index = threadIdx.x + k * threads;
     if (index >= vectors) continue;
-    move<has_grad, 4>(adv[k], grad[k], x[k], plan, ball);
+    move<has_grad, 4>(adv[k], grad[k], x[k], plan, ball, 4 * index);
     write_vector(static_cast<float*>(a.adv), first + index, adv[k]);
   }
 }
 
-template <class T, int width, int threads, bool has_grad>
+template <class T, int width, int threads, bool has_grad, bool by_element>
 __global__ void __launch_bounds__(threads) l2_step_streamed(const StepArgs a) {
   using C = compute_t<T>;
   __shared__ typename BlockTeam<threads>::Storage storage;
@@ -92,18 +116,34 @@ __global__ void __launch_bounds__(threads) l2_step_streamed(const StepArgs a) {
   T* adv = static_cast<T*>(a.adv) + offset;
   const T* x = static_cast<const T*>(a.x) + offset;
   const T* grad = has_grad ? static_cast<const T*>(a.grad) + offset : x;
-  double sums[3] = {0.0, 0.0, 0.0};
+  const auto totals = [&](auto entry) {
+    double sums[3] = {0.0, 0.0, 0.0};
 #pragma unroll 2
-  for (int64_t i = threadIdx.x; i < vectors; i += threads)
-    add_terms<has_grad, width>(sums, read_vector<T, width>(static_cast<const T*>(adv), i),
-                               read_vector<T, width>(grad, i), read_vector<T, width>(x, i));
-  const Ball<C> ball = ball_at<C>(a, blockIdx.x);
-  const L2Sums total = totals_in_turn(team, sums);
-  const L2Plan<C> plan = l2_plan(total, at_sample<C>(a.step, blockIdx.x), ball.eps);
+    for (int64_t i = threadIdx.x; i < vectors; i += threads)
+      add_terms<has_grad, width>(sums, read_vector<T, width>(static_cast<const T*>(adv), i),
+                                 read_vector<T, width>(grad, i), read_vector<T, width>(x, i), entry);
+    return totals_in_turn(team, sums);
+  };
+  const auto balls = [&] {
+    if constexpr (by_element)
+      return balls_at<C>(a, blockIdx.x);
+    else
+      return ball_at<C>(a, blockIdx.x);
+  }();
+  L2Entries<C> entries;
+  L2Sums total = totals([](C g) { return g; });
+  if (has_grad && l2_unclear<C>(total)) {
+    C largest = C(0);
+    for (int64_t i = threadIdx.x; i < vectors; i += threads)
+      largest = largest_of<width>(largest, read_vector<T, width>(grad, i));
+    entries = l2_entries(team.max(largest));
+    total = totals(entries);
+  }
+  const L2Plan<C> plan = l2_plan(total, entries, at_sample<C>(a.step, blockIdx.x), balls.radius());
 #pragma unroll 2
   for (int64_t i = threadIdx.x; i < vectors; i += threads) {
     Vector<T, width> point = read_vector<T, width>(static_cast<const T*>(adv), i);
-    move<has_grad, width>(point, read_vector<T, width>(grad, i), read_vector<T, width>(x, i), plan, ball);
+    move<has_grad, width>(point, read_vector<T, width>(grad, i), read_vector<T, width>(x, i), plan, balls, width * i);
     write_vector(adv, i, point);
   }
 }
@@ -117,13 +157,13 @@ int launch_in_registers(const StepArgs& a, cudaStream_t stream) {
   return static_cast<int>(cudaGetLastError());
 }
 
-template <class T, int width>
+template <class T, int width, bool by_element = false>
 int launch_streamed(const StepArgs& a, cudaStream_t stream) {
   constexpr int threads = 512;
   if (a.grad != nullptr)
-    l2_step_streamed<T, width, threads, true><<<a.batch, threads, 0, stream>>>(a);
+    l2_step_streamed<T, width, threads, true, by_element><<<a.batch, threads, 0, stream>>>(a);
   else
-    l2_step_streamed<T, width, threads, false><<<a.batch, threads, 0, stream>>>(a);
+    l2_step_streamed<T, width, threads, false, by_element><<<a.batch, threads, 0, stream>>>(a);
   return static_cast<int>(cudaGetLastError());
 }
 
@@ -134,6 +174,7 @@ int launch_l2_step(const StepArgs& a, void* stream) {
   return with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
     constexpr int width = vector_width<T>;
+    if (by_element(a)) return launch_streamed<T, 1, true>(a, s);
     const bool vectors = a.n % width == 0 && aligned(a.adv, 16) && aligned(a.x, 16) && aligned(a.grad, 16);
     if (!vectors) return launch_streamed<T, 1>(a, s);
     if constexpr (std::is_same_v<T, float>) {

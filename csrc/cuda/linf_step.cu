@@ -1,5 +1,6 @@
 // The linf step: sign, step, both clamps in one pass. 16 bytes per float32 element (read x_adv, grad, x; write x_adv),
-// against 68 for the eager expression. Each thread has up to two 16-byte loads per tensor in flight.
+// against 68 for the eager expression. Each thread has up to two 16-byte loads per tensor in flight. Sizes that differ
+// from element to element take a kernel of their own, an element at a time.
 #include "common.cuh"
 #include "kernels.h"
 
@@ -39,6 +40,26 @@ __global__ void __launch_bounds__(threads) linf_step_kernel(const StepArgs a) {
   }
 }
 
+template <class T, bool has_grad>
+__global__ void __launch_bounds__(threads) linf_step_by_element(const StepArgs a) {
+  using C = compute_t<T>;
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
+  if (index >= a.batch * a.n) return;
+  const int64_t sample = index / a.n, i = index % a.n;
+  const C step = sizes_at<C>(a.step, sample).at(i);
+  linf_element<has_grad>(step_sample_at<T>(a, sample), i, step, balls_at<C>(a, sample).at(i));
+}
+
+template <class T>
+int launch_by_element(const StepArgs& a, cudaStream_t stream) {
+  const int64_t blocks = ceil_div(a.batch * a.n, threads);
+  if (a.grad != nullptr)
+    linf_step_by_element<T, true><<<blocks, threads, 0, stream>>>(a);
+  else
+    linf_step_by_element<T, false><<<blocks, threads, 0, stream>>>(a);
+  return static_cast<int>(cudaGetLastError());
+}
+
 template <class T, int width>
 int launch(const StepArgs& a, cudaStream_t stream) {
   const int64_t blocks = ceil_div(a.batch * a.n / width, threads * vectors_per_thread);
@@ -61,6 +82,7 @@ int launch_linf_step(const StepArgs& a, void* stream) {
   return with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
     constexpr int width = vector_width<T>;
+    if (by_element(a)) return launch_by_element<T>(a, s);
     const bool per_sample = a.eps.values != nullptr || a.step.values != nullptr;
     const bool whole = (per_sample ? a.n : a.batch * a.n) % width == 0;
     const bool vectors = whole && aligned(a.adv, 16) && aligned(a.x, 16) && (a.grad == nullptr || aligned(a.grad, 16));

@@ -12,9 +12,9 @@ namespace {
 constexpr int threads = 256;
 
 // Four elements of one sample; `vectors`: they lie together and aligned, and there are four.
-template <Norm norm, bool vectors, class T, class C = compute_t<T>>
+template <Norm norm, bool vectors, class T, class Balls, class C = compute_t<T>>
 __device__ __forceinline__ void write_block(const StartSample<T>& s, int64_t n, int64_t block, const Noise4& noise,
-                                            C scale, const Ball<C>& ball) {
+                                            C scale, const Balls& ball) {
   constexpr bool linf = norm == Norm::linf;
   if constexpr (vectors) {
     const Vector<T, 4> x = read_vector<T, 4>(s.x, block);
@@ -29,38 +29,45 @@ __device__ __forceinline__ void write_block(const StartSample<T>& s, int64_t n, 
   }
 }
 
-template <class T, bool vectors>
+template <class T, bool by_element>
+__device__ __forceinline__ auto ball_of(const StartArgs& a, int64_t sample) {
+  if constexpr (by_element)
+    return balls_at<compute_t<T>>(a, sample);
+  else
+    return ball_at<compute_t<T>>(a, sample);
+}
+
+template <class T, bool vectors, bool by_element>
 __global__ void __launch_bounds__(threads) linf_start_kernel(const StartArgs a) {
   const int64_t blocks = (a.n + 3) / 4;
   const int64_t index = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (index >= a.batch * blocks) return;
   const int64_t sample = index / blocks, block = index % blocks;
-  const auto ball = ball_at<compute_t<T>>(a, sample);
   write_block<Norm::linf, vectors>(start_sample_at<T>(a, sample), a.n, block,
-                                   noise4<Norm::linf>(key_at(a, sample), block), ball.eps, ball);
+                                   noise4<Norm::linf>(key_at(a, sample), block), compute_t<T>(0),
+                                   ball_of<T, by_element>(a, sample));
 }
 
-template <class T, Norm norm, bool vectors>
+template <class T, Norm norm, bool vectors, bool by_element>
 __global__ void __launch_bounds__(threads) ball_start_kernel(const StartArgs a) {
   __shared__ typename BlockTeam<threads>::Storage storage;
   const BlockTeam<threads> team{storage};
   const int64_t sample = blockIdx.x;
   const RandomKey key = key_at(a, sample);
-  const auto ball = ball_at<compute_t<T>>(a, sample);
-  const auto scale = ball_scale<norm>(team, key, a.n, ball.eps, [](int64_t, float) {});
+  const auto ball = ball_of<T, by_element>(a, sample);
+  const auto scale = ball_scale<norm>(team, key, a.n, ball.radius(), [](int64_t, float) {});
   const StartSample<T> s = start_sample_at<T>(a, sample);
   for_each(team, (a.n + 3) / 4,
            [=](int64_t block) { write_block<norm, vectors>(s, a.n, block, noise4<norm>(key, block), scale, ball); });
 }
 
-template <class T, bool vectors>
+template <class T, bool vectors, bool by_element = false>
 int launch(const StartArgs& a, cudaStream_t stream) {
+  const int64_t blocks = ceil_div(a.batch * ((a.n + 3) / 4), threads);
   switch (static_cast<Norm>(a.norm)) {
-    case Norm::linf:
-      linf_start_kernel<T, vectors><<<ceil_div(a.batch * ((a.n + 3) / 4), threads), threads, 0, stream>>>(a);
-      break;
-    case Norm::l2: ball_start_kernel<T, Norm::l2, vectors><<<a.batch, threads, 0, stream>>>(a); break;
-    case Norm::l1: ball_start_kernel<T, Norm::l1, vectors><<<a.batch, threads, 0, stream>>>(a); break;
+    case Norm::linf: linf_start_kernel<T, vectors, by_element><<<blocks, threads, 0, stream>>>(a); break;
+    case Norm::l2: ball_start_kernel<T, Norm::l2, vectors, by_element><<<a.batch, threads, 0, stream>>>(a); break;
+    case Norm::l1: ball_start_kernel<T, Norm::l1, vectors, by_element><<<a.batch, threads, 0, stream>>>(a); break;
   }
   return static_cast<int>(cudaGetLastError());
 }
@@ -71,6 +78,7 @@ int launch_random_start(const StartArgs& a, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   return with_element_type(a.type, [&](auto zero) {
     using T = decltype(zero);
+    if (by_element(a)) return launch<T, false, true>(a, s);
     constexpr size_t bytes = sizeof(Vector<T, 4>);
     const bool vectors = a.channels == 1 && a.n % 4 == 0 && aligned(a.x, bytes) && aligned(a.out, bytes);
     return vectors ? launch<T, true>(a, s) : launch<T, false>(a, s);

@@ -5,5 +5,17 @@ from fastat.attacks.gradient import LossFunction, attacking
 from fastat.attacks.inputs import check_batch
 from fastat.attacks.pgd import pgd
 from fastat.attacks.speed import Fastest, fastest
+from fastat.attacks.weakness import WeakAttackWarning, settle, warn
 
-__all__ = ["Fastest", "LossFunction", "attacking", "check_batch", "fastest", "fgsm", "pgd"]
+__all__ = [
+    "Fastest",
+    "LossFunction",
+    "WeakAttackWarning",
+    "attacking",
+    "check_batch",
+    "fastest",
+    "fgsm",
+    "pgd",
+    "settle",
+    "warn",
+]

@@ -5,31 +5,34 @@ from numbers import Real
 
 from torch import Tensor
 
-from fastat.attacks.gradient import LossFunction, attacking
+from fastat.attacks.gradient import LossFunction, ascended, attacking
 from fastat.attacks.inputs import Normalization, check_images, checked
 from fastat.attacks.problem import Problem, run
-from fastat.graphs import Graph, Tensors, check_graph
+from fastat.attacks.weakness import check_modes, doubts_of, note, unread
+from fastat.graphs import Graph, Tensors, capturing, check_graph
 from fastat.kernels import ops
+from fastat.kernels.sizes import Box, Size
 from fastat.models import Model
-from fastat.support.threat import Bounds, Norm
+from fastat.support.threat import Norm
 
 
 def fgsm(
     model: Model,
     x: Tensor,
     y: Tensor,
-    eps: float | Tensor = 8 / 255,
-    step_size: float | Tensor | None = None,
+    eps: Size = 8 / 255,
+    step_size: Size | None = None,
     *,
     norm: Norm = "linf",
     noise: float = 0.0,
     clip: bool = True,
     loss: ops.LossKind | LossFunction = "ce",
     targets: Tensor | None = None,
-    bounds: Bounds = (0.0, 1.0),
+    bounds: Box = (0.0, 1.0),
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     normalization: Normalization | None = None,
+    training: bool = False,
     graph: Graph = False,
     validate: bool = True,
 ) -> Tensor:
@@ -42,12 +45,12 @@ def fgsm(
     ==================================  =======================================================================
 
     Args:
-        eps: radius >= 0, a number or one per sample ``[B]``, in the units of the bounds.
+        eps: radius >= 0, in the units of the bounds.
         step_size: length of the step; None for ``eps``.
         noise: radius of the uniform random start, as a multiple of ``eps``; 0 starts at ``x``.
         clip: project the result onto the eps-ball; False leaves only the box.
 
-    Other arguments, result and errors as for :func:`fastat.pgd`.
+    Other arguments, result, errors and warnings as for :func:`fastat.pgd`.
     """
     if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise < math.inf:
         raise ValueError(f"noise must be a number >= 0, got {noise!r}")
@@ -55,10 +58,15 @@ def fgsm(
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
     check_graph(graph)
     check_images(x)
+    if not training:
+        check_modes(model)
+    loss = ascended(loss, model, training)
+    watch = validate and not training and not capturing(x)
     with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
             x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
+            earlier=unread(model) if validate else None,
         )  # fmt: skip
         if len(x) == 0:
             return x.detach().clone()
@@ -69,10 +77,14 @@ def fgsm(
             if noise > 0:
                 x_adv = problem.with_radius(noise * problem.eps).random_start(tensors["seed"], 0)
             else:
-                x_adv = problem.x.clamp(problem.lower, problem.upper)
-            grad = problem.objective.gradient(x_adv)[2]
+                x_adv = problem.centre()
+            logits, _, grad = problem.objective.gradient(x_adv)
+            doubts = doubts_of(None if callable(loss) else logits, grad) if watch else ()
             reached = problem if clip else problem.with_radius(math.inf)
             reached.step_(x_adv, grad)
-            return (reached.leave(x_adv),)
+            return reached.leave(x_adv), *doubts
 
-        return run(work, bare, terms, tensors, labels, ("fgsm", noise, clip), graph)[0]
+        x_adv, *doubts = run(work, bare, terms, tensors, labels, ("fgsm", noise, clip, watch), graph)
+    if doubts:
+        note(model, (doubts[0], doubts[1]))
+    return x_adv

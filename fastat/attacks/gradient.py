@@ -11,16 +11,36 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastat.graphs import capturing
 from fastat.kernels import ops
-from fastat.models import Model, any_compiled, fresh_casts, half_scale, is_sharded, logits_of, unwrapped
+from fastat.models import (
+    Model,
+    any_compiled,
+    class_logits,
+    fresh_casts,
+    half_scale,
+    is_sharded,
+    modules_in_sight,
+    unwrapped,
+)
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """``(model output, y) -> loss [B]``."""
 
 
 def couples_samples(model: Model) -> bool:
-    """Whether a forward pass normalizes by the batch, as far as the modules of ``model`` tell (a function has none)."""
-    modules = model.modules() if isinstance(model, nn.Module) else []
+    """Whether a forward pass normalizes by the batch, as far as the modules tell that ``model`` has or refers to."""
+    modules = modules_in_sight(model)
     return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules)
+
+
+def ascended(loss: ops.LossKind | LossFunction, model: Model, training: bool) -> ops.LossKind | LossFunction:
+    """What an attack with this loss ascends: in place of the cross-entropy, where samples are independent, the log-odds
+    against the label.
+
+    At every sample both have gradients of one direction, and the steps ignore how long they are; but those of the
+    log-odds do not vanish where the network is sure. Where the output of a sample depends on others, other lengths
+    would be another direction: there, and in training, whose recipes are the textbook's, it stays the cross-entropy.
+    """
+    return "log_odds" if loss == "ce" and not training and not couples_samples(model) else loss
 
 
 @contextmanager
@@ -93,7 +113,7 @@ class Objective:
 
     def won(self, output: Any) -> Tensor:
         """bool ``[B]``."""
-        logits = logits_of(output)
+        logits = class_logits(output)
         if logits.dim() != 2:
             raise ValueError("early_stop and restarts need a model that returns logits [B, C]")
         predicted = logits.argmax(dim=1)
@@ -125,7 +145,7 @@ class Objective:
             if isinstance(output, Tensor) and output.dim() == 2:
                 self.check_classes(output.shape[1])
             return output
-        logits = logits_of(output)
+        logits = class_logits(output)
         if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
             raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {list(logits.shape)}")
         self.check_classes(logits.shape[1])

@@ -1,18 +1,21 @@
 """What a user passes to an attack: checked, with messages that name what is wrong, and sorted."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastat.attacks.gradient import LossFunction
-from fastat.attacks.problem import Labels, Terms, pixels
+from fastat.attacks.problem import SIZES, Labels, Terms, pixels
+from fastat.attacks.weakness import check_radius, reach, tell, tell_radius
 from fastat.graphs import Tensors, capturing
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype, integer_labels
-from fastat.support.threat import Bounds, Norm, check_bounds, check_norm, check_size
+from fastat.kernels.sizes import Box, Size, check_size, in_layout, one_per_sample, spread
+from fastat.support.threat import Norm, check_bounds, check_norm
 
 Normalization = tuple[float | Sequence[float], float | Sequence[float]]
 """(mean, std), each a number or one per channel."""
@@ -24,24 +27,32 @@ TOLERANCE = 1e-6
 def checked(
     x: Tensor,
     y: Tensor,
-    eps: float | Tensor,
-    step_size: float | Tensor,
+    eps: Size,
+    step_size: Size,
     norm: Norm,
     *,
     loss: ops.LossKind | LossFunction,
     targets: Tensor | None,
-    bounds: Bounds,
+    bounds: Box,
     sample_ids: Tensor | None,
     normalization: Normalization | None,
     validate: bool,
+    earlier: Tensor | None = None,
 ) -> tuple[Terms, dict[str, Tensor], Labels]:
     """Checks the inputs of an attack (TypeError, ValueError) and sorts them into tensors and the rest; the look inside
-    the tensors is still to be settled."""
+    the tensors is still to be settled.
+
+    Args:
+        earlier: what a call before this one has left to :func:`fastat.attacks.weakness.tell`.
+    """
     check_norm(norm)
-    lower, upper = check_bounds(bounds)
     check_images(x)
-    check_size(eps, "eps", x.shape[0], check_values=validate)
-    check_size(step_size, "step_size", x.shape[0], check_values=validate)
+    lower, upper = _ends(bounds, x)
+    for name, size in (("eps", eps), ("step_size", step_size)):
+        check_size(size, name, x, check_values=validate)
+        if norm != "linf" and isinstance(size, Tensor) and not one_per_sample(spread(size, name, x)):
+            raise ValueError(f"{name} must be a number or one per sample for norm {norm!r}, got {list(size.shape)}")
+    check_radius(eps, lower, upper, norm, math.prod(x.shape[1:]))
     _check_loss(loss, targets)
     tensors = {"x": x, "y": integer_labels(y, x, "y")}
     if targets is not None:
@@ -54,15 +65,32 @@ def checked(
             raise ValueError(f"normalization needs float32 or float64 data, got {x.dtype}: pass x.float()")
         for name, value in zip(("mean", "std"), normalization, strict=True):
             tensors[name] = _channelwise(value, name, x)
-    sizes = {"eps": eps, "step_size": step_size}
-    tensors |= {name: size for name, size in sizes.items() if isinstance(size, Tensor)}
+    sizes = dict(zip(SIZES, (eps, step_size, lower, upper), strict=True))
+    tensors |= {name: _spread(size, name, x) for name, size in sizes.items() if isinstance(size, Tensor)}
     numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
-    labels = Labels(_look(tensors, lower, upper) if validate else None)
-    return Terms(norm, numbers["eps"], numbers["step_size"], loss, lower, upper), tensors, labels
+    terms = Terms(norm, loss=loss, **numbers)
+    return terms, tensors, Labels(_look(tensors, terms, earlier) if validate else None)
 
 
-def check_batch(x: Tensor, y: Tensor, bounds: Bounds, sample_ids: Tensor | None) -> None:
+def _ends(bounds: Box, x: Tensor) -> tuple[Size, Size]:
+    """The box, infinite for None; ValueError unless lower < upper, as far as that costs no synchronization."""
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not any(isinstance(end, Tensor) for end in bounds):
+        return check_bounds(bounds)  # type: ignore[arg-type]
+    ends = [none if end is None else end for end, none in zip(bounds, (-math.inf, math.inf), strict=True)]
+    full = [spread(end, "bounds", x) if isinstance(end, Tensor) else float(end) for end in ends]
+    if not x.is_cuda and not capturing(x) and not bool((torch.as_tensor(full[0]) < torch.as_tensor(full[1])).all()):
+        raise ValueError("bounds must have lower < upper, got entries for which it is not")
+    return full[0], full[1]
+
+
+def _spread(size: Tensor, name: str, x: Tensor) -> Tensor:
+    """A size with as many dimensions as ``x``, in the type of the attack's state; of elements, as the ops take it."""
+    full = spread(size.detach(), name, x).to(compute_dtype(x))
+    return full if one_per_sample(full) else in_layout(full, x)
+
+
+def check_batch(x: Tensor, y: Tensor, bounds: Box, sample_ids: Tensor | None) -> None:
     """Raises TypeError or ValueError for inputs, labels or ids that no attack takes, in types, shapes and values."""
     check_images(x)
     nothing: dict[str, Any] = {"targets": None, "normalization": None}
@@ -125,33 +153,93 @@ def check_start(start: Tensor, x: Tensor, validate: bool) -> None:
         raise ValueError("start holds values that are not finite")
 
 
-def _look(tensors: Tensors, lower: float, upper: float) -> Callable[[], int] | None:
+@dataclass
+class _Look:
+    """What is asked of the values inside tensors, all in one read-back, and what is to be done with each answer."""
+
+    asked: list[Tensor] = field(default_factory=list)
+    told: list[tuple[int, Callable[[Sequence[float]], None]]] = field(default_factory=list)
+
+    def ask(self, values: Sequence[Tensor], receive: Callable[[Sequence[float]], None]) -> None:
+        self.asked += values
+        self.told.append((len(values), receive))
+
+    def answered(self, found: Tensor) -> None:
+        values: Iterator[float] = iter(found.tolist())
+        for count, receive in self.told:
+            receive([next(values) for _ in range(count)])
+
+
+def _look(tensors: Tensors, terms: Terms, earlier: Tensor | None) -> Callable[[], int] | None:
     """Asks for what is inside the tensors, in one read-back for all of them, which the result does: it raises
-    ValueError or returns the highest label."""
+    ValueError, warns, or returns the highest label."""
     x = tensors["x"]
     if x.numel() == 0 or capturing(x):
         return None
-    labels = [name for name in ("y", "targets") if name in tensors]
-    sizes = [name for name in ("eps", "step_size") if name in tensors]
-    looks = [*pixels(tensors).aminmax(), *(v for name in labels for v in tensors[name].aminmax())]
-    looks += [tensors[name].min() for name in sizes]
-    found = torch.stack([v.to(torch.float64) for v in looks])
+    look, highest = _Look(), [-1]
+    _ask_of_the_box(look, tensors, terms)
+    for name in ("y", "targets"):
+        if name in tensors:
+            look.ask(tensors[name].aminmax(), lambda found, name=name: _tell_labels(found, name, highest))  # type: ignore[misc]
+    for name in ("eps", "step_size"):
+        if name in tensors:
+            look.ask([tensors[name].min()], lambda found, name=name: _tell_smallest(found[0], name))  # type: ignore[misc]
+    if any(name in tensors for name in ("eps", "lower", "upper")):
+        lower, upper, eps = (_size(tensors, terms, name) for name in ("lower", "upper", "eps"))
+        n, norm = math.prod(x.shape[1:]), terms.norm
+        ends = [torch.as_tensor(t, device=x.device).double() for t in (eps, upper - lower)]
+        look.ask([ends[0].amax(), ends[1].amax()], lambda found: tell_radius(found[0], found[1] * reach(norm, n), norm))
+    if earlier is not None:
+        look.ask(list(earlier.unbind()), tell)
+    found = torch.stack([v.to(torch.float64) for v in look.asked])
 
     def read() -> int:
-        lowest, highest, *rest = found.tolist()
-        ends = [abs(end) for end in (lower, upper) if math.isfinite(end)]
-        slack = TOLERANCE * (upper - lower if len(ends) == 2 else max([1.0, *ends]))
-        if ends and not (lowest >= lower - slack and highest <= upper + slack):
-            raise ValueError(_outside_message(lowest, highest, lower, upper, "mean" in tensors))
-        for i, name in enumerate(labels):
-            if rest[2 * i] < 0:
-                raise ValueError(f"{name} must be >= 0, got {int(rest[2 * i])}")
-        for name, smallest in zip(sizes, rest[2 * len(labels) :], strict=True):
-            if not smallest >= 0:
-                raise ValueError(f"{name} must be >= 0, got {smallest}")
-        return int(max(rest[2 * i + 1] for i in range(len(labels))))
+        look.answered(found)
+        return highest[0]
 
     return read
+
+
+def _size(tensors: Tensors, terms: Terms, name: str) -> Any:
+    number = getattr(terms, name)
+    return tensors[name] if number is None else number
+
+
+def _ask_of_the_box(look: _Look, tensors: Tensors, terms: Terms) -> None:
+    """Whether x lies in it."""
+    lower, upper = (_size(tensors, terms, name) for name in ("lower", "upper"))
+    x = pixels(tensors)
+    normalized = "mean" in tensors
+    if not isinstance(lower, Tensor) and not isinstance(upper, Tensor):
+        ends = [abs(end) for end in (lower, upper) if math.isfinite(end)]
+        slack = TOLERANCE * (upper - lower if len(ends) == 2 else max([1.0, *ends]))
+
+        def tell_range(found: Sequence[float]) -> None:
+            if ends and not (found[0] >= lower - slack and found[1] <= upper + slack):
+                raise ValueError(_outside_message(found[0], found[1], lower, upper, normalized))
+
+        return look.ask(x.aminmax(), tell_range)
+    below, above, wide = (lower - x).amax(), (x - upper).amax(), torch.as_tensor(upper - lower).to(x.device)
+
+    def tell_distance(found: Sequence[float]) -> None:
+        distance, narrowest, widest = max(found[:2]), found[2], found[3]
+        if not narrowest > 0:
+            raise ValueError("bounds must have lower < upper, got entries for which it is not")
+        if not distance <= TOLERANCE * (widest if math.isfinite(widest) else 1.0):
+            raise ValueError(f"x has values up to {distance:.4g} outside the bounds: pass the bounds of your data")
+
+    return look.ask([below, above, wide.amin(), wide.amax()], tell_distance)
+
+
+def _tell_labels(found: Sequence[float], name: str, highest: list[int]) -> None:
+    if found[0] < 0:
+        raise ValueError(f"{name} must be >= 0, got {int(found[0])}")
+    highest[0] = max(highest[0], int(found[1]))
+
+
+def _tell_smallest(smallest: float, name: str) -> None:
+    if not smallest >= 0:
+        raise ValueError(f"{name} must be >= 0, got {smallest}")
 
 
 def _outside_message(lowest: float, highest: float, lower: float, upper: float, normalized: bool) -> str:

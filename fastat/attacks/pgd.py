@@ -9,21 +9,23 @@ import torch
 from torch import Tensor
 
 from fastat import graphs
-from fastat.attacks.gradient import LossFunction, attacking, couples_samples
+from fastat.attacks.gradient import LossFunction, ascended, attacking, couples_samples
 from fastat.attacks.inputs import Normalization, check_images, check_start, checked
 from fastat.attacks.problem import Labels, Problem, Terms, problem_of, run, take
-from fastat.graphs import Graph, Tensors, check_graph
+from fastat.attacks.weakness import Doubts, check_modes, doubts_of, note, unread
+from fastat.graphs import Graph, Tensors, capturing, check_graph
 from fastat.kernels import ops
+from fastat.kernels.sizes import Box, Size, check_size
 from fastat.models import Model
-from fastat.support.threat import Bounds, Norm, check_size
+from fastat.support.threat import Norm
 
 
 def pgd(
     model: Model,
     x: Tensor,
     y: Tensor,
-    eps: float | Tensor = 8 / 255,
-    step_size: float | Tensor | None = None,
+    eps: Size = 8 / 255,
+    step_size: Size | None = None,
     steps: int = 10,
     norm: Norm = "linf",
     *,
@@ -32,12 +34,13 @@ def pgd(
     start: Tensor | None = None,
     random_start: bool = True,
     restarts: int = 1,
-    bounds: Bounds = (0.0, 1.0),
+    bounds: Box = (0.0, 1.0),
     keep: Literal["last", "best"] = "last",
     early_stop: bool = False,
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     normalization: Normalization | None = None,
+    training: bool = False,
     graph: Graph = False,
     validate: bool = True,
 ) -> Tensor:
@@ -53,18 +56,23 @@ def pgd(
         model: maps inputs ``[B, ...]`` to logits ``[B, C]``, or to a mapping or an object that has them as ``logits``.
         x: inputs ``[B, ...]`` within ``bounds``, any float dtype; the attack's state is float32 or float64.
         y: integer labels ``[B]`` in [0, C).
-        eps: radius >= 0, a number or one per sample ``[B]``, in the units of the bounds.
-        step_size: length of a step, a number or one per sample; None for ``2.5 * eps / steps``.
+        eps: radius >= 0, in the units of the bounds: a number; one per sample, ``[B]``; for linf also a tensor that
+            broadcasts against ``x``, one number per channel ``[C, 1, 1]`` say. ``[B]`` is refused where the last
+            dimension of ``x`` is B too: ``[B, 1]`` or ``[1, B]`` says which is meant.
+        step_size: length of a step, as ``eps``; None for ``2.5 * eps / steps``.
         steps: number of gradient steps, >= 0.
         norm: "linf", "l2" or "l1" (sparse steps, see :func:`fastat.l1_step_`).
         loss: a kind of :func:`fastat.attack_loss` ("kl" ascends the divergence from the prediction on ``x``, as in
-            TRADES), or a function ``(output, y) -> loss [B]``.
+            TRADES), or a function ``(output, y) -> loss [B]``. "ce" ascends the log-odds against the label where
+            samples are independent: at every sample the direction of the cross-entropy's gradient, which vanishes where
+            the network is sure. ``training=True`` and batch norm that normalizes by the batch keep the textbook's.
         targets: classes ``[B]`` to be predicted instead: the loss towards them is descended, and a sample is won when
             its target is predicted.
         start: first iterate ``[B, ...]`` (projected first); later restarts start at random.
         random_start: start uniformly in the ball, else at ``x``.
         restarts: independent runs; per sample a misclassified result wins, else the one of highest loss.
-        bounds: the box (lower, upper) of valid inputs; None for no box.
+        bounds: the box (lower, upper) of valid inputs, each end a number, a tensor as for ``eps``, or None; None for no
+            box.
         keep: "last" returns the last iterate, "best" the one with the highest loss, the start included.
         early_stop: return, per sample, the first iterate (the start included) that is misclassified, and take the
             sample out of the batch, so that later steps get cheaper. The robust accuracy is that of the full run scored
@@ -74,6 +82,8 @@ def pgd(
         sample_ids: int64 ``[B]``: with the same seed, a sample starts from the same point in any batch.
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
             ``bounds`` stay in pixel units and the result is normalized like ``x``.
+        training: the attack is a part of training: the textbook cross-entropy, whose gradients have the lengths that
+            others of the batch are weighed against, and no warning about train mode or vanishing gradients.
         graph: on CUDA, record the attack as a graph and replay it: True, or "auto" for what can be recorded and comes
             twice (:mod:`fastat.graphs`). The result is the same, with ``early_stop`` up to rounding. The first call of
             a kind costs several; any other thread that waits for the GPU meanwhile gets an error. A recording
@@ -90,6 +100,11 @@ def pgd(
         TypeError, ValueError: on inputs outside the bounds, integer images, labels of the wrong shape or range, bad
             numbers, or a model whose output has no gradient with respect to ``x``.
         CaptureError: with ``graph=True``, if the attack cannot be recorded; the message says why.
+
+    Warns:
+        WeakAttackWarning: once for a line of code: eps larger than the box, batch norm or dropout in train mode,
+            outputs that look like probabilities, samples whose gradient is zero or not finite throughout. The last two
+            where ``validate`` allows to look; on CUDA, where that would wait, at the next call with the same model.
     """
     check_images(x)
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
@@ -105,13 +120,17 @@ def pgd(
     if loss == "kl" and start is None and not random_start:
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (random_start=True, or start)")
     check_graph(graph)
+    if not training:
+        check_modes(model)
     if step_size is None:
-        check_size(eps, "eps", x.shape[0], check_values=validate)
+        check_size(eps, "eps", x, check_values=validate)
         step_size = 2.5 * eps / max(steps, 1)
+    loss = ascended(loss, model, training)
+    watch = validate and not training and not capturing(x)
     with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
             x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
-            normalization=normalization, validate=validate,
+            normalization=normalization, validate=validate, earlier=unread(model) if validate else None,
         )  # fmt: skip
         if start is not None:
             check_start(start, x, validate)
@@ -120,8 +139,11 @@ def pgd(
             tensors["seed"] = ops.seed_tensor(seed, x.device)
         if len(x) == 0:
             return x.detach().clone()
-        attack = _Attack(bare, terms, labels, steps, keep, restarts, early_stop, graph)
-        return attack.until_won(tensors) if early_stop else attack.in_full(tensors)
+        attack = _Attack(bare, terms, labels, steps, keep, restarts, early_stop, watch, graph)
+        x_adv, doubts = attack.until_won(tensors) if early_stop else attack.in_full(tensors)
+    if doubts is not None:
+        note(model, doubts)
+    return x_adv
 
 
 _STEPS_PER_LOOK = 2
@@ -130,6 +152,9 @@ _STEPS_PER_LOOK = 2
 
 Kept = tuple[Tensor, Tensor]
 """An iterate of each sample and its score."""
+
+Result = tuple[Tensor, Doubts | None]
+"""What an attack returns, and what is doubtful about it if that was asked for."""
 
 Work = Callable[[Problem, Tensors], tuple[Tensor, ...]]
 """What may be recorded."""
@@ -146,27 +171,30 @@ class _Attack:
     keep: Literal["last", "best"]
     restarts: int
     early_stop: bool
+    watch: bool
     graph: Graph
 
-    def in_full(self, tensors: dict[str, Tensor]) -> Tensor:
+    def in_full(self, tensors: dict[str, Tensor]) -> Result:
         """Every restart and every step, on all samples."""
 
         def climb(problem: Problem, tensors: Tensors) -> tuple[Tensor, ...]:
             best: Kept | None = None
+            doubts: Doubts | None = None
             for restart in range(self.restarts):
                 x_adv = _first_iterate(problem, tensors, restart)
                 kept = _nothing_yet(x_adv) if self.keep == "best" else None
-                self._ascend(problem, x_adv, kept, self.steps)
+                doubts = _both(doubts, self._ascend(problem, x_adv, kept, self.steps, watch=self.watch))
                 x_adv = x_adv if kept is None else kept[0]
                 if self.restarts == 1:
                     break
                 best = best or _nothing_yet(problem.x)
                 _keep_better(problem, *best, x_adv)
-            return (problem.leave(x_adv if best is None else best[0]),)
+            return problem.leave(x_adv if best is None else best[0]), *(doubts or ())
 
-        return self._run(climb, tensors, ("in full", self.steps, self.keep, self.restarts))[0]
+        x_adv, *doubts = self._run(climb, tensors, ("in full", self.steps, self.keep, self.restarts, self.watch))
+        return x_adv, (doubts[0], doubts[1]) if doubts else None
 
-    def until_won(self, tensors: dict[str, Tensor]) -> Tensor:
+    def until_won(self, tensors: dict[str, Tensor]) -> Result:
         """The same, where a sample that is won leaves the batch."""
         self.labels.settle()
         tensors.setdefault("sample_ids", torch.arange(len(tensors["x"]), device=tensors["x"].device))
@@ -175,20 +203,27 @@ class _Attack:
             tensors["reference"] = problem.objective.reference
         most = _most_rows(len(tensors["x"]))
         if self.restarts == 1:
-            return problem.leave(self._run_until_won(tensors, 0, most))
+            x_adv, doubts = self._run_until_won(tensors, 0, most)
+            return problem.leave(x_adv), doubts
         result, score = _nothing_yet(problem.x)
+        doubts = None
         for restart in range(self.restarts):
             still = (score < torch.inf).nonzero()[:, 0]
             if len(still) == 0:
                 break
             part = take(tensors, still)
             best = result[still], score[still]
-            x_adv = self._run_until_won(part, restart, most)
+            x_adv, found = self._run_until_won(part, restart, most)
             _keep_better(problem_of(self.model, self.terms, part, self.labels), *best, x_adv)
             result[still], score[still] = best
-        return problem.leave(result)
+            if doubts is None or found is None:
+                doubts = found
+            else:
+                doubts[0][still] &= found[0]
+                doubts[0][score == torch.inf] = False
+        return problem.leave(result), doubts
 
-    def _run_until_won(self, tensors: dict[str, Tensor], restart: int, most: int) -> Tensor:
+    def _run_until_won(self, tensors: dict[str, Tensor], restart: int, most: int) -> Result:
         """One run: the first iterate of each sample that is won, of others the last or the best. A batch that is
         padded for recordings has ``most`` rows at most."""
         problem = problem_of(self.model, self.terms, tensors, self.labels)
@@ -199,50 +234,60 @@ class _Attack:
         recording = self.graph is not False and graphs.possible(self.model, tensors)
         if recording:
             work, x_adv, kept, score = _rows(_padded(index, most), work, x_adv, kept, score)
-        done = 0
+        done, doubts = 0, None
         while done < self.steps:
             count = min(_STEPS_PER_LOOK if recording else 1, self.steps - done)
+            watch = self.watch and done == 0
             done += count
-            x_adv, kept, score = self._steps_until_won(work, x_adv, kept, score, count, last=done == self.steps)
+            x_adv, kept, score, *found = self._steps_until_won(
+                work, x_adv, kept, score, count, done == self.steps, watch
+            )  # fmt: skip
+            if watch:
+                doubts = found[0][: len(index)] & (score[: len(index)] < torch.inf), found[1]
             won = score[: len(index)] == torch.inf
             if done == self.steps or not won.any():
                 continue
             result[index[won]] = kept[: len(index)][won]
             stay = (~won).nonzero()[:, 0]
             if len(stay) == 0:
-                return result
+                return result, doubts
             rows = _padded(stay, most) if recording else stay
             if len(rows) < len(x_adv):
                 index = index[stay]
                 work, x_adv, kept, score = _rows(rows, work, x_adv, kept, score)
         n = len(index)
         result[index] = kept[:n] if self.keep == "best" else _where(score[:n] == torch.inf, kept[:n], x_adv[:n])
-        return result
+        return result, doubts
 
     def _steps_until_won(
-        self, work: dict[str, Tensor], x_adv: Tensor, kept: Tensor, score: Tensor, count: int, last: bool
+        self, work: dict[str, Tensor], x_adv: Tensor, kept: Tensor, score: Tensor, count: int, last: bool, watch: bool
     ) -> tuple[Tensor, ...]:
         """Some steps. A sample that is won has an infinite score, and the iterate that won it is kept."""
 
         def climb(problem: Problem, tensors: Tensors) -> tuple[Tensor, ...]:
             x_adv, kept = tensors["x_adv"], (tensors["kept"], tensors["score"])
-            self._ascend(problem, x_adv, kept, count, last)
-            return x_adv, *kept
+            doubts = self._ascend(problem, x_adv, kept, count, last, watch)
+            return x_adv, *kept, *(doubts or ())
 
-        return self._run(
-            climb, work | {"x_adv": x_adv, "kept": kept, "score": score}, ("until won", self.keep, count, last)
-        )
+        tensors = work | {"x_adv": x_adv, "kept": kept, "score": score}
+        return self._run(climb, tensors, ("until won", self.keep, count, last, watch))
 
-    def _ascend(self, problem: Problem, x_adv: Tensor, kept: Kept | None, steps: int, last: bool = True) -> None:
+    def _ascend(
+        self, problem: Problem, x_adv: Tensor, kept: Kept | None, steps: int, last: bool = True, watch: bool = False
+    ) -> Doubts | None:
         """Moves ``x_adv`` and keeps what is best of its iterates. The one after the last step is looked at only where
-        the best is asked for."""
-        for _ in range(steps):
+        the best is asked for. If asked to ``watch``, returns what is doubtful at the first step."""
+        doubts = None
+        for step in range(steps):
             logits, loss, grad = problem.objective.gradient(x_adv)
+            if watch and step == 0:
+                doubts = doubts_of(None if callable(self.terms.loss) else logits, grad)
             if kept is not None:
                 self._keep(problem, x_adv, kept, logits, loss)
             problem.step_(x_adv, grad)
         if kept is not None and last and self.keep == "best":
             self._keep(problem, x_adv, kept, *problem.objective.value(x_adv))
+        return doubts
 
     def _keep(self, problem: Problem, x_adv: Tensor, kept: Kept, logits: Tensor, loss: Tensor) -> None:
         score = loss.to(x_adv.dtype) if self.keep == "best" else torch.full_like(kept[1], -torch.inf)
@@ -260,7 +305,12 @@ def _first_iterate(problem: Problem, tensors: Tensors, restart: int) -> Tensor:
         return ops.project_(first, problem.x, problem.eps, problem.norm, problem.lower, problem.upper)
     if "seed" in tensors:
         return problem.random_start(tensors["seed"], restart)
-    return problem.x.clamp(problem.lower, problem.upper)
+    return problem.centre()
+
+
+def _both(these: Doubts | None, those: Doubts | None) -> Doubts | None:
+    """What is doubtful in two runs."""
+    return (these[0] & those[0], these[1]) if these is not None and those is not None else those
 
 
 def _nothing_yet(x: Tensor) -> Kept:

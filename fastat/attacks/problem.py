@@ -14,22 +14,24 @@ from fastat.attacks.gradient import LossFunction, Objective
 from fastat.graphs import CaptureError, Graph, Tensors
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype
-from fastat.models import Model, logits_of
+from fastat.kernels.sizes import Size
+from fastat.models import Model, class_logits
 from fastat.support.threat import Norm
 
+SIZES = ("eps", "step_size", "lower", "upper")
 _OF_SAMPLES = ("x", "y", "targets", "sample_ids", "start", "reference")
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What of an attack's inputs is not a tensor; a radius or step size of None is among the tensors."""
+    """What of an attack's inputs is not a tensor; a size of None is among the tensors."""
 
     norm: Norm
     eps: float | None
     step_size: float | None
+    lower: float | None
+    upper: float | None
     loss: ops.LossKind | LossFunction
-    lower: float
-    upper: float
 
     def settings(self) -> Hashable:
         """Equal for the same terms; does not keep a loss function alive, which may hold the model.
@@ -87,18 +89,22 @@ class Problem:
     objective: Objective
     x: Tensor
     norm: Norm
-    eps: float | Tensor
-    step_size: float | Tensor
+    eps: Size
+    step_size: Size
     sample_ids: Tensor | None
-    lower: float
-    upper: float
+    lower: Size
+    upper: Size
     mean: Tensor | None
     std: Tensor | None
     dtype: torch.dtype
 
-    def with_radius(self, eps: float | Tensor) -> "Problem":
+    def with_radius(self, eps: Size) -> "Problem":
         """The same problem in another ball."""
         return replace(self, eps=eps)
+
+    def centre(self) -> Tensor:
+        """The inputs, which may lie outside the box by rounding, inside it."""
+        return self.x.clamp(min=self.lower).clamp_(max=self.upper)
 
     def random_start(self, seed: Tensor, draw: int) -> Tensor:
         """A point drawn uniformly from the ball, clipped to the box."""
@@ -163,22 +169,19 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
     reference = tensors.get("reference")
     if terms.loss == "kl" and reference is None:
         with torch.no_grad():
-            reference = logits_of(forward(start.clone()))  # the model's first layer may work in place
+            reference = class_logits(forward(start.clone()))  # the model's first layer may work in place
     objective = Objective(forward, terms.loss, tensors["y"], labels.check, tensors.get("targets"), reference)
-    eps, step_size = (
-        tensors[name] if number is None else number
-        for name, number in (("eps", terms.eps), ("step_size", terms.step_size))
-    )
-    ids = tensors.get("sample_ids")
+    numbers = {name: getattr(terms, name) for name in SIZES}
+    sizes = {name: tensors[name] if number is None else number for name, number in numbers.items()}
     return Problem(
-        objective, start, terms.norm, eps, step_size, ids, terms.lower, terms.upper, mean, std, x.dtype
-    )  # fmt: skip
+        objective, start, terms.norm, sample_ids=tensors.get("sample_ids"), mean=mean, std=std, dtype=x.dtype, **sizes
+    )
 
 
 def take(tensors: Tensors, index: Tensor) -> dict[str, Tensor]:
     """The tensors of some of the samples; their random numbers stay theirs if their ids are among the tensors."""
     return {
-        name: t[index] if name in _OF_SAMPLES or (name in ("eps", "step_size") and t.dim() == 1) else t
+        name: t[index] if name in _OF_SAMPLES or (name in SIZES and t.shape[0] > 1) else t
         for name, t in tensors.items()
     }
 

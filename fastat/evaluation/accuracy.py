@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastat.attacks import fgsm, pgd
+from fastat.attacks import fgsm, pgd, settle, warn
 from fastat.graphs import Graph, check_graph
 from fastat.kernels.arguments import widened
-from fastat.models import in_eval_mode, logits_of
+from fastat.models import class_logits, in_eval_mode
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import Bounds, Norm
 
@@ -78,11 +78,11 @@ def evaluate(
 
     An image the model gets wrong counts as not robust and is not attacked: it lies in its own ball. Each attack is
     scored on its own, not on what an earlier one left. PGD is scored over all its iterates (``early_stop``): an image
-    is robust if none of them is misclassified. The attacks maximize the cross-entropy, with step size eps for FGSM and
-    2.5 eps / steps for PGD (Madry et al. 2018).
+    is robust if none of them is misclassified. The attacks maximize the cross-entropy, at any confidence of the model
+    (loss "ce" of :func:`fastat.pgd`), with step size eps for FGSM and 2.5 eps / steps for PGD (Madry et al. 2018).
 
     Args:
-        model: takes pixels, returns logits [B, C].
+        model: takes pixels, returns logits [B, C]; a single logit, [B] or [B, 1], is that of class 1 against class 0.
         x: images [N, ...] within the bounds, on the model's device.
         y: labels, int64 [N].
         eps: radius, in the unit of x.
@@ -98,17 +98,25 @@ def evaluate(
     Raises:
         ValueError: an unknown attack, no images, lengths that disagree, or a graph that is none of the three.
         CaptureError: with ``graph=True``, if an attack cannot be recorded.
+
+    Warns:
+        fastat.WeakAttackWarning: as :func:`fastat.pgd`; also where two passes of the model differ, and where several
+            steps leave more images robust than a single one.
     """
     tried = {name: _attack(name, eps, norm, bounds, seed, graph) for name in attacks}
     ids = _checked_ids(x, y, batch_size, sample_ids, graph)
     correct = {name: torch.zeros(len(x), dtype=torch.bool, device=x.device) for name in ("clean", *tried)}
     with eval_mode(model):
+        _check_repeatable(model, x[:batch_size])
         for part in torch.arange(len(x), device=x.device).split(batch_size):
             right = part[predict(model, x[part]) == y[part]]
             correct["clean"][right] = True
             for name, attack in tried.items():
                 correct[name][right] = _survivors(model, attack, x, y, ids, right)
-    return Evaluation(norm, eps, {name: right.cpu() for name, right in correct.items()})
+    settle(model)
+    found = Evaluation(norm, eps, {name: right.cpu() for name, right in correct.items()})
+    _check_order(found.accuracy)
+    return found
 
 
 def robust_accuracy_curve(
@@ -189,7 +197,7 @@ def adversarial_losses(
             for restart in range(restarts):
                 x_adv = once(x[part], y[part], ids[part], restart)
                 with torch.no_grad():
-                    found.append(F.cross_entropy(widened(logits_of(model(x_adv))), y[part], reduction="none"))
+                    found.append(F.cross_entropy(widened(class_logits(model(x_adv))), y[part], reduction="none"))
             losses.append(torch.stack(found).amax(0))
     return torch.cat(losses)
 
@@ -226,9 +234,41 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
+def _check_repeatable(model: nn.Module, x: Tensor) -> None:
+    """Warns of a model whose passes differ by more than rounding."""
+    first, second = (class_logits(model(x.clone())).float() for _ in range(2))
+    rounding = torch.finfo(torch.float32 if x.dtype == torch.float64 else x.dtype).eps ** 0.5
+    if torch.is_autocast_enabled(x.device.type):
+        rounding = torch.finfo(torch.get_autocast_dtype(x.device.type)).eps ** 0.5
+    apart, size = (t.nan_to_num(0.0, 0.0, 0.0).abs().amax() for t in (first - second, first))
+    if bool(apart > rounding * size):
+        warn(
+            "the model is random",
+            f"two passes over the same images differ by up to {float(apart):.3g} in their logits, so that an attack "
+            "follows the gradient of one draw and is scored on another: robust accuracies are too high. Make the draw "
+            "fixed, or attack the mean of many: lambda x: torch.stack([model(x) for _ in range(20)]).mean(0)",
+        )
+
+
+def _check_order(accuracy: dict[str, float]) -> None:
+    """Warns where several steps leave more than a single one does."""
+    attacks = {name: share for name, share in accuracy.items() if name != "clean"}
+    single = {name: share for name, share in attacks.items() if _steps_and_restarts(name)[0] < 2}
+    for name in attacks.keys() - single.keys():
+        for one, share in single.items():
+            if attacks[name] > share:
+                warn(
+                    "several steps find less than a single one",
+                    f"{attacks[name]:.2%} are robust under {name}, {share:.2%} under {one}. The gradient misleads the "
+                    "steps: take the lower number, and attack in other ways too (other losses, larger steps, more "
+                    "restarts, from other models)",
+                )
+
+
+@torch.no_grad()
 def predict(model: nn.Module, x: Tensor) -> Tensor:
     """The predicted classes, int64 [B], of x [B, ...]."""
-    return logits_of(model(x)).argmax(1)
+    return class_logits(model(x)).argmax(1)
 
 
 def _attack(name: str, eps: float, norm: Norm, bounds: Bounds, seed: int, graph: Graph) -> Attack:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from fastat.kernels._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
-from fastat.support.threat import check_size
+from fastat.kernels.sizes import Size, check_size, one_per_sample, spread
+from fastat.support.threat import Norm
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -49,14 +50,21 @@ def widened(t: Tensor) -> Tensor:
     return t.to(compute_dtype(t))
 
 
-def per_sample(value: float | Tensor, name: str, x: Tensor) -> tuple[float, Tensor | None]:
-    """A radius or step size as the ops take it: a number, or one per sample in the compute type."""
-    check_size(value, name, x.shape[0])
+def sized(value: Size, name: str, x: Tensor, norm: Norm) -> tuple[float, Tensor | None]:
+    """A radius or step size as the ops take it: a number; a vector of one per sample; for linf also one per element, of
+    as many dimensions as ``x``. Tensors in the compute type."""
+    check_size(value, name, x)
     if not isinstance(value, Tensor):
         return float(value), None
-    if value.device != x.device:
-        raise ValueError(f"{name} must be on {x.device}, got {value.device}")
-    return 0.0, value.detach().to(compute_dtype(x)).expand(x.shape[0])
+    full = spread(value.detach(), name, x).to(compute_dtype(x))
+    if one_per_sample(full):
+        return 0.0, full.reshape(-1).expand(x.shape[0])
+    if norm != "linf":
+        raise ValueError(
+            f"{name} must be a number or one per sample for norm {norm!r}, which is one number for a sample, "
+            f"got shape {list(value.shape)}"
+        )
+    return 0.0, full
 
 
 def integer_labels(y: Tensor, data: Tensor, name: str) -> Tensor:
@@ -106,11 +114,24 @@ def check_number(value: object, name: str, above: bool = False) -> float:
     return number
 
 
-def box(lower: float | None, upper: float | None) -> tuple[float, float]:
-    box = (-math.inf if lower is None else float(lower), math.inf if upper is None else float(upper))
-    if not box[0] <= box[1]:
-        raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")
-    return box
+def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float, Tensor | None, Tensor | None]:
+    """The ends as the ops take them: numbers, infinite for None, and where an end is a tensor one number per element,
+    of as many dimensions as ``x``, in the compute type."""
+    ends: list[tuple[float, Tensor | None]] = []
+    for value, name, none in ((lower, "lower", -math.inf), (upper, "upper", math.inf)):
+        if isinstance(value, Tensor):
+            ends.append((none, spread(value.detach(), name, x).to(compute_dtype(x))))
+        else:
+            ends.append((none if value is None else float(value), None))
+    (low, lows), (high, highs) = ends
+    if lows is None and highs is None:
+        if not low <= high:
+            raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")
+    elif x.device.type == "cpu" and not torch.compiler.is_compiling():
+        right = torch.as_tensor(low if lows is None else lows) <= (high if highs is None else highs)
+        if not bool(right.all()):
+            raise ValueError("lower must be <= upper, got entries for which it is not")
+    return low, high, lows, highs
 
 
 def row_major_or_channels_last(t: Tensor) -> bool:

@@ -2,8 +2,9 @@
 
 Every op takes CPU and CUDA tensors of dtype float64, float32, float16 or bfloat16, any shape ``[B, ...]`` (``B`` may be
 0) and any strides; it works fastest when all tensors share one dense layout (contiguous or channels last). Radii and
-step sizes are a number or a tensor with one entry per sample. ``lower`` and ``upper`` bound the box; ``None`` means no
-bound. Arithmetic is in float32 (float64 for float64 data), sums in float64. Results in half precision are rounded so
+step sizes are a number, one per sample ``[B]``, or, for linf, a tensor that broadcasts against the data
+(:data:`fastat.kernels.sizes.Size`). So are ``lower`` and ``upper``, the ends of the box, for every norm; ``None`` means
+no bound. Arithmetic is in float32 (float64 for float64 data), sums in float64. Results in half precision are rounded so
 that they stay inside the ball and the box.
 
 Shapes, dtypes, devices and Python numbers are checked on every call (TypeError, ValueError). Values inside tensors are
@@ -27,42 +28,44 @@ from fastat.kernels.arguments import (
     class_labels,
     compute_dtype,
     integer_labels,
-    per_sample,
     row_major_or_channels_last,
     samples_dense,
+    sized,
 )
+from fastat.kernels.sizes import Size, in_layout
 from fastat.support.threat import Norm, check_norm
 
-LossKind = Literal["ce", "margin", "dlr", "dlr_targeted", "kl"]
+LossKind = Literal["ce", "margin", "dlr", "dlr_targeted", "kl", "log_odds"]
 LOSS_KINDS: tuple[str, ...] = get_args(LossKind)
-LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "dlr_targeted": 4, "kl": 2}
+LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "dlr_targeted": 4, "kl": 2, "log_odds": 1}
 
 _ops = torch.ops.fastat
+_COMPILED: Mapping[Norm, Callable[..., None]] = {"linf": _ops.linf_step_, "l2": _ops.l2_step_, "l1": _ops.l1_step_}
 
 
 def linf_step_(
     x_adv: Tensor,
     grad: Tensor,
     x: Tensor,
-    step_size: float | Tensor,
-    eps: float | Tensor,
-    lower: float | None = 0.0,
-    upper: float | None = 1.0,
+    step_size: Size,
+    eps: Size,
+    lower: Size | None = 0.0,
+    upper: Size | None = 1.0,
 ) -> Tensor:
     """One linf ascent step, in place.
 
     ``clamp(x + clamp((x_adv + step_size * sign(grad)) - x, -eps, eps), lower, upper)``, every operation rounded to the
     data's precision: the bits are those of that expression in plain PyTorch (Madry et al., "Towards deep learning
-    models resistant to adversarial attacks", 2018). One pass: 16 bytes per float32 element. A NaN gradient entry moves
-    nothing.
+    models resistant to adversarial attacks", 2018). One pass: 16 bytes per float32 element, and 4 more for each size
+    that differs from element to element. A NaN gradient entry moves nothing, an infinite one by its sign.
 
     Args:
         x_adv: the iterate, ``[B, ...]``; overwritten.
         grad: gradient of the loss to ascend, like ``x_adv``.
         x: the centre of the ball, like ``x_adv``.
-        step_size: >= 0, a number or one per sample ``[B]``.
-        eps: radius >= 0, a number or one per sample ``[B]``.
-        lower, upper: the box.
+        step_size, eps: length of the step and radius, >= 0: a number, one per sample ``[B]``, or a tensor that
+            broadcasts against ``x``. ``[B]`` where the last dimension of ``x`` is B too is refused.
+        lower, upper: the box: numbers or tensors as above; None for no bound.
 
     Returns:
         ``x_adv``.
@@ -71,34 +74,35 @@ def linf_step_(
         TypeError, ValueError: on wrong dtypes, shapes, devices or numbers.
         RuntimeError: if ``x_adv`` requires grad while grad mode is on, or CUDA tensors meet a build without CUDA code.
     """
-    return _step_(_ops.linf_step_, x_adv, grad, x, step_size, eps, lower, upper)
+    return _step_("linf", x_adv, grad, x, step_size, eps, lower, upper)
 
 
 def l2_step_(
     x_adv: Tensor,
     grad: Tensor,
     x: Tensor,
-    step_size: float | Tensor,
-    eps: float | Tensor,
-    lower: float | None = 0.0,
-    upper: float | None = 1.0,
+    step_size: Size,
+    eps: Size,
+    lower: Size | None = 0.0,
+    upper: Size | None = 1.0,
 ) -> Tensor:
     """One l2 ascent step, in place: move by ``step_size * grad / ||grad||_2``, scale into the ball, clip to the box.
 
-    The norm is per sample. A gradient that is zero or not finite moves its sample nowhere. Arguments, result and errors
-    as for :func:`linf_step_`.
+    The norm is per sample, and so are ``step_size`` and ``eps``: numbers or one per sample. NaN entries of a gradient
+    count as zero. Where entries are infinite, they share the step, each by its sign, and the finite ones do not move,
+    as in the limit. Other arguments, result and errors as for :func:`linf_step_`.
     """
-    return _step_(_ops.l2_step_, x_adv, grad, x, step_size, eps, lower, upper)
+    return _step_("l2", x_adv, grad, x, step_size, eps, lower, upper)
 
 
 def l1_step_(
     x_adv: Tensor,
     grad: Tensor,
     x: Tensor,
-    step_size: float | Tensor,
-    eps: float | Tensor,
-    lower: float | None = 0.0,
-    upper: float | None = 1.0,
+    step_size: Size,
+    eps: Size,
+    lower: Size | None = 0.0,
+    upper: Size | None = 1.0,
     sparsity: float = 0.05,
 ) -> Tensor:
     """One sparse l1 ascent step, in place, with the exact projection onto ball and box together.
@@ -109,12 +113,14 @@ def l1_step_(
     "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", 2021).
 
     Args:
+        step_size, eps: numbers or one per sample ``[B]``.
         sparsity: fraction of the coordinates that move, in (0, 1].
 
-    Other arguments, result and errors as for :func:`linf_step_`.
+    NaN entries of a gradient move nothing; infinite ones are the largest and move by their sign. Other arguments,
+    result and errors as for :func:`linf_step_`.
     """
     selected = selected_coordinates(sparsity, x_adv)
-    return _step_(_ops.l1_step_, x_adv, grad, x, step_size, eps, lower, upper, selected)
+    return _step_("l1", x_adv, grad, x, step_size, eps, lower, upper, selected)
 
 
 STEPS: Mapping[Norm, Callable[..., Tensor]] = {"linf": linf_step_, "l2": l2_step_, "l1": l1_step_}
@@ -124,10 +130,10 @@ STEPS: Mapping[Norm, Callable[..., Tensor]] = {"linf": linf_step_, "l2": l2_step
 def project_(
     x_adv: Tensor,
     x: Tensor,
-    eps: float | Tensor,
+    eps: Size,
     norm: Norm,
-    lower: float | None = 0.0,
-    upper: float | None = 1.0,
+    lower: Size | None = 0.0,
+    upper: Size | None = 1.0,
 ) -> Tensor:
     """Projects ``x_adv`` onto the eps-ball around ``x`` and the box, in place.
 
@@ -136,19 +142,24 @@ def project_(
     """
     order = check_norm(norm)
     check_like(x, x_adv, "x")
-    radius, radii = per_sample(eps, "eps", x_adv)
-    limits = box(lower, upper)
-    return _in_place(x_adv, lambda work: _ops.project_(work, aligned(x, work), radius, radii, order, *limits))
+    radius, radii = sized(eps, "eps", x_adv, norm)
+    low, high, lows, highs = box(lower, upper, x_adv)
+
+    def write(work: Tensor) -> None:
+        radii_, lows_, highs_ = _laid_out(work, radii, lows, highs)
+        _ops.project_(work, aligned(x, work), radius, radii_, order, low, high, lows_, highs_)
+
+    return _in_place(x_adv, write)
 
 
 def random_start(
     x: Tensor,
-    eps: float | Tensor,
+    eps: Size,
     norm: Norm,
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
-    lower: float | None = 0.0,
-    upper: float | None = 1.0,
+    lower: Size | None = 0.0,
+    upper: Size | None = 1.0,
     *,
     draw: int = 0,
 ) -> Tensor:
@@ -159,12 +170,12 @@ def random_start(
 
     Args:
         x: ``[B, ...]``.
-        eps: radius >= 0, a number or one per sample ``[B]``.
+        eps: radius >= 0, a number, one per sample ``[B]`` or, for linf, a tensor that broadcasts against ``x``.
         norm: "linf", "l2" or "l1".
         seed: an int, an int64 0-d tensor on x's device (a captured graph can then be reseeded), or None to draw one
             from torch's CPU generator.
         sample_ids: int64 ``[B]``, for example dataset indices; None for 0 .. B-1.
-        lower, upper: the box.
+        lower, upper: the box: numbers, tensors that broadcast against ``x``, or None.
         draw: number of the draw for this seed, in [0, 2**32): attacks use the number of the restart.
 
     Returns:
@@ -175,14 +186,16 @@ def random_start(
     """
     order = check_norm(norm)
     check_data(x, "x")
-    radius, radii = per_sample(eps, "eps", x)
+    radius, radii = sized(eps, "eps", x, norm)
     if not 0 <= draw < 2**32:
         raise ValueError(f"draw must be in [0, 2**32), got {draw}")
     if sample_ids is not None:
         sample_ids = integer_labels(sample_ids, x, "sample_ids")
     dense = x.detach() if row_major_or_channels_last(x) else x.detach().contiguous()
+    low, high, lows, highs = box(lower, upper, x)
+    radii, lows, highs = _laid_out(dense, radii, lows, highs)
     start = _ops.random_start(
-        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, draw, *box(lower, upper)
+        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, draw, low, high, lows, highs
     )
     return start if dense.stride() == x.stride() else torch.empty_like(x.detach()).copy_(start)
 
@@ -204,13 +217,19 @@ def attack_loss(
     ``"dlr"``               (max_{j != y} z_j - z_y) / (z_(1) - z_(3) + 1e-12)     Croce and Hein 2020, eq. 6
     ``"dlr_targeted"``      (z_t - z_y) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)      Croce and Hein 2020, eq. 7
     ``"kl"``                KL(softmax(reference) || softmax(z))                   Zhang et al. 2019 (TRADES)
+    ``"log_odds"``          log sum_{j != y} exp z_j - z_y = log (1 - p_y)/p_y     log(exp(ce) - 1)
     ======================  =====================================================  ==============================
+
+    ``"log_odds"`` rises with the cross-entropy, and its gradient is that of the cross-entropy divided by 1 - p_y: the
+    softmax over the other classes, and -1 at the label. It has all its digits at any confidence, where those of the
+    cross-entropy vanish: in float32 from a margin of 104 on, most of them long before. Infinite logits count as in the
+    limit, the largest of the other classes sharing a weight of 1; with a single class the loss is -inf, its gradient 0.
 
     A NaN logit makes its own row's loss and gradient NaN. The loss is differentiable once with respect to ``logits``;
     the returned gradient is a constant for autograd.
 
     Args:
-        logits: ``[B, C]``, C >= 2 (dlr: 3, dlr_targeted: 4).
+        logits: ``[B, C]``, C >= 2 (dlr: 3, dlr_targeted: 4, log_odds: 1).
         y: int64 labels ``[B]`` in [0, C); not used by ``"kl"``, where it may be None.
         targets: int64 ``[B]``, for ``"dlr_targeted"`` only.
         reference: logits ``[B, C]``, for ``"kl"`` only; a constant for autograd.
@@ -293,25 +312,33 @@ def selected_coordinates(sparsity: float, x: Tensor) -> int:
 
 
 def _step_(
-    op: Callable[..., None],
+    norm: Norm,
     x_adv: Tensor,
     grad: Tensor,
     x: Tensor,
-    step_size: float | Tensor,
-    eps: float | Tensor,
-    lower: float | None,
-    upper: float | None,
+    step_size: Size,
+    eps: Size,
+    lower: Size | None,
+    upper: Size | None,
     *extra: int,
 ) -> Tensor:
     check_data(x_adv, "x_adv")
     check_like(grad, x_adv, "grad")
     check_like(x, x_adv, "x")
-    step, steps = per_sample(step_size, "step_size", x_adv)
-    radius, radii = per_sample(eps, "eps", x_adv)
-    limits = box(lower, upper)
-    return _in_place(
-        x_adv, lambda work: op(work, aligned(grad, work), aligned(x, work), step, radius, steps, radii, *limits, *extra)
-    )
+    step, steps = sized(step_size, "step_size", x_adv, norm)
+    radius, radii = sized(eps, "eps", x_adv, norm)
+    low, high, lows, highs = box(lower, upper, x_adv)
+
+    def write(work: Tensor) -> None:
+        steps_, radii_, lows_, highs_ = _laid_out(work, steps, radii, lows, highs)
+        near = aligned(grad, work), aligned(x, work)
+        _COMPILED[norm](work, *near, step, radius, steps_, radii_, low, high, lows_, highs_, *extra)
+
+    return _in_place(x_adv, write)
+
+
+def _laid_out(like: Tensor, *values: Tensor | None) -> list[Tensor | None]:
+    return [None if t is None else in_layout(t, like) for t in values]
 
 
 def _in_place(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:

@@ -6,6 +6,7 @@ calls the compiled code.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,12 @@ def linf_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):  # type: i
 def l2_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):  # type: ignore[no-untyped-def]
     """See :func:`fastat.l2_step_`."""
     adv, g, x0 = _compute(x_adv), _compute(grad), _compute(x)
+    infinite = g.isinf()
+    some = infinite.flatten(1).any(1).view(-1, *[1] * (g.dim() - 1))
+    g = torch.where(some, infinite * g.sign(), g).nan_to_num(0.0)
+    g = g / _norm(g, math.inf).clamp(min=1e-300).to(g.dtype) if g.dtype == torch.float64 else g  # squares stay in range
     norm = _norm(g, 2)
-    direction = torch.where((norm > 0) & norm.isfinite(), g / norm, 0.0)
+    direction = torch.where(norm > 0, g / norm, 0.0)
     moved = adv + _column(step_size, adv) * direction
     return x_adv.copy_(_l2_project(moved, x0, eps, lower, upper, x_adv.dtype))
 
@@ -35,7 +40,7 @@ def l1_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0, sparsity=0.05
     adv, g, x0 = _compute(x_adv), _compute(grad), _compute(x)
     if adv.numel() == 0:
         return x_adv
-    room = torch.where(g > 0, adv < _bound(upper, math.inf), adv > _bound(lower, -math.inf))
+    room = torch.where(g > 0, adv < _end(upper, math.inf, adv), adv > _end(lower, -math.inf, adv))
     size = torch.where(room & (g.abs() > 0), g.abs(), 0.0).flatten(1)
     k = max(1, math.floor(sparsity * size.shape[1]))
     threshold = size.topk(k, dim=1).values[:, -1:]
@@ -93,6 +98,8 @@ def attack_loss(logits, y, kind="ce", targets=None, reference=None):  # type: ig
     """See :func:`fastat.attack_loss`; the gradient comes from autograd."""
     with torch.enable_grad():
         z = _compute(logits).detach().requires_grad_()
+        if kind == "log_odds":
+            return _log_odds(z.detach(), y, logits.dtype)
         loss = _LOSSES[kind](z, y, targets, None if reference is None else _compute(reference).detach())
         (grad,) = torch.autograd.grad(loss.sum(), z)
     return loss.detach(), grad.to(logits.dtype)
@@ -215,6 +222,19 @@ def _kl(z: Tensor, y: object, targets: object, reference: Tensor) -> Tensor:
 _LOSSES = {"ce": _ce, "margin": _margin, "dlr": _dlr, "dlr_targeted": _dlr_targeted, "kl": _kl}
 
 
+def _log_odds(z: Tensor, y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Loss and gradient, which at infinite logits autograd does not find."""
+    own, nan = _pick(z, y), z.isnan().any(1)
+    at_label = F.one_hot(y, z.shape[1]).bool()
+    others = z.masked_fill(at_label, -math.inf)
+    top = others.nan_to_num(-math.inf, posinf=math.inf, neginf=-math.inf).amax(1, keepdim=True)
+    weight = torch.where(others == top, 1.0, torch.exp(others - top)).masked_fill(at_label, 0.0)
+    total = weight.sum(1)
+    loss = total.log() + torch.where(top[:, 0] == own, 0.0, top[:, 0] - own)
+    grad = torch.where(at_label, -1.0 * (z.shape[1] > 1), weight / total[:, None])
+    return loss.masked_fill(nan, math.nan), grad.masked_fill(nan[:, None], math.nan).to(dtype)
+
+
 def _pick(z: Tensor, index: Tensor) -> Tensor:
     return z.gather(1, index[:, None])[:, 0]
 
@@ -223,18 +243,30 @@ def _compute(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t
 
 
-def _bound(value: float | None, default: float) -> float:
+def _end(value: float | Tensor | None, default: float, like: Tensor) -> float | Tensor:
+    """One end of the box."""
+    if isinstance(value, Tensor):
+        return _column(value, like)
     return default if value is None else value
 
 
-def _clamp(point: Tensor, lower: float | None, upper: float | None) -> Tensor:
-    return point.clamp(_bound(lower, -math.inf), _bound(upper, math.inf))
+def _clamp(point: Tensor, lower: float | Tensor | None, upper: float | Tensor | None) -> Tensor:
+    if isinstance(lower, Tensor) or isinstance(upper, Tensor):
+        low, high = (torch.as_tensor(end, dtype=point.dtype) for end in _box(point, lower, upper))
+        return torch.minimum(torch.maximum(point, low.to(point.device)), high.to(point.device))
+    return point.clamp(*_box(point, lower, upper))
+
+
+def _box(like: Tensor, lower: float | Tensor | None, upper: float | Tensor | None) -> tuple[Any, Any]:
+    return _end(lower, -math.inf, like), _end(upper, math.inf, like)
 
 
 def _column(value: float | Tensor, like: Tensor) -> Tensor:
-    """A number or one per sample, in a shape that broadcasts over the samples."""
+    """A number, one per sample or more, in a shape that broadcasts over the samples."""
     value = torch.as_tensor(value, dtype=like.dtype, device=like.device)
-    return value.expand(like.shape[0]).view(-1, *[1] * (like.dim() - 1))
+    if value.dim() == 1 and len(value) == len(like):
+        return value.view(-1, *[1] * (like.dim() - 1))
+    return value.expand(*[1] * like.dim()) if value.dim() == 0 else value
 
 
 def _norm(t: Tensor, p: int) -> Tensor:
@@ -243,7 +275,12 @@ def _norm(t: Tensor, p: int) -> Tensor:
 
 
 def _l2_project(
-    moved: Tensor, x: Tensor, eps: float | Tensor, lower: float | None, upper: float | None, dtype: torch.dtype
+    moved: Tensor,
+    x: Tensor,
+    eps: float | Tensor,
+    lower: float | Tensor | None,
+    upper: float | Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     delta = moved - x
     norm = _norm(delta, 2)
@@ -253,15 +290,20 @@ def _l2_project(
 
 
 def _l1_project(
-    moved: Tensor, x: Tensor, eps: float | Tensor, lower: float | None, upper: float | None, dtype: torch.dtype
+    moved: Tensor,
+    x: Tensor,
+    eps: float | Tensor,
+    lower: float | Tensor | None,
+    upper: float | Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Projection onto ball and box by sorting the breakpoints of the kept l1 norm as a function of the shift."""
     if x.numel() == 0:
         return moved.to(dtype)
     delta = (moved - x).flatten(1).double()
     size = delta.abs()
-    room = torch.where(delta > 0, _bound(upper, math.inf) - x.flatten(1), x.flatten(1) - _bound(lower, -math.inf))
-    room = room.double().clamp(min=0)
+    low, high = _box(x, lower, upper)
+    room = torch.where(delta > 0, (high - x).flatten(1), (x - low).flatten(1)).double().clamp(min=0)
     radius = _column(eps, x).double().flatten(1)
     kept = torch.minimum(size, room)
     # The kept norm falls with slope -1 per coordinate between shift = size - room (where the box stops holding it) and
@@ -283,14 +325,20 @@ def _l1_project(
 
 
 def _store(
-    point: Tensor, x: Tensor, radius: Tensor, lower: float | None, upper: float | None, dtype: torch.dtype
+    point: Tensor,
+    x: Tensor,
+    radius: Tensor,
+    lower: float | Tensor | None,
+    upper: float | Tensor | None,
+    dtype: torch.dtype,
 ) -> Tensor:
     """Rounds to ``dtype``; where half precision would leave the ball or the box, takes the next number toward ``x``."""
     stored = point.to(dtype)
     if dtype not in (torch.float16, torch.bfloat16):
         return stored
     q = stored.to(point.dtype)
-    outside = ((q - x).abs() > radius) | (q < _bound(lower, -math.inf)) | (q > _bound(upper, math.inf))
+    low, high = _box(x, lower, upper)
+    outside = ((q - x).abs() > radius) | (q < low) | (q > high)
     bits = stored.view(torch.int16)
     away_from_zero = (x > q) == (q > 0)
     toward = torch.where(q == 0, torch.where(x > 0, 1, -32767), torch.where(away_from_zero, bits + 1, bits - 1))

@@ -35,6 +35,27 @@ def logits_of(output: Any) -> Tensor:
     )
 
 
+def class_logits(output: Any) -> Tensor:
+    """The logits of classes ``[B, C]``, C >= 2, in what a classifier returns: a single logit ``[B]`` or ``[B, 1]``, of
+    class 1 against class 0, counts as the pair (0, z)."""
+    logits = logits_of(output)
+    if logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1):
+        z = logits.reshape(-1, 1)
+        return torch.cat([torch.zeros_like(z), z], dim=1)
+    return logits
+
+
+def modules_in_sight(model: Model) -> list[nn.Module]:
+    """The modules of a model; of a function or another object those that it refers to itself, by name."""
+    if isinstance(model, nn.Module):
+        return list(model.modules())
+    parts = [getattr(model, "__self__", None), *getattr(model, "args", ()), *getattr(model, "__dict__", {}).values()]
+    with suppress(TypeError, ValueError):
+        seen = inspect.getclosurevars(getattr(model, "func", model))
+        parts += [*seen.nonlocals.values(), *seen.globals.values()]
+    return [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
+
+
 @contextmanager
 def unwrapped(model: Model) -> Iterator[Model]:
     """Within the block, the model as one process runs it: without DistributedDataParallel around it or within.

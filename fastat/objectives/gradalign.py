@@ -8,8 +8,8 @@ from torch import Tensor
 
 from fastat.kernels import ops
 from fastat.kernels.arguments import widened
+from fastat.kernels.sizes import check_size
 from fastat.models import Model, directions, logits_of, run_eagerly
-from fastat.support.threat import check_size
 
 
 def gradient_misalignment(
@@ -43,7 +43,7 @@ def gradient_misalignment(
     Raises:
         TypeError, ValueError: as for :func:`fastat.random_start`.
     """
-    check_size(eps, "eps", len(x))
+    check_size(eps, "eps", x)
     noisy = ops.random_start(x, eps, "linf", seed, sample_ids, lower, upper)
     with torch.enable_grad(), run_eagerly(model):
         at_x = _input_gradient(model, x.detach(), y, differentiable=False)

@@ -123,7 +123,7 @@ class Attack:
             return x
         ids = own_ids(x) if sample_ids is None else sample_ids
         shared: dict[str, Any] = {"bounds": self.bounds, "seed": seed, "sample_ids": ids, "graph": graph}
-        shared |= {"norm": self.norm, "validate": validate}
+        shared |= {"norm": self.norm, "training": True, "validate": validate}
         with in_eval_mode(model) if self.mode == "eval" else nullcontext():
             if self.kind in _SINGLE_STEP:
                 noise, step, clip = _SINGLE_STEP[self.kind]

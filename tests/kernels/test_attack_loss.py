@@ -23,7 +23,7 @@ def in_double(extra):
     [
         (kind, classes)
         for kind in ops.LOSS_KINDS
-        for classes in (2, 3, 4, 10, 15, 16, 17, 100, 1000, 5003)
+        for classes in (1, 2, 3, 4, 10, 15, 16, 17, 100, 1000, 5003)
         if classes >= ops.LEAST_CLASSES[kind]
     ],
 )

@@ -121,7 +121,7 @@ def test_empty_and_errors():
 def test_opcheck_and_compile():
     x = torch.rand(3, 2, 4)
     for order in range(3):
-        args = (x, 0.1, None, order, torch.tensor(3), torch.arange(3), 0, 0.0, 1.0)
+        args = (x, 0.1, None, order, torch.tensor(3), torch.arange(3), 0, 0.0, 1.0, None, torch.ones(1, 2, 4))
         torch.library.opcheck(torch.ops.fastat.random_start.default, args)
     compiled = torch.compile(
         lambda x, seed: ops.random_start(x, 0.1, "linf", seed) + 1, fullgraph=True, backend="aot_eager"

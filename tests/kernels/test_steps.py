@@ -126,6 +126,39 @@ def test_a_bad_gradient_stays_in_its_sample(step, bad):
     assert out.min() >= 0 and out.max() <= 1
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("step", STEPS)
+def test_nan_entries_count_as_zero(step, dtype):
+    x_adv, grad, x = problem((4, 3, 11), dtype, NORM[step])
+    without = grad.clone()
+    without[1, 0, 5] = without[2, :, 3:] = 0
+    grad[without == 0] = math.nan
+    out = getattr(ops, step)(x_adv.clone(), grad, x, 0.3, EPS[NORM[step]])
+    assert torch.equal(out, getattr(ops, step)(x_adv.clone(), without, x, 0.3, EPS[NORM[step]]))
+    assert not torch.equal(out[1], x_adv[1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("step", STEPS)
+def test_infinite_entries_move_by_their_sign(step, dtype):
+    grad = torch.tensor([[1.0, math.inf, -2.0, -math.inf, 0.0, math.nan, 3.0, math.inf]], dtype=dtype)
+    x = torch.full_like(grad, 0.5)
+    sign = torch.tensor([[0.0, 1, 0, -1, 0, 0, 0, 1]], dtype=dtype)
+    extra = {"sparsity": 3 / 8} if step == "l1_step_" else {}
+    out = getattr(ops, step)(x.clone(), grad, x, 0.25, 10.0, **extra)
+    moved = {"linf": 0.25 * grad.nan_to_num(0.0).sign(), "l2": 0.25 * sign / math.sqrt(3), "l1": 0.25 * sign / 3}
+    torch.testing.assert_close(out - x, moved[NORM[step]], rtol=0, atol=10 * torch.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_l2_step_keeps_doubles_whose_squares_leave_the_range(scale):
+    x_adv, grad, x = problem((3, 50), torch.float64, "l2")
+    grad[2, 7] = math.nan
+    expected = reference.l2_step_(x_adv.clone(), grad, x, 0.1, 1.0)
+    out = ops.l2_step_(x_adv.clone(), grad * scale, x, 0.1, 1.0)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
+
+
 def test_l2_step_keeps_tiny_and_huge_gradients():
     _, grad, x = problem((3, 50))
     x = 0.25 + 0.5 * x
@@ -271,7 +304,7 @@ def test_inputs_that_require_grad_are_constants():
         ({"eps": math.nan}, ValueError, "eps must be >= 0, got nan"),
         ({"eps": "8/255"}, TypeError, "eps must be a number or a tensor, got str"),
         ({"eps": torch.tensor([0.1, -1.0])}, ValueError, "eps must be >= 0, got -1"),
-        ({"eps": torch.zeros(3)}, ValueError, r"eps must be a number or one per sample \[2\], got shape \[3\]"),
+        ({"eps": torch.zeros(4)}, ValueError, r"one per sample \[2\], or a tensor that broadcasts.*got shape \[4\]"),
         ({"step_size": torch.tensor([1, 2])}, TypeError, "step_size must be a floating-point tensor"),
         ({"lower": 1.0, "upper": 0.0}, ValueError, "lower must be <= upper"),
         ({"x": torch.zeros(2, 3, device="meta")}, ValueError, "x must be on the CPU or a CUDA device, got meta"),
@@ -318,13 +351,15 @@ def test_opcheck_steps(step):
     radii, sizes = torch.rand(3), torch.rand(3)
     extra = (1,) if step == "l1_step_" else ()
     op = getattr(torch.ops.fastat, step).default
-    torch.library.opcheck(op, (x_adv, grad, x, 0.1, 0.1, None, None, 0.0, 1.0, *extra))
-    torch.library.opcheck(op, (x_adv, grad, x, 0.0, 0.0, sizes, radii, 0.0, 1.0, *extra))
+    torch.library.opcheck(op, (x_adv, grad, x, 0.1, 0.1, None, None, 0.0, 1.0, None, None, *extra))
+    torch.library.opcheck(op, (x_adv, grad, x, 0.0, 0.0, sizes, radii, 0.0, 1.0, None, None, *extra))
+    ends = torch.zeros(1, 2, 4), torch.ones(3, 2, 4)
+    torch.library.opcheck(op, (x_adv, grad, x, 0.1, 0.1, None, None, 0.0, 1.0, *ends, *extra))
 
 
 def test_opcheck_project_and_best():
     x_adv, _, x = problem((3, 2, 4))
-    torch.library.opcheck(torch.ops.fastat.project_.default, (x_adv, x, 0.1, None, 1, 0.0, 1.0))
+    torch.library.opcheck(torch.ops.fastat.project_.default, (x_adv, x, 0.1, None, 1, 0.0, 1.0, None, None))
     torch.library.opcheck(torch.ops.fastat.best_.default, (x_adv, torch.zeros(3), x, torch.ones(3)))
 
 

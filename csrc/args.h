@@ -48,8 +48,8 @@ struct LossArgs {
   ElementType type;
   int kind;  // core/attack_loss.h's LossKind
   const void* logits;
-  const void* reference;   // kl, else null
-  const int64_t* labels;   // null for kl
+  const void* reference;   // kl and bce, else null
+  const int64_t* labels;   // null for kl and bce
   const int64_t* targets;  // dlr_targeted, else null
   void* loss;
   void* grad;

@@ -6,6 +6,7 @@
 //   dlr_targeted  (z_t - z_y) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)              (Croce and Hein 2020)
 //   kl            KL(softmax(reference) || softmax(z))                          (Zhang et al., TRADES, 2019)
 //   log_odds      log sum_{j != y} exp z_j - z_y = log (1 - p_y)/p_y = log(exp(ce) - 1)
+//   bce           sum_j (1 - y_j) softplus(z_j) + y_j softplus(-z_j)             (y_j in [0, 1])
 //
 // z_(k) is the k-th largest logit; ties go to the smaller class. Loss and gradient share one reading of the row from
 // memory when it fits in the cache (CPU) or on chip (CUDA): 2 C elements moved, against 6 C and more for log-softmax,
@@ -29,12 +30,12 @@
 
 FASTAT_NAMESPACE_BEGIN
 
-enum class LossKind : int { ce, margin, dlr, dlr_targeted, kl, log_odds };
+enum class LossKind : int { ce, margin, dlr, dlr_targeted, kl, log_odds, bce };
 
 template <class T>
 struct LossRow {
   const T* logits;
-  const T* reference;  // kl only
+  const T* reference;  // kl: its logits; bce: the labels
   T* grad;
   compute_t<T>* loss;
   int64_t classes, label, target;  // target: dlr_targeted only
@@ -128,7 +129,7 @@ FASTAT_HD void log_odds_row(const Team& team, const LossRow<T>& row) {
   const double rest = total[0], ties = total[1];
   const bool alone = row.classes == 1;
   const double unit = (ties == ties) & (at_label == at_label) ? 1.0 : std::numeric_limits<double>::quiet_NaN();
-  const C inverse = static_cast<C>(unit / (ties + rest));
+  const C inverse = static_cast<C>(unit / (alone ? 1.0 : ties + rest));
   const C grad_label = static_cast<C>(alone ? 0.0 * unit : -unit);
   for_each(team, row.classes, [=](int64_t i) {
     C share;
@@ -160,6 +161,24 @@ FASTAT_HD void kl_row(const Team& team, const LossRow<T>& row) {
     const C share = exp_of(load(logits[i]) - q.max) * q_inverse,
             weight = exp_of(load(reference[i]) - p.max) * p_inverse;
     store_nearest(grad[i], share - weight);
+  });
+  if (team.rank() == 0) *row.loss = static_cast<C>(loss[0]);
+}
+
+template <class Team, class T, class C = compute_t<T>>
+FASTAT_HD void bce_row(const Team& team, const LossRow<T>& row) {
+  const T *logits = row.logits, *labels = row.reference;
+  T* grad = row.grad;
+  const auto loss = sums<1, double>(team, row.classes, [=](int64_t i, auto v) {
+    const C z = load(logits[i]), y = load(labels[i]);
+    const C e = exp_of(-abs_of(z));
+    const double above = z > C(0) ? z : C(0), below = z < C(0) ? -z : C(0), tail = log1p_of(e);
+    const double wrong = y < C(1) ? (1.0 - y) * (above + tail) : 0.0;  // 0 times an infinite one is none
+    const double right = y > C(0) ? y * (below + tail) : 0.0;
+    v[0] += wrong + right;
+    const C larger = C(1) / (C(1) + e), smaller = e * larger;
+    const C sigmoid = z < C(0) ? smaller : larger, other = z < C(0) ? larger : smaller;
+    store_nearest(grad[i], (C(1) - y) * sigmoid - y * other);
   });
   if (team.rank() == 0) *row.loss = static_cast<C>(loss[0]);
 }
@@ -230,6 +249,7 @@ template <class Team, class T, class C = compute_t<T>>
 FASTAT_HD void attack_loss_row(const Team& team, const LossRow<T>& row, LossKind kind) {
   const auto valid = [&](int64_t label) { return label >= 0 && label < row.classes; };
   if (kind == LossKind::kl) return kl_row(team, row);
+  if (kind == LossKind::bce) return bce_row(team, row);
   if (!valid(row.label) || (kind == LossKind::dlr_targeted && !valid(row.target))) {
     T* grad = row.grad;
     for_each(team, row.classes, [=](int64_t i) { store_nearest(grad[i], C(0)); });

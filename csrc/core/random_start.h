@@ -60,26 +60,31 @@ FASTAT_HD Noise4 noise4(const RandomKey& key, int64_t block) {
   return noise;
 }
 
-// What the noise is multiplied by to be uniform in the ball of radius eps. keep(i, v) is called with every element's
-// noise.
-template <Norm norm, class Team, class C, class Keep>
-FASTAT_HD C ball_scale(const Team& team, const RandomKey& key, int64_t n, C eps, Keep keep) {
-  const auto size = [](float v) {
-    return norm == Norm::l2 ? static_cast<double>(v) * v : static_cast<double>(abs_of(v));
+// What the noise is multiplied by to be uniform in the ball. keep(i, v) is called with every element's noise. Elements
+// that the box pins, its ends being one, are no dimension of the ball.
+template <Norm norm, class Team, class T, class Balls, class Keep, class C = compute_t<T>>
+FASTAT_HD C ball_scale(const Team& team, const RandomKey& key, int64_t n, const StartSample<T>& s, const Balls& balls,
+                       Keep keep) {
+  const auto size = [=](int64_t i, float v) {
+    const Ball<C> ball = balls.at(s.order.offset(i));
+    const double one = norm == Norm::l2 ? static_cast<double>(v) * v : static_cast<double>(abs_of(v));
+    return ball.lower < ball.upper ? one : 0.0;
   };
   const auto total = sums<1, double>(team, n / 4, [=](int64_t block, auto v) {
     const Noise4 noise = noise4<norm>(key, block);
-    v[0] += (size(noise.v[0]) + size(noise.v[1])) + (size(noise.v[2]) + size(noise.v[3]));
-    unrolled<4>([&](auto k) { keep(4 * block + k, noise.v[k]); });
+    const int64_t first = 4 * block;
+    v[0] += (size(first, noise.v[0]) + size(first + 1, noise.v[1])) +
+            (size(first + 2, noise.v[2]) + size(first + 3, noise.v[3]));
+    unrolled<4>([&](auto k) { keep(first + k, noise.v[k]); });
   });
   double sum = total[0];
   const Noise4 last = noise4<norm>(key, n / 4);
   for (int k = 0; k < static_cast<int>(n % 4); ++k) {
-    sum += size(last.v[k]);
+    sum += size(n - n % 4 + k, last.v[k]);
     keep(n - n % 4 + k, last.v[k]);
   }
   const double exponential = -log_of(static_cast<double>(positive_uniform(philox(key, extra_block).w[0])));
-  return static_cast<C>(eps / (norm == Norm::l2 ? sqrt(sum + 2.0 * exponential) : sum + exponential));
+  return static_cast<C>(balls.radius() / (norm == Norm::l2 ? sqrt(sum + 2.0 * exponential) : sum + exponential));
 }
 
 // `scale` is what l2 and l1 multiply the noise by.

@@ -110,8 +110,8 @@ void start_samples(const StartArgs& a, int64_t begin, int64_t end) {
         constexpr Norm norm = decltype(tag)::value;
         float* kept = noise.data();
         const auto keep = [=](int64_t i, float v) { kept[i] = v; };
-        const C scale = ball_scale<norm>(SerialTeam{}, key, a.n, ball.radius(), keep);
         const StartSample<T> s = start_sample_at<T>(a, sample);
+        const C scale = ball_scale<norm>(SerialTeam{}, key, a.n, s, ball, keep);
         for_each(SerialTeam{}, a.n, [=](int64_t i) { start_element(s, i, kept[i], scale, ball, false); });
       };
       const auto with_ball = [&](const auto& ball) {

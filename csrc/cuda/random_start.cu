@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(threads) ball_start_kernel(const StartArgs a) 
   const int64_t sample = blockIdx.x;
   const RandomKey key = key_at(a, sample);
   const auto ball = ball_of<T, by_element>(a, sample);
-  const auto scale = ball_scale<norm>(team, key, a.n, ball.radius(), [](int64_t, float) {});
   const StartSample<T> s = start_sample_at<T>(a, sample);
+  const auto scale = ball_scale<norm>(team, key, a.n, s, ball, [](int64_t, float) {});
   for_each(team, (a.n + 3) / 4,
            [=](int64_t block) { write_block<norm, vectors>(s, a.n, block, noise4<norm>(key, block), scale, ball); });
 }

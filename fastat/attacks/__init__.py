@@ -1,8 +1,9 @@
 """Attacks, one per file, and what they share: a user's inputs as a loop wants them, and gradients to the input."""
 
 from fastat.attacks.fgsm import fgsm
-from fastat.attacks.gradient import LossFunction, attacking
+from fastat.attacks.gradient import attacking
 from fastat.attacks.inputs import check_batch
+from fastat.attacks.objective import LossFunction
 from fastat.attacks.pgd import pgd
 from fastat.attacks.speed import Fastest, fastest
 from fastat.attacks.weakness import WeakAttackWarning, settle, warn

@@ -1,12 +1,15 @@
 """The fast gradient sign method and its random-start variants: one gradient step."""
 
 import math
+from collections.abc import Mapping
 from numbers import Real
+from typing import Any
 
 from torch import Tensor
 
-from fastat.attacks.gradient import LossFunction, ascended, attacking
+from fastat.attacks.gradient import attacking, couples_samples
 from fastat.attacks.inputs import Normalization, check_images, checked
+from fastat.attacks.objective import Goal, LossFunction
 from fastat.attacks.problem import Problem, run
 from fastat.attacks.weakness import check_modes, doubts_of, note, unread
 from fastat.graphs import Graph, Tensors, capturing, check_graph
@@ -19,7 +22,7 @@ from fastat.support.threat import Norm
 def fgsm(
     model: Model,
     x: Tensor,
-    y: Tensor,
+    y: Any,
     eps: Size = 8 / 255,
     step_size: Size | None = None,
     *,
@@ -27,7 +30,10 @@ def fgsm(
     noise: float = 0.0,
     clip: bool = True,
     loss: ops.LossKind | LossFunction = "ce",
-    targets: Tensor | None = None,
+    targets: Any = None,
+    inputs: tuple[Any, ...] | Mapping[str, Any] = (),
+    mask: Tensor | None = None,
+    ignore_index: int = -100,
     bounds: Box = (0.0, 1.0),
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
@@ -60,13 +66,13 @@ def fgsm(
     check_images(x)
     if not training:
         check_modes(model)
-    loss = ascended(loss, model, training)
+    goal = Goal(loss, None, not training and not couples_samples(model), ignore_index, mean=True)
     watch = validate and not training and not capturing(x)
     with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
-            x, y, eps, eps if step_size is None else step_size, norm, loss=loss, targets=targets, bounds=bounds,
+            x, y, eps, eps if step_size is None else step_size, norm, goal=goal, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
-            earlier=unread(model) if validate else None,
+            mask=mask, inputs=inputs, earlier=unread(model) if validate else None,
         )  # fmt: skip
         if len(x) == 0:
             return x.detach().clone()
@@ -78,8 +84,8 @@ def fgsm(
                 x_adv = problem.with_radius(noise * problem.eps).random_start(tensors["seed"], 0)
             else:
                 x_adv = problem.centre()
-            logits, _, grad = problem.objective.gradient(x_adv)
-            doubts = doubts_of(None if callable(loss) else logits, grad) if watch else ()
+            output, _, grad = problem.gradient(x_adv)
+            doubts = doubts_of(output if goal.of_classes else None, grad) if watch else ()
             reached = problem if clip else problem.with_radius(math.inf)
             reached.step_(x_adv, grad)
             return reached.leave(x_adv), *doubts

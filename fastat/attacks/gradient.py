@@ -1,20 +1,16 @@
-"""What every attack loop needs of a model: frozen parameters, the loss, and its gradient to the input alone."""
+"""What every attack loop needs of a model: frozen parameters, and gradients to the input alone."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fastat.graphs import capturing
-from fastat.kernels import ops
 from fastat.models import (
     Model,
     any_compiled,
-    class_logits,
     fresh_casts,
     half_scale,
     is_sharded,
@@ -22,25 +18,11 @@ from fastat.models import (
     unwrapped,
 )
 
-LossFunction = Callable[[Tensor, Tensor], Tensor]
-"""``(model output, y) -> loss [B]``."""
-
 
 def couples_samples(model: Model) -> bool:
     """Whether a forward pass normalizes by the batch, as far as the modules tell that ``model`` has or refers to."""
     modules = modules_in_sight(model)
     return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules)
-
-
-def ascended(loss: ops.LossKind | LossFunction, model: Model, training: bool) -> ops.LossKind | LossFunction:
-    """What an attack with this loss ascends: in place of the cross-entropy, where samples are independent, the log-odds
-    against the label.
-
-    At every sample both have gradients of one direction, and the steps ignore how long they are; but those of the
-    log-odds do not vanish where the network is sure. Where the output of a sample depends on others, other lengths
-    would be another direction: there, and in training, whose recipes are the textbook's, it stays the cross-entropy.
-    """
-    return "log_odds" if loss == "ce" and not training and not couples_samples(model) else loss
 
 
 @contextmanager
@@ -71,7 +53,7 @@ def attacking(model: Model, device: torch.device) -> Iterator[Model]:
                 p.requires_grad_(True)
 
 
-def _to_the_input(ascended: Tensor, leaf: Tensor, seed: Tensor | None) -> Tensor | None:
+def to_the_input(ascended: Tensor, leaf: Tensor, seed: Tensor | None) -> Tensor | None:
     """The gradient with respect to the leaf, None if there is none. Through float16 it is scaled on its way; samples
     that this carries out of the range are gone back for without it."""
     scale = half_scale(ascended)
@@ -93,77 +75,3 @@ def _matrices(modules: Iterable[nn.Module]) -> set[nn.Parameter]:
     """The weights of linear layers and attention."""
     layers = (module for module in modules if isinstance(module, nn.Linear | nn.MultiheadAttention))
     return {p for layer in layers for p in layer.parameters(recurse=False) if p.dim() == 2}
-
-
-@dataclass(frozen=True)
-class Objective:
-    """The loss an attack ascends on its samples, and when it has won.
-
-    With ``targets`` it is the negative loss towards the target (except for dlr_targeted, which holds both labels), and
-    the attack has won a sample when the model predicts its target; without, when it does not predict ``y``.
-    ``check_classes`` is told how many classes the model has, and may raise.
-    """
-
-    forward: Model
-    loss: ops.LossKind | LossFunction
-    y: Tensor
-    check_classes: Callable[[int], None]
-    targets: Tensor | None = None
-    reference: Tensor | None = None
-
-    def won(self, output: Any) -> Tensor:
-        """bool ``[B]``."""
-        logits = class_logits(output)
-        if logits.dim() != 2:
-            raise ValueError("early_stop and restarts need a model that returns logits [B, C]")
-        predicted = logits.argmax(dim=1)
-        return predicted != self.y if self.targets is None else predicted == self.targets
-
-    def value(self, x: Tensor) -> tuple[Any, Tensor]:
-        """``(output, loss [B])`` without a gradient."""
-        with torch.no_grad():
-            output = self._output(x.clone())  # the model's first layer may work in place
-            return output, self._loss(output)[0]
-
-    def gradient(self, x: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """``(output, loss [B], gradient of each sample's loss with respect to x)``."""
-        leaf = x.detach().requires_grad_()
-        output = self._output(leaf)
-        loss, grad_logits = self._loss(output)
-        ascended, seed = (output, grad_logits) if grad_logits is not None else (loss.sum(), None)
-        grad = _to_the_input(ascended, leaf, seed) if ascended.requires_grad else None
-        if grad is None:
-            raise ValueError(
-                "the loss has no gradient with respect to x: does the model depend on x, without detach()?"
-            )
-        return output, loss.detach(), grad
-
-    def _output(self, x: Tensor) -> Any:
-        """What the model returns; for a compiled loss, the logits in it."""
-        output = self.forward(x)
-        if callable(self.loss):
-            if isinstance(output, Tensor) and output.dim() == 2:
-                self.check_classes(output.shape[1])
-            return output
-        logits = class_logits(output)
-        if logits.dim() != 2 or logits.shape[0] != x.shape[0]:
-            raise ValueError(f"the model must return logits [{x.shape[0]}, C], got {list(logits.shape)}")
-        self.check_classes(logits.shape[1])
-        return logits
-
-    def _loss(self, output: Any) -> tuple[Tensor, Tensor | None]:
-        """The loss to ascend and, for the compiled losses, its gradient with respect to the logits."""
-        if callable(self.loss):
-            y, sign = (self.y, 1.0) if self.targets is None else (self.targets, -1.0)
-            loss = self.loss(output, y)
-            if loss.shape != y.shape:
-                shapes = f"{list(y.shape)}, got {list(loss.shape)}"
-                raise ValueError(f"loss(output, y) must return one loss per sample {shapes}")
-            return sign * loss, None
-        flat = output.detach()
-        if self.loss == "dlr_targeted":
-            return ops.attack_loss(flat, self.y, self.loss, targets=self.targets)
-        if self.targets is None:
-            return ops.attack_loss(flat, self.y, self.loss, reference=self.reference)
-        loss, grad = ops.attack_loss(flat, self.targets, self.loss)
-        return -loss, -grad

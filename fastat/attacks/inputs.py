@@ -1,15 +1,16 @@
 """What a user passes to an attack: checked, with messages that name what is wrong, and sorted."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastat.attacks.gradient import LossFunction
+from fastat.attacks.objective import Goal
 from fastat.attacks.problem import SIZES, Labels, Terms, pixels
+from fastat.attacks.trees import taken_apart
 from fastat.attacks.weakness import check_radius, reach, tell, tell_radius
 from fastat.graphs import Tensors, capturing
 from fastat.kernels import ops
@@ -26,17 +27,19 @@ TOLERANCE = 1e-6
 
 def checked(
     x: Tensor,
-    y: Tensor,
+    y: Any,
     eps: Size,
     step_size: Size,
     norm: Norm,
     *,
-    loss: ops.LossKind | LossFunction,
-    targets: Tensor | None,
+    goal: Goal,
+    targets: Any,
     bounds: Box,
     sample_ids: Tensor | None,
     normalization: Normalization | None,
     validate: bool,
+    mask: Tensor | None = None,
+    inputs: tuple[Any, ...] | Mapping[str, Any] = (),
     earlier: Tensor | None = None,
 ) -> tuple[Terms, dict[str, Tensor], Labels]:
     """Checks the inputs of an attack (TypeError, ValueError) and sorts them into tensors and the rest; the look inside
@@ -53,10 +56,14 @@ def checked(
         if norm != "linf" and isinstance(size, Tensor) and not one_per_sample(spread(size, name, x)):
             raise ValueError(f"{name} must be a number or one per sample for norm {norm!r}, got {list(size.shape)}")
     check_radius(eps, lower, upper, norm, math.prod(x.shape[1:]))
-    _check_loss(loss, targets)
-    tensors = {"x": x, "y": integer_labels(y, x, "y")}
-    if targets is not None:
-        tensors["targets"] = integer_labels(targets, x, "targets")
+    _check_goal(goal, targets)
+    tensors = {"x": x}
+    structures = [_labels(value, name, x, goal, tensors) for value, name in ((y, "y"), (targets, "targets"))]
+    if not isinstance(inputs, tuple | list | Mapping):
+        raise TypeError(f"inputs must be a tuple or a dict of what else the model takes, got {type(inputs).__name__}")
+    structures.append(taken_apart(inputs, "inputs", len(x), tensors))
+    if mask is not None:
+        tensors["mask"] = _mask(mask, x, validate)
     if sample_ids is not None:
         tensors["sample_ids"] = integer_labels(sample_ids, x, "sample_ids")
     if normalization is not None:
@@ -69,7 +76,7 @@ def checked(
     tensors |= {name: _spread(size, name, x) for name, size in sizes.items() if isinstance(size, Tensor)}
     numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
-    terms = Terms(norm, loss=loss, **numbers)
+    terms = Terms(norm, goal=goal, structures=(structures[0], structures[1], structures[2]), **numbers)
     return terms, tensors, Labels(_look(tensors, terms, earlier) if validate else None)
 
 
@@ -95,7 +102,7 @@ def check_batch(x: Tensor, y: Tensor, bounds: Box, sample_ids: Tensor | None) ->
     check_images(x)
     nothing: dict[str, Any] = {"targets": None, "normalization": None}
     found = checked(
-        x, y, 0.0, 0.0, "linf", loss="ce", bounds=bounds, sample_ids=sample_ids, validate=True, **nothing
+        x, y, 0.0, 0.0, "linf", goal=Goal("ce"), bounds=bounds, sample_ids=sample_ids, validate=True, **nothing
     )  # fmt: skip
     found[2].settle()
 
@@ -110,7 +117,10 @@ def check_images(x: Tensor) -> None:
         raise ValueError(f"x must be a batch [B, ...], got shape {list(x.shape)}")
 
 
-def _check_loss(loss: ops.LossKind | LossFunction, targets: Tensor | None) -> None:
+def _check_goal(goal: Goal, targets: Any) -> None:
+    loss = goal.loss
+    if goal.won is not None and not callable(goal.won):
+        raise TypeError(f"won must be a function (output, y) -> bool [B], got {type(goal.won).__name__}")
     if callable(loss):
         return
     if loss not in ops.LOSS_KINDS:
@@ -119,6 +129,34 @@ def _check_loss(loss: ops.LossKind | LossFunction, targets: Tensor | None) -> No
         raise ValueError("loss 'dlr_targeted' needs targets")
     if loss == "kl" and targets is not None:
         raise ValueError("loss 'kl' has no targets: it moves the prediction away from that on x")
+
+
+def _labels(value: Any, name: str, x: Tensor, goal: Goal, tensors: dict[str, Tensor]) -> Hashable:
+    """Adds labels to the tensors. For a loss of the user's own they are the user's; else classes, [B] or one for each
+    of several positions, or for 'bce' a number in [0, 1] for each logit."""
+    if value is None and name == "targets":
+        return "constant", None
+    if callable(goal.loss):
+        return taken_apart(value, name, len(x), tensors)
+    if goal.loss == "bce":
+        if not isinstance(value, Tensor) or value.dim() < 2 or len(value) != len(x) or value.device != x.device:
+            found = f"{list(value.shape)} on {value.device}" if isinstance(value, Tensor) else type(value).__name__
+            raise ValueError(f"{name} must be labels [{len(x)}, C] in [0, 1] on {x.device} for 'bce', got {found}")
+        tensors[name] = value
+    else:
+        several = isinstance(value, Tensor) and value.dim() > 1 and value.shape[0] == x.shape[0]
+        flat = integer_labels(value.flatten() if several else value, x if not several else value.flatten(), name)
+        tensors[name] = flat.view(value.shape)
+    return None
+
+
+def _mask(mask: Tensor, x: Tensor, validate: bool) -> Tensor:
+    """Bool, of as many dimensions as ``x``."""
+    if not isinstance(mask, Tensor) or mask.is_complex():
+        raise TypeError(f"mask must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    if mask.dtype != torch.bool and validate and not capturing(x) and not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("mask must hold zeros and ones: where it is one an input may move, by up to eps")
+    return spread(mask.detach() != 0, "mask", x)
 
 
 def _recordable(t: Tensor) -> Tensor:
@@ -179,8 +217,8 @@ def _look(tensors: Tensors, terms: Terms, earlier: Tensor | None) -> Callable[[]
     look, highest = _Look(), [-1]
     _ask_of_the_box(look, tensors, terms)
     for name in ("y", "targets"):
-        if name in tensors:
-            look.ask(tensors[name].aminmax(), lambda found, name=name: _tell_labels(found, name, highest))  # type: ignore[misc]
+        if name in tensors and not callable(terms.goal.loss):
+            _ask_of_labels(look, tensors[name], name, terms.goal, highest)
     for name in ("eps", "step_size"):
         if name in tensors:
             look.ask([tensors[name].min()], lambda found, name=name: _tell_smallest(found[0], name))  # type: ignore[misc]
@@ -231,10 +269,19 @@ def _ask_of_the_box(look: _Look, tensors: Tensors, terms: Terms) -> None:
     return look.ask([below, above, wide.amin(), wide.amax()], tell_distance)
 
 
-def _tell_labels(found: Sequence[float], name: str, highest: list[int]) -> None:
-    if found[0] < 0:
-        raise ValueError(f"{name} must be >= 0, got {int(found[0])}")
-    highest[0] = max(highest[0], int(found[1]))
+def _ask_of_labels(look: _Look, labels: Tensor, name: str, goal: Goal, highest: list[int]) -> None:
+    def tell_classes(found: Sequence[float]) -> None:
+        if found[0] < 0:
+            raise ValueError(f"{name} must be >= 0, got {int(found[0])}")
+        highest[0] = max(highest[0], int(found[1]))
+
+    def tell_shares(found: Sequence[float]) -> None:
+        if not (found[0] >= 0 and found[1] <= 1):
+            raise ValueError(f"{name} must be in [0, 1] for 'bce', got values in [{found[0]:.4g}, {found[1]:.4g}]")
+
+    if labels.dim() > 1 and goal.of_classes:
+        labels = labels.masked_fill(labels == goal.ignore_index, 0)
+    look.ask(labels.aminmax(), tell_classes if goal.of_classes else tell_shares)
 
 
 def _tell_smallest(smallest: float, name: str) -> None:

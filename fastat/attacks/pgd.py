@@ -1,16 +1,17 @@
 """Projected gradient descent (Madry et al., "Towards deep learning models resistant to adversarial attacks", 2018)."""
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fastat import graphs
-from fastat.attacks.gradient import LossFunction, ascended, attacking, couples_samples
+from fastat.attacks.gradient import attacking, couples_samples
 from fastat.attacks.inputs import Normalization, check_images, check_start, checked
+from fastat.attacks.objective import Goal, LossFunction, WonFunction
 from fastat.attacks.problem import Labels, Problem, Terms, problem_of, run, take
 from fastat.attacks.weakness import Doubts, check_modes, doubts_of, note, unread
 from fastat.graphs import Graph, Tensors, capturing, check_graph
@@ -23,14 +24,18 @@ from fastat.support.threat import Norm
 def pgd(
     model: Model,
     x: Tensor,
-    y: Tensor,
+    y: Any,
     eps: Size = 8 / 255,
     step_size: Size | None = None,
     steps: int = 10,
     norm: Norm = "linf",
     *,
     loss: ops.LossKind | LossFunction = "ce",
-    targets: Tensor | None = None,
+    won: WonFunction | None = None,
+    targets: Any = None,
+    inputs: tuple[Any, ...] | Mapping[str, Any] = (),
+    mask: Tensor | None = None,
+    ignore_index: int = -100,
     start: Tensor | None = None,
     random_start: bool = True,
     restarts: int = 1,
@@ -54,8 +59,11 @@ def pgd(
 
     Args:
         model: maps inputs ``[B, ...]`` to logits ``[B, C]``, or to a mapping or an object that has them as ``logits``.
+            A single logit, ``[B]`` or ``[B, 1]``, is that of class 1 against class 0.
         x: inputs ``[B, ...]`` within ``bounds``, any float dtype; the attack's state is float32 or float64.
-        y: integer labels ``[B]`` in [0, C).
+        y: integer labels ``[B]`` in [0, C); of dense outputs ``[B, C, ...]`` labels ``[B, ...]``; for "bce" ``[B, C]``
+            in [0, 1]. With a loss of one's own whatever that takes: a tensor, or a tuple, list or dict of tensors, with
+            a row for each sample.
         eps: radius >= 0, in the units of the bounds: a number; one per sample, ``[B]``; for linf also a tensor that
             broadcasts against ``x``, one number per channel ``[C, 1, 1]`` say. ``[B]`` is refused where the last
             dimension of ``x`` is B too: ``[B, 1]`` or ``[1, B]`` says which is meant.
@@ -63,21 +71,31 @@ def pgd(
         steps: number of gradient steps, >= 0.
         norm: "linf", "l2" or "l1" (sparse steps, see :func:`fastat.l1_step_`).
         loss: a kind of :func:`fastat.attack_loss` ("kl" ascends the divergence from the prediction on ``x``, as in
-            TRADES), or a function ``(output, y) -> loss [B]``. "ce" ascends the log-odds against the label where
-            samples are independent: at every sample the direction of the cross-entropy's gradient, which vanishes where
-            the network is sure. ``training=True`` and batch norm that normalizes by the batch keep the textbook's.
-        targets: classes ``[B]`` to be predicted instead: the loss towards them is descended, and a sample is won when
-            its target is predicted.
+            TRADES), or a function ``(output, y) -> loss [B]``, whose output is what the model returns and whose y is as
+            it was given; a mean of the batch will do where nothing is ranked. "ce" ascends the log-odds against the
+            label where samples are independent: at every sample the direction of the cross-entropy's gradient, which
+            vanishes where the network is sure. ``training=True``, batch norm that normalizes by the batch, and dense
+            outputs keep the cross-entropy itself.
+        won: which samples the attack has won, ``(output, y) -> bool [B]``, for ``early_stop`` and ``restarts``; None
+            for those whose class is not predicted. With "bce", dense outputs and a loss of one's own ``early_stop``
+            needs it, and ``restarts`` without it rank by the loss alone.
+        targets: what is to be predicted instead, like ``y``: the loss towards it is descended, and a sample is won when
+            its target is predicted (``won`` is called with the target).
+        inputs: what the model takes beside ``x`` and is not attacked: ``model(x, *inputs)``, or for a dict
+            ``model(x, **inputs)``. Tensors in it have a row for each sample.
+        mask: bool, or zeros and ones, that broadcasts against ``x``: where it is False nothing moves, the random start
+            included, and the ball is that of the entries that may.
+        ignore_index: the label of positions that do not count, in dense outputs.
         start: first iterate ``[B, ...]`` (projected first); later restarts start at random.
         random_start: start uniformly in the ball, else at ``x``.
-        restarts: independent runs; per sample a misclassified result wins, else the one of highest loss.
+        restarts: independent runs; per sample a result that is won goes before others, else the one of highest loss.
         bounds: the box (lower, upper) of valid inputs, each end a number, a tensor as for ``eps``, or None; None for no
             box.
         keep: "last" returns the last iterate, "best" the one with the highest loss, the start included.
-        early_stop: return, per sample, the first iterate (the start included) that is misclassified, and take the
-            sample out of the batch, so that later steps get cheaper. The robust accuracy is that of the full run scored
-            over all its iterates, which can be lower than that of its last ones; up to rounding, which depends on the
-            batch. Not with batch norm in train mode.
+        early_stop: return, per sample, the first iterate (the start included) that is misclassified, or won, and take
+            the sample out of the batch, so that later steps get cheaper. The robust accuracy is that of the full run
+            scored over all its iterates, which can be lower than that of its last ones; up to rounding, which depends
+            on the batch. Not with batch norm in train mode.
         seed: of the random start: an int, a 0-d int64 tensor, or None to draw one from torch's CPU generator.
         sample_ids: int64 ``[B]``: with the same seed, a sample starts from the same point in any batch.
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
@@ -125,12 +143,20 @@ def pgd(
     if step_size is None:
         check_size(eps, "eps", x, check_values=validate)
         step_size = 2.5 * eps / max(steps, 1)
-    loss = ascended(loss, model, training)
+    if early_stop and won is None and (callable(loss) or loss == "bce"):
+        raise ValueError(
+            f"early_stop with loss {'of your own' if callable(loss) else repr(loss)} needs won, a function "
+            "(output, y) -> bool [B] that says which samples the attack has won"
+        )
+    independent = not training and not couples_samples(model)
+    mean = keep == "last" and restarts == 1 and not early_stop
+    goal = Goal(loss, won, independent, ignore_index, mean)
     watch = validate and not training and not capturing(x)
     with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
-            x, y, eps, step_size, norm, loss=loss, targets=targets, bounds=bounds, sample_ids=sample_ids,
-            normalization=normalization, validate=validate, earlier=unread(model) if validate else None,
+            x, y, eps, step_size, norm, goal=goal, targets=targets, bounds=bounds, sample_ids=sample_ids,
+            normalization=normalization, validate=validate, mask=mask, inputs=inputs,
+            earlier=unread(model) if validate else None,
         )  # fmt: skip
         if start is not None:
             check_start(start, x, validate)
@@ -279,20 +305,27 @@ class _Attack:
         the best is asked for. If asked to ``watch``, returns what is doubtful at the first step."""
         doubts = None
         for step in range(steps):
-            logits, loss, grad = problem.objective.gradient(x_adv)
+            output, loss, grad = problem.gradient(x_adv)
             if watch and step == 0:
-                doubts = doubts_of(None if callable(self.terms.loss) else logits, grad)
+                doubts = doubts_of(output if self.terms.goal.of_classes else None, grad)
             if kept is not None:
-                self._keep(problem, x_adv, kept, logits, loss)
+                self._keep(problem, x_adv, kept, output, loss)
             problem.step_(x_adv, grad)
         if kept is not None and last and self.keep == "best":
             self._keep(problem, x_adv, kept, *problem.objective.value(x_adv))
         return doubts
 
-    def _keep(self, problem: Problem, x_adv: Tensor, kept: Kept, logits: Tensor, loss: Tensor) -> None:
+    def _keep(self, problem: Problem, x_adv: Tensor, kept: Kept, output: Any, loss: Tensor) -> None:
         score = loss.to(x_adv.dtype) if self.keep == "best" else torch.full_like(kept[1], -torch.inf)
         if self.early_stop:
-            score = torch.where(problem.objective.won(logits), torch.inf, score)
+            score = score.clamp(max=torch.finfo(score.dtype).max)  # a loss of one's own may be infinite
+            won = problem.objective.won(output, len(x_adv))
+            if won is None:
+                raise ValueError(
+                    "early_stop needs won, a function (output, y) -> bool [B] that says which samples the attack has "
+                    f"won, where the model returns several predictions a sample, {list(output.shape)}"
+                )
+            score = torch.where(won, torch.inf, score)
         ops.best_(*kept, x_adv, score)
 
     def _run(self, work: Work, tensors: Tensors, settings: Hashable) -> tuple[Tensor, ...]:
@@ -319,9 +352,9 @@ def _nothing_yet(x: Tensor) -> Kept:
 
 
 def _keep_better(problem: Problem, result: Tensor, score: Tensor, x_adv: Tensor) -> None:
-    """Keeps, in place, the better of two results per sample: one that is misclassified, else that of higher loss."""
-    logits, loss = problem.objective.value(x_adv)
-    ops.best_(result, score, x_adv, torch.where(problem.objective.won(logits), torch.inf, loss.to(score.dtype)))
+    """Keeps, in place, the better of two results per sample: one that is won, else that of higher loss."""
+    output, loss = problem.objective.value(x_adv)
+    ops.best_(result, score, x_adv, problem.objective.score(output, loss.to(score.dtype)))
 
 
 def _rows(

@@ -1,7 +1,7 @@
 """What an attack's loop works on, and how it may be recorded."""
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from types import MethodType
 from typing import Any
 
@@ -10,51 +10,63 @@ from torch import Tensor
 from torch.utils.weak import WeakIdRef
 
 from fastat import graphs
-from fastat.attacks.gradient import LossFunction, Objective
+from fastat.attacks.objective import Goal, Objective
+from fastat.attacks.trees import put_together
 from fastat.graphs import CaptureError, Graph, Tensors
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype
-from fastat.kernels.sizes import Size
+from fastat.kernels.sizes import Size, in_layout
 from fastat.models import Model, class_logits
 from fastat.support.threat import Norm
 
 SIZES = ("eps", "step_size", "lower", "upper")
-_OF_SAMPLES = ("x", "y", "targets", "sample_ids", "start", "reference")
+_OF_SAMPLES = ("x", "y", "targets", "inputs", "sample_ids", "start", "reference")
+"""Beginnings of the names of tensors with a row for each sample."""
 
 
 @dataclass(frozen=True)
 class Terms:
-    """What of an attack's inputs is not a tensor; a size of None is among the tensors."""
+    """What of an attack's inputs is not a tensor; a size of None is among the tensors.
+
+    ``structures`` tell how y, targets and inputs are put together from tensors (:mod:`fastat.attacks.trees`).
+    """
 
     norm: Norm
     eps: float | None
     step_size: float | None
     lower: float | None
     upper: float | None
-    loss: ops.LossKind | LossFunction
+    goal: Goal
+    structures: tuple[Hashable, Hashable, Hashable]
 
     def settings(self) -> Hashable:
-        """Equal for the same terms; does not keep a loss function alive, which may hold the model.
+        """Equal for the same terms; does not keep a function alive, which may hold the model.
 
-        A loss function is the same only if it is the same object, or the same method of the same object.
+        A function is the same only if it is the same object, or the same method of the same object.
 
         Raises:
-            CaptureError: the loss function cannot be told from one that comes after it.
+            CaptureError: a function or a value cannot be told from one that comes after it.
         """
-        loss = _same_function(self.loss) if callable(self.loss) else self.loss
-        return self.norm, self.eps, self.step_size, loss, self.lower, self.upper
+        goal = tuple(_same_function(getattr(self.goal, one.name), one.name) for one in fields(Goal))
+        try:
+            hash(self.structures)
+        except TypeError as error:
+            raise CaptureError(f"y, targets or inputs hold what cannot be recognized again: {error}") from error
+        return self.norm, self.eps, self.step_size, self.lower, self.upper, goal, self.structures
 
 
-def _same_function(loss: LossFunction) -> Hashable:
-    """Equal for one function as long as it lives, whatever its own ``==`` says."""
+def _same_function(part: Any, name: str) -> Hashable:
+    """Equal for one function as long as it lives, whatever its own ``==`` says; what is none is itself."""
+    if not callable(part):
+        return part
     # A bound method is a new object at every access.
-    parts = (loss.__self__, loss.__func__) if isinstance(loss, MethodType) else (loss,)
+    parts = (part.__self__, part.__func__) if isinstance(part, MethodType) else (part,)
     try:
-        return tuple(WeakIdRef(part) for part in parts)
+        return tuple(WeakIdRef(one) for one in parts)
     except TypeError as error:
         kind = type(parts[0]).__name__
         raise CaptureError(
-            f"loss cannot be recognized at the next call: no weak reference to a {kind} can be made"
+            f"{name} cannot be recognized at the next call: no weak reference to a {kind} can be made"
         ) from error
 
 
@@ -96,7 +108,8 @@ class Problem:
     upper: Size
     mean: Tensor | None
     std: Tensor | None
-    dtype: torch.dtype
+    mask: Tensor | None
+    given: Tensor
 
     def with_radius(self, eps: Size) -> "Problem":
         """The same problem in another ball."""
@@ -110,6 +123,11 @@ class Problem:
         """A point drawn uniformly from the ball, clipped to the box."""
         return ops.random_start(self.x, self.eps, self.norm, seed, self.sample_ids, self.lower, self.upper, draw=draw)
 
+    def gradient(self, x_adv: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Output, loss and gradient there; no gradient where the mask lets nothing move."""
+        output, loss, grad = self.objective.gradient(x_adv)
+        return output, loss, grad if self.mask is None else grad.masked_fill(~self.mask, 0)
+
     def step_(self, x_adv: Tensor, grad: Tensor) -> None:
         """One ascent step with projection, in place."""
         ops.STEPS[self.norm](x_adv, grad, self.x, self.step_size, self.eps, self.lower, self.upper)
@@ -121,11 +139,12 @@ class Problem:
 
     def leave(self, x_adv: Tensor) -> Tensor:
         """The result as the user's data are: normalized if they were, in their dtype, inside the ball in that dtype."""
+        dtype = self.given.dtype
         if self.mean is not None and self.std is not None:
-            return (x_adv - self.mean) / self.std
-        if x_adv.dtype == self.dtype:
-            return x_adv
-        return ops.project_(x_adv.to(self.dtype), self.x.to(self.dtype), self.eps, self.norm, self.lower, self.upper)
+            x_adv = (x_adv - self.mean) / self.std
+        elif x_adv.dtype != dtype:
+            x_adv = ops.project_(x_adv.to(dtype), self.x.to(dtype), self.eps, self.norm, self.lower, self.upper)
+        return x_adv if self.mask is None else torch.where(self.mask, x_adv, self.given)
 
 
 def run(
@@ -158,32 +177,40 @@ def run(
 
 def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> Problem:
     """Checked inputs in one form. Reads nothing back, so that it can be recorded."""
-    x, mean, std = tensors["x"], tensors.get("mean"), tensors.get("std")
+    x, mean, std, mask = tensors["x"], tensors.get("mean"), tensors.get("std"), tensors.get("mask")
     start = pixels(tensors)
+    y, targets, inputs = (
+        put_together(structure, name, tensors)
+        for structure, name in zip(terms.structures, ("y", "targets", "inputs"), strict=True)
+    )
+    named = inputs if isinstance(inputs, dict) else {}
+    others = () if named else inputs
 
     def forward(state: Tensor) -> Any:
         if mean is not None and std is not None:
             state = (state - mean) / std
-        return model(state.to(x.dtype))
+        return model(state.to(x.dtype), *others, **named)
 
     reference = tensors.get("reference")
-    if terms.loss == "kl" and reference is None:
+    if terms.goal.loss == "kl" and reference is None:
         with torch.no_grad():
             reference = class_logits(forward(start.clone()))  # the model's first layer may work in place
-    objective = Objective(forward, terms.loss, tensors["y"], labels.check, tensors.get("targets"), reference)
+    objective = Objective(forward, terms.goal, y, labels.check, targets, reference)
     numbers = {name: getattr(terms, name) for name in SIZES}
     sizes = {name: tensors[name] if number is None else number for name, number in numbers.items()}
-    return Problem(
-        objective, start, terms.norm, sample_ids=tensors.get("sample_ids"), mean=mean, std=std, dtype=x.dtype, **sizes
-    )
+    if mask is not None:  # what must not move has a box of one point
+        sizes |= {name: in_layout(torch.where(mask, sizes[name], start), start) for name in ("lower", "upper")}
+    ids = tensors.get("sample_ids")
+    return Problem(objective, start, terms.norm, sample_ids=ids, mean=mean, std=std, mask=mask, given=x, **sizes)
 
 
 def take(tensors: Tensors, index: Tensor) -> dict[str, Tensor]:
     """The tensors of some of the samples; their random numbers stay theirs if their ids are among the tensors."""
-    return {
-        name: t[index] if name in _OF_SAMPLES or (name in SIZES and t.shape[0] > 1) else t
-        for name, t in tensors.items()
-    }
+    return {name: t[index.to(t.device)] if _has_rows(name, t) else t for name, t in tensors.items()}
+
+
+def _has_rows(name: str, t: Tensor) -> bool:
+    return name.partition(".")[0] in _OF_SAMPLES or (name in (*SIZES, "mask") and t.shape[0] > 1)
 
 
 def pixels(tensors: Tensors) -> Tensor:

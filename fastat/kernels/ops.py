@@ -35,9 +35,9 @@ from fastat.kernels.arguments import (
 from fastat.kernels.sizes import Size, in_layout
 from fastat.support.threat import Norm, check_norm
 
-LossKind = Literal["ce", "margin", "dlr", "dlr_targeted", "kl", "log_odds"]
+LossKind = Literal["ce", "margin", "dlr", "dlr_targeted", "kl", "log_odds", "bce"]
 LOSS_KINDS: tuple[str, ...] = get_args(LossKind)
-LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "dlr_targeted": 4, "kl": 2, "log_odds": 1}
+LEAST_CLASSES = {"ce": 2, "margin": 2, "dlr": 3, "dlr_targeted": 4, "kl": 2, "log_odds": 1, "bce": 1}
 
 _ops = torch.ops.fastat
 _COMPILED: Mapping[Norm, Callable[..., None]] = {"linf": _ops.linf_step_, "l2": _ops.l2_step_, "l1": _ops.l1_step_}
@@ -218,6 +218,7 @@ def attack_loss(
     ``"dlr_targeted"``      (z_t - z_y) / (z_(1) - (z_(3) + z_(4))/2 + 1e-12)      Croce and Hein 2020, eq. 7
     ``"kl"``                KL(softmax(reference) || softmax(z))                   Zhang et al. 2019 (TRADES)
     ``"log_odds"``          log sum_{j != y} exp z_j - z_y = log (1 - p_y)/p_y     log(exp(ce) - 1)
+    ``"bce"``               sum_j (1 - y_j) softplus(z_j) + y_j softplus(-z_j)     several labels, each yes or no
     ======================  =====================================================  ==============================
 
     ``"log_odds"`` rises with the cross-entropy, and its gradient is that of the cross-entropy divided by 1 - p_y: the
@@ -229,8 +230,9 @@ def attack_loss(
     the returned gradient is a constant for autograd.
 
     Args:
-        logits: ``[B, C]``, C >= 2 (dlr: 3, dlr_targeted: 4, log_odds: 1).
-        y: int64 labels ``[B]`` in [0, C); not used by ``"kl"``, where it may be None.
+        logits: ``[B, C]``, C >= 2 (dlr: 3, dlr_targeted: 4, log_odds and bce: 1).
+        y: int64 labels ``[B]`` in [0, C); not used by ``"kl"``, where it may be None; for ``"bce"`` ``[B, C]`` of any
+            dtype, in [0, 1].
         targets: int64 ``[B]``, for ``"dlr_targeted"`` only.
         reference: logits ``[B, C]``, for ``"kl"`` only; a constant for autograd.
 
@@ -254,6 +256,9 @@ def attack_loss(
         y = None
     elif y is None:
         raise ValueError(f"kind {kind!r} needs labels y, got None")
+    elif kind == "bce":
+        reference = _label_matrix(y, logits)
+        y = None
     else:
         y = class_labels(y, logits, "y")
     if targets is not None:
@@ -262,6 +267,18 @@ def attack_loss(
         check_like(reference, logits, "reference")
         reference = reference.detach().contiguous()
     return _ops.attack_loss(logits.contiguous(), y, LOSS_KINDS.index(kind), targets, reference)
+
+
+def _label_matrix(y: Tensor, logits: Tensor) -> Tensor:
+    """Labels that are each yes or no, or between, in the dtype of the logits."""
+    if not isinstance(y, Tensor) or y.shape != logits.shape or y.device != logits.device or y.is_complex():
+        found = f"{list(y.shape)} of {y.dtype} on {y.device}" if isinstance(y, Tensor) else type(y).__name__
+        raise ValueError(f"y must be like the logits, {list(logits.shape)} on {logits.device}, for 'bce', got {found}")
+    if y.device.type == "cpu" and y.numel() > 0 and not torch.compiler.is_compiling():
+        lowest, highest = (end.item() for end in y.aminmax())
+        if not (lowest >= 0 and highest <= 1):
+            raise ValueError(f"y must be in [0, 1] for 'bce', got values in [{lowest}, {highest}]")
+    return y.to(logits.dtype)
 
 
 def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> None:

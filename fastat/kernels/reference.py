@@ -84,6 +84,8 @@ def random_start(x, eps, norm, seed=None, sample_ids=None, lower=0.0, upper=1.0,
         else:
             noise = -first.log() * (1 - 2 * (words & 1))
         flat = noise.reshape(batch, -1)[:, :n]
+        low, high = (torch.as_tensor(end).expand_as(x0) for end in _box(x0, lower, upper))
+        flat = flat * (low < high).flatten(1)  # what the box pins is no dimension of the ball
         exponential = exponential[:, 0]
         l2 = norm == "l2"
         total = (flat.square().sum(1) + 2 * exponential).sqrt() if l2 else flat.abs().sum(1) + exponential
@@ -219,7 +221,11 @@ def _kl(z: Tensor, y: object, targets: object, reference: Tensor) -> Tensor:
     return F.kl_div(z.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
 
 
-_LOSSES = {"ce": _ce, "margin": _margin, "dlr": _dlr, "dlr_targeted": _dlr_targeted, "kl": _kl}
+def _bce(z: Tensor, y: Tensor, *_: object) -> Tensor:
+    return F.binary_cross_entropy_with_logits(z, y.to(z.dtype), reduction="none").sum(1)
+
+
+_LOSSES = {"ce": _ce, "margin": _margin, "dlr": _dlr, "dlr_targeted": _dlr_targeted, "kl": _kl, "bce": _bce}
 
 
 def _log_odds(z: Tensor, y: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,7 @@ def spread(value: Tensor, name: str, x: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: it is not floating-point, on another device, does not fit, or could be meant in two ways.
     """
-    if not value.is_floating_point():
+    if not value.is_floating_point() and value.dtype != torch.bool:
         raise TypeError(f"{name} must be a floating-point tensor, got dtype {value.dtype}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on {x.device}, got {value.device}")

@@ -1,0 +1,162 @@
+"""The loss that an attack ascends, its gradient to the input, and when the attack has won a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastat.attacks.gradient import to_the_input
+from fastat.kernels import ops
+from fastat.models import Model, class_logits, logits_of
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""``(model output, y) -> loss [B]``."""
+
+WonFunction = Callable[[Any, Any], Tensor]
+"""``(model output, y) -> bool [B]``."""
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack is after, as far as it is no tensor.
+
+    Attributes:
+        loss: a kind of :func:`fastat.attack_loss`, or a function of the model's output and the labels.
+        won: which samples the attack has won, of the same; None for the classes that are predicted.
+        independent: the output of a sample does not depend on others, so that each may have a gradient of a length of
+            its own: the cross-entropy of classes is then ascended as the log-odds against the label.
+        ignore_index: the label of positions that do not count, in outputs that have several.
+        mean: the loss may be one number for the batch.
+    """
+
+    loss: ops.LossKind | LossFunction
+    won: WonFunction | None = None
+    independent: bool = False
+    ignore_index: int = -100
+    mean: bool = False
+
+    @property
+    def of_classes(self) -> bool:
+        """Whether the output must be logits of classes."""
+        return not callable(self.loss) and self.loss != "bce"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss an attack ascends on its samples, and when it has won.
+
+    With ``targets`` it is the negative loss towards the target (except for dlr_targeted, which holds both labels), and
+    the attack has won a sample when the model predicts its target; without, when it does not predict ``y``.
+    ``check_classes`` is told how many classes the model has, and may raise.
+    """
+
+    forward: Model
+    goal: Goal
+    y: Any
+    check_classes: Callable[[int], None]
+    targets: Any = None
+    reference: Tensor | None = None
+
+    def won(self, output: Any, batch: int) -> Tensor | None:
+        """bool ``[B]``; None where nothing says which samples are."""
+        wanted = self.y if self.targets is None else self.targets
+        if self.goal.won is not None:
+            found = self.goal.won(output, wanted)
+            if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != (batch,):
+                kind = f"{list(found.shape)} of {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+                raise ValueError(f"won(output, y) must return a bool for each sample [{batch}], got {kind}")
+            return found
+        if not self.goal.of_classes:
+            return None
+        logits = class_logits(output)
+        if logits.dim() != 2:
+            return None
+        predicted = logits.argmax(dim=1)
+        return predicted != wanted if self.targets is None else predicted == wanted
+
+    def score(self, output: Any, loss: Tensor) -> Tensor:
+        """What a result is ranked by, ``[B]``: infinite if it is won, else its loss."""
+        won = self.won(output, len(loss))
+        finite = loss.clamp(max=torch.finfo(loss.dtype).max)  # of a user's own it may be infinite
+        return finite if won is None else torch.where(won, torch.inf, finite)
+
+    def value(self, x: Tensor) -> tuple[Any, Tensor]:
+        """``(output, loss [B])`` without a gradient."""
+        with torch.no_grad():
+            output = self._output(x.clone())  # the model's first layer may work in place
+            return output, self._loss(output, len(x))[0]
+
+    def gradient(self, x: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """``(output, loss [B], gradient of each sample's loss with respect to x)``."""
+        leaf = x.detach().requires_grad_()
+        output = self._output(leaf)
+        loss, grad_logits = self._loss(output, len(x))
+        ascended, seed = (output, grad_logits) if grad_logits is not None else (loss.sum(), None)
+        grad = to_the_input(ascended, leaf, seed) if ascended.requires_grad else None
+        if grad is None:
+            raise ValueError(
+                "the loss has no gradient with respect to x: does the model depend on x, without detach()?"
+            )
+        return output, loss.detach(), grad
+
+    def _output(self, x: Tensor) -> Any:
+        """What the model returns; for a compiled loss, the logits in it."""
+        output = self.forward(x)
+        if callable(self.goal.loss):
+            return output
+        logits = class_logits(output) if self.goal.of_classes else logits_of(output)
+        if logits.dim() < 2 or logits.shape[0] != x.shape[0]:
+            raise ValueError(f"the model must return logits [{x.shape[0]}, C, ...], got {list(logits.shape)}")
+        expected = logits.shape[:1] + logits.shape[2:] if self.goal.of_classes else logits.shape
+        for name, labels in (("y", self.y), ("targets", self.targets)):
+            if labels is not None and labels.shape != expected:
+                raise ValueError(
+                    f"{name} must have shape {list(expected)} for logits {list(logits.shape)}, got {list(labels.shape)}"
+                )
+        if self.goal.of_classes:
+            self.check_classes(logits.shape[1])
+        return logits
+
+    def _loss(self, output: Any, batch: int) -> tuple[Tensor, Tensor | None]:
+        """The loss to ascend and, for the compiled losses, its gradient with respect to the logits."""
+        goal, wanted, sign = self.goal, self.y, 1.0
+        if self.targets is not None and goal.loss != "dlr_targeted":
+            wanted, sign = self.targets, -1.0
+        if callable(goal.loss):
+            return sign * self._own_loss(goal.loss(output, wanted), batch), None
+        logits = output.detach()
+        if goal.loss == "bce":
+            loss, grad = ops.attack_loss(logits.flatten(1), wanted.flatten(1), "bce")
+            grad = grad.view_as(logits)
+        elif logits.dim() == 2:
+            kind = "log_odds" if goal.loss == "ce" and goal.independent else goal.loss
+            targets = self.targets if kind == "dlr_targeted" else None
+            loss, grad = ops.attack_loss(logits, wanted, kind, targets=targets, reference=self.reference)
+        else:
+            loss, grad = self._of_positions(logits, wanted)
+        return (loss, grad) if sign == 1 else (-loss, -grad)
+
+    def _of_positions(self, logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean over the positions that count of ``logits`` [B, C, ...] and its gradient. Their gradients are
+        summed, each as long as it is."""
+        last = logits.movedim(1, -1)
+        rows, n = last.reshape(-1, logits.shape[1]), len(logits)
+        counts = (wanted != self.goal.ignore_index).flatten()
+        labels = [None if t is None else torch.where(counts, t.flatten(), 0) for t in (wanted, self.targets)]
+        reference = None if self.reference is None else self.reference.movedim(1, -1).reshape(-1, logits.shape[1])
+        targets = labels[1] if self.goal.loss == "dlr_targeted" else None
+        loss, grad = ops.attack_loss(rows, labels[0], self.goal.loss, targets=targets, reference=reference)  # type: ignore[arg-type]
+        share = counts.view(n, -1) / counts.view(n, -1).sum(1, keepdim=True).clamp(min=1).to(loss.dtype)
+        loss = torch.where(counts.view(n, -1), loss.view(n, -1) * share, 0).sum(1)
+        return loss, (grad * share.view(-1, 1).to(grad.dtype)).view(last.shape).movedim(-1, 1)
+
+    def _own_loss(self, loss: Any, batch: int) -> Tensor:
+        if isinstance(loss, Tensor) and (loss.shape == (batch,) or (loss.dim() == 0 and self.goal.mean)):
+            return loss
+        found = list(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
+        number = " (one number for the batch will do where nothing is ranked: one run, keep='last', no early_stop)"
+        raise ValueError(f"loss(output, y) must return one loss per sample [{batch}], got {found}{number}")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fastat import report as report
     from fastat import theory as theory
     from fastat import training as training
-    from fastat.attacks import Fastest, fastest
+    from fastat.attacks import Fastest, WeakAttackWarning, fastest
     from fastat.attacks.fgsm import fgsm
     from fastat.attacks.pgd import pgd
     from fastat.graphs import CaptureError
@@ -45,7 +45,7 @@ _ROOMS = (
 )  # fmt: skip
 
 _NAMES = {
-    "attacks": ("Fastest", "fastest", "fgsm", "pgd"),
+    "attacks": ("Fastest", "WeakAttackWarning", "fastest", "fgsm", "pgd"),
     "graphs": ("CaptureError",),
     "kernels": ("build_info", "ops", "reference"),
     "kernels.ops": ("attack_loss", "best_", "l1_step_", "l2_step_", "linf_step_", "project_", "random_start"),
@@ -71,6 +71,7 @@ __all__ = [
     "Protocol",
     "StepReport",
     "ThreatModel",
+    "WeakAttackWarning",
     "__version__",
     "attack_loss",
     "benign_loss",

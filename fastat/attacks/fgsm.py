@@ -35,6 +35,7 @@ def fgsm(
     mask: Tensor | None = None,
     ignore_index: int = -100,
     bounds: Box = (0.0, 1.0),
+    quantize: int | None = None,
     seed: int | Tensor | None = None,
     sample_ids: Tensor | None = None,
     normalization: Normalization | None = None,
@@ -72,7 +73,7 @@ def fgsm(
         terms, tensors, labels = checked(
             x, y, eps, eps if step_size is None else step_size, norm, goal=goal, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
-            mask=mask, inputs=inputs, earlier=unread(model) if validate else None,
+            mask=mask, inputs=inputs, quantize=quantize, earlier=unread(model) if validate else None,
         )  # fmt: skip
         if len(x) == 0:
             return x.detach().clone()
@@ -87,7 +88,7 @@ def fgsm(
             output, _, grad = problem.gradient(x_adv)
             doubts = doubts_of(output if goal.of_classes else None, grad) if watch else ()
             reached = problem if clip else problem.with_radius(math.inf)
-            reached.step_(x_adv, grad)
+            reached.step_(x_adv, grad, reached.step_size)
             return reached.leave(x_adv), *doubts
 
         x_adv, *doubts = run(work, bare, terms, tensors, labels, ("fgsm", noise, clip, watch), graph)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastat.attacks.grid import check_levels
 from fastat.attacks.objective import Goal
 from fastat.attacks.problem import SIZES, Labels, Terms, pixels
 from fastat.attacks.trees import taken_apart
@@ -40,6 +41,7 @@ def checked(
     validate: bool,
     mask: Tensor | None = None,
     inputs: tuple[Any, ...] | Mapping[str, Any] = (),
+    quantize: int | None = None,
     earlier: Tensor | None = None,
 ) -> tuple[Terms, dict[str, Tensor], Labels]:
     """Checks the inputs of an attack (TypeError, ValueError) and sorts them into tensors and the rest; the look inside
@@ -76,7 +78,11 @@ def checked(
     tensors |= {name: _spread(size, name, x) for name, size in sizes.items() if isinstance(size, Tensor)}
     numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
-    terms = Terms(norm, goal=goal, structures=(structures[0], structures[1], structures[2]), **numbers)
+    if quantize is not None:
+        check_levels(quantize, lower, upper)
+    terms = Terms(
+        norm, goal=goal, quantize=quantize, structures=(structures[0], structures[1], structures[2]), **numbers
+    )
     return terms, tensors, Labels(_look(tensors, terms, earlier) if validate else None)
 
 

@@ -90,10 +90,11 @@ class Objective:
             output = self._output(x.clone())  # the model's first layer may work in place
             return output, self._loss(output, len(x))[0]
 
-    def gradient(self, x: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """``(output, loss [B], gradient of each sample's loss with respect to x)``."""
+    def gradient(self, x: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Tensor, Tensor]:
+        """``(output, loss [B], gradient of each sample's loss with respect to x)``, where the model sees ``change(x)``
+        if that is given."""
         leaf = x.detach().requires_grad_()
-        output = self._output(leaf)
+        output = self._output(leaf if change is None else change(leaf))
         loss, grad_logits = self._loss(output, len(x))
         ascended, seed = (output, grad_logits) if grad_logits is not None else (loss.sum(), None)
         grad = to_the_input(ascended, leaf, seed) if ascended.requires_grad else None
@@ -114,8 +115,10 @@ class Objective:
         expected = logits.shape[:1] + logits.shape[2:] if self.goal.of_classes else logits.shape
         for name, labels in (("y", self.y), ("targets", self.targets)):
             if labels is not None and labels.shape != expected:
+                several = ", one label for each position" if logits.dim() > 2 and self.goal.of_classes else ""
                 raise ValueError(
-                    f"{name} must have shape {list(expected)} for logits {list(logits.shape)}, got {list(labels.shape)}"
+                    f"{name} must have shape {list(expected)} for logits {list(logits.shape)}{several}, "
+                    f"got {list(labels.shape)}"
                 )
         if self.goal.of_classes:
             self.check_classes(logits.shape[1])

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdRef
 
 from fastat import graphs
+from fastat.attacks.grid import quantized
 from fastat.attacks.objective import Goal, Objective
 from fastat.attacks.trees import put_together
 from fastat.graphs import CaptureError, Graph, Tensors
@@ -28,7 +29,9 @@ _OF_SAMPLES = ("x", "y", "targets", "inputs", "sample_ids", "start", "reference"
 class Terms:
     """What of an attack's inputs is not a tensor; a size of None is among the tensors.
 
-    ``structures`` tell how y, targets and inputs are put together from tensors (:mod:`fastat.attacks.trees`).
+    Attributes:
+        quantize: steps of the grid of the results, None for no grid.
+        structures: how y, targets and inputs are put together from tensors (:mod:`fastat.attacks.trees`).
     """
 
     norm: Norm
@@ -37,6 +40,7 @@ class Terms:
     lower: float | None
     upper: float | None
     goal: Goal
+    quantize: int | None
     structures: tuple[Hashable, Hashable, Hashable]
 
     def settings(self) -> Hashable:
@@ -52,7 +56,7 @@ class Terms:
             hash(self.structures)
         except TypeError as error:
             raise CaptureError(f"y, targets or inputs hold what cannot be recognized again: {error}") from error
-        return self.norm, self.eps, self.step_size, self.lower, self.upper, goal, self.structures
+        return self.norm, self.eps, self.step_size, self.lower, self.upper, goal, self.quantize, self.structures
 
 
 def _same_function(part: Any, name: str) -> Hashable:
@@ -110,6 +114,7 @@ class Problem:
     std: Tensor | None
     mask: Tensor | None
     given: Tensor
+    on_grid: Callable[[Tensor], Tensor]
 
     def with_radius(self, eps: Size) -> "Problem":
         """The same problem in another ball."""
@@ -123,14 +128,15 @@ class Problem:
         """A point drawn uniformly from the ball, clipped to the box."""
         return ops.random_start(self.x, self.eps, self.norm, seed, self.sample_ids, self.lower, self.upper, draw=draw)
 
-    def gradient(self, x_adv: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Output, loss and gradient there; no gradient where the mask lets nothing move."""
-        output, loss, grad = self.objective.gradient(x_adv)
+    def gradient(self, x_adv: Tensor, change: Callable[[Tensor], Tensor] | None = None) -> tuple[Any, Tensor, Tensor]:
+        """Output, loss and gradient there; no gradient where the mask lets nothing move. The model may see what
+        ``change`` makes of it."""
+        output, loss, grad = self.objective.gradient(x_adv, change)
         return output, loss, grad if self.mask is None else grad.masked_fill(~self.mask, 0)
 
-    def step_(self, x_adv: Tensor, grad: Tensor) -> None:
+    def step_(self, x_adv: Tensor, grad: Tensor, size: Size) -> None:
         """One ascent step with projection, in place."""
-        ops.STEPS[self.norm](x_adv, grad, self.x, self.step_size, self.eps, self.lower, self.upper)
+        ops.STEPS[self.norm](x_adv, grad, self.x, size, self.eps, self.lower, self.upper)
 
     def enter(self, x: Tensor) -> Tensor:
         """A user's input, pixel or normalized, as state."""
@@ -139,7 +145,7 @@ class Problem:
 
     def leave(self, x_adv: Tensor) -> Tensor:
         """The result as the user's data are: normalized if they were, in their dtype, inside the ball in that dtype."""
-        dtype = self.given.dtype
+        dtype, x_adv = self.given.dtype, self.on_grid(x_adv)
         if self.mean is not None and self.std is not None:
             x_adv = (x_adv - self.mean) / self.std
         elif x_adv.dtype != dtype:
@@ -200,8 +206,19 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
     sizes = {name: tensors[name] if number is None else number for name, number in numbers.items()}
     if mask is not None:  # what must not move has a box of one point
         sizes |= {name: in_layout(torch.where(mask, sizes[name], start), start) for name in ("lower", "upper")}
-    ids = tensors.get("sample_ids")
-    return Problem(objective, start, terms.norm, sample_ids=ids, mean=mean, std=std, mask=mask, given=x, **sizes)
+
+    def on_grid(x_adv: Tensor) -> Tensor:
+        """Itself, unless there is a grid."""
+        if terms.quantize is None:
+            return x_adv
+        lower, upper = cast(float, terms.lower), cast(float, terms.upper)
+        found = quantized(x_adv, start, sizes["eps"], terms.norm, lower, upper, terms.quantize)
+        return found if mask is None else torch.where(mask, found, start)
+
+    return Problem(
+        objective, start, terms.norm, sample_ids=tensors.get("sample_ids"), mean=mean, std=std, mask=mask, given=x,
+        on_grid=on_grid, **sizes,
+    )  # fmt: skip
 
 
 def take(tensors: Tensors, index: Tensor) -> dict[str, Tensor]:

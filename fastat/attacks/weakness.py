@@ -74,11 +74,16 @@ def note(model: Model, doubts: Doubts) -> None:
     """Warns of what is found; on CUDA at the next call with the model, whose read-back has room for it."""
     still, probable = doubts
     found = torch.stack([still.sum().double(), probable.double(), still.new_full((), len(still), dtype=torch.float64)])
-    if found.is_cuda:
+    if _waits(found):
         with suppress(TypeError):  # no weak reference to it can be made
             _unread[model] = found
         return
     tell(found.tolist())
+
+
+def _waits(t: Tensor) -> bool:
+    """Whether to read it is to wait for the device."""
+    return t.is_cuda
 
 
 def unread(model: Model) -> Tensor | None:

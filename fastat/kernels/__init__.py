@@ -1,6 +1,6 @@
 """The boundary to C++ and CUDA: the compiled ops, what checks their arguments, and the same in plain PyTorch."""
 
-from fastat.kernels import arguments, objective_ops, ops, reference
+from fastat.kernels import arguments, objective_ops, ops, reference, sizes
 from fastat.kernels._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT, build_info
 from fastat.kernels.environment import describe_environment
 
@@ -14,4 +14,5 @@ __all__ = [
     "objective_ops",
     "ops",
     "reference",
+    "sizes",
 ]

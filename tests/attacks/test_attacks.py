@@ -45,14 +45,22 @@ def textbook(model, x, y, eps, step_size, steps, start, reduction="sum"):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-@pytest.mark.parametrize("loss", ["ce", lambda z, y: F.cross_entropy(z, y, reduction="none")])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"loss": "ce", "training": True},
+        {"loss": lambda z, y: F.cross_entropy(z, y, reduction="none")},
+        {"loss": lambda z, y: F.cross_entropy(z, y)},
+    ],
+    ids=["compiled", "each", "mean"],
+)
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_linf_pgd_has_the_bits_of_the_textbook_loop(batch_norm, loss, reduction):
     model = network(batch_norm)
     x = torch.rand(16, 3, 12, 12)  # 16 samples: the mean divides by a power of two
     y = torch.randint(10, (16,))
     start = fastat.random_start(x, 8 / 255, "linf", seed=3)
-    ours = pgd(model, x, y, 8 / 255, 2 / 255, 10, start=start, loss=loss)
+    ours = pgd(model, x, y, 8 / 255, 2 / 255, 10, start=start, **loss)
     assert torch.equal(ours, textbook(model, x, y, 8 / 255, 2 / 255, 10, start, reduction))
 
 
@@ -214,9 +222,9 @@ def test_the_model_is_left_as_found(training, fail):
     x, y = torch.rand(4, 3, 12, 12), torch.arange(4)
     if fail:
         with pytest.raises(RuntimeError, match="stop here"):
-            pgd(model, x, y, loss=lambda z, y: (_ for _ in ()).throw(RuntimeError("stop here")))
+            pgd(model, x, y, training=True, loss=lambda z, y: (_ for _ in ()).throw(RuntimeError("stop here")))
     else:
-        pgd(model, x, y, steps=2)
+        pgd(model, x, y, steps=2, training=True)
     assert model.training is training
     assert [p.requires_grad for p in model.parameters()] == flags
     assert model[3].weight.grad is not None and model[3].weight.grad.eq(1).all() and model[6].weight.grad is None
@@ -306,7 +314,7 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"restarts": 0}, ValueError, "restarts must be an integer >= 1, got 0"),
         ({"norm": "l0"}, ValueError, "norm must be one of linf, l2, l1, got 'l0'"),
         ({"loss": "hinge"}, ValueError, "loss must be a function or one of ce, margin"),
-        ({"loss": lambda z, y: F.cross_entropy(z, y)}, ValueError, r"must return one loss per sample \[2\], got \[\]"),
+        ({"loss": lambda z, y: z}, ValueError, r"must return one loss per sample \[2\], got \[2, 10\]"),
         ({"loss": "dlr_targeted"}, ValueError, "loss 'dlr_targeted' needs targets"),
         ({"loss": "kl", "random_start": False}, ValueError, "loss 'kl' has no gradient at x itself"),
         ({"x": [[0.5]]}, TypeError, "x must be a torch.Tensor, got list"),
@@ -322,12 +330,17 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"normalization": (0.5, 0.0)}, ValueError, "std must be > 0, got 0.0"),
         ({"model": lambda x: torch.zeros(2, 10)}, ValueError, "no gradient with respect to x"),
         (
-            {"model": lambda x: {"out": x}, "loss": lambda z, y: z["out"].flatten(1).sum(1), "restarts": 2},
-            TypeError,
-            "logits",
+            {"loss": lambda z, y: F.cross_entropy(z, y), "keep": "best"},
+            ValueError,
+            r"one loss per sample \[2\], got \[\] \(one number for the batch will do where nothing is ranked",
         ),
         ({"model": lambda x: x.detach().flatten(1)}, ValueError, "no gradient with respect to x"),
-        ({"model": lambda x: x}, ValueError, r"the model must return logits \[2, C\], got \[2, 3, 12, 12\]"),
+        ({"model": lambda x: x}, ValueError, r"y must have shape \[2, 12, 12\] for logits \[2, 3, 12, 12\], one label"),
+        (
+            {"model": lambda x: x[:1].flatten(1)},
+            ValueError,
+            r"the model must return logits \[2, C, ...\], got \[1, 432",
+        ),
     ],
 )
 def test_errors_name_the_argument(change, error, message):

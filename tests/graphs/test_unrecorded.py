@@ -163,6 +163,10 @@ class ReferencedMargin(Margin):
     __hash__ = None
 
 
+def _misclassified(output, y):
+    return output.argmax(1) != y
+
+
 @pytest.mark.parametrize("of", [lambda loss: loss, lambda loss: loss.method], ids=["object", "method"])
 def test_a_loss_is_recognized_by_identity(of):
     model = network()
@@ -189,7 +193,7 @@ def test_a_loss_that_cannot_be_recognized_is_an_obstacle(of):
         fastat.pgd(model, x, y, 0.1, steps=2, loss=of(loss), graph=True)
     for _ in range(3):
         for early_stop in (False, True):
-            arguments = {"seed": 3, "loss": of(loss), "early_stop": early_stop}
+            arguments = {"seed": 3, "loss": of(loss), "early_stop": early_stop, "won": _misclassified}
             found = fastat.pgd(model, x, y, 0.1, steps=2, **arguments, graph="auto")
             assert early_stop or torch.equal(found, plain)
     assert StandIn.made == 0

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from fastat.attacks import Fastest, WeakAttackWarning, fastest
     from fastat.attacks.fgsm import fgsm
     from fastat.attacks.pgd import pgd
+    from fastat.evaluation import Evaluation, evaluate
     from fastat.graphs import CaptureError
     from fastat.kernels import build_info, ops, reference
     from fastat.kernels.ops import attack_loss, best_, l1_step_, l2_step_, linf_step_, project_, random_start
@@ -46,6 +47,7 @@ _ROOMS = (
 
 _NAMES = {
     "attacks": ("Fastest", "WeakAttackWarning", "fastest", "fgsm", "pgd"),
+    "evaluation": ("Evaluation", "evaluate"),
     "graphs": ("CaptureError",),
     "kernels": ("build_info", "ops", "reference"),
     "kernels.ops": ("attack_loss", "best_", "l1_step_", "l2_step_", "linf_step_", "project_", "random_start"),
@@ -64,6 +66,7 @@ _MODULE_OF = {name: f"fastat.{module}" for module, names in _NAMES.items() for n
 
 __all__ = [
     "CaptureError",
+    "Evaluation",
     "Fastest",
     "Network",
     "Normalized",
@@ -80,6 +83,7 @@ __all__ = [
     "build_info",
     "certificate",
     "discrimination_loss",
+    "evaluate",
     "fastest",
     "fgsm",
     "gradient_misalignment",

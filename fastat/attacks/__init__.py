@@ -2,7 +2,7 @@
 
 from fastat.attacks.fgsm import fgsm
 from fastat.attacks.gradient import attacking
-from fastat.attacks.inputs import check_batch
+from fastat.attacks.inputs import Normalization, check_batch
 from fastat.attacks.objective import LossFunction
 from fastat.attacks.pgd import pgd
 from fastat.attacks.speed import Fastest, fastest
@@ -11,6 +11,7 @@ from fastat.attacks.weakness import WeakAttackWarning, settle, warn
 __all__ = [
     "Fastest",
     "LossFunction",
+    "Normalization",
     "WeakAttackWarning",
     "attacking",
     "check_batch",

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from fastat.data import AnyDataset, Dataset, Mapped, Streamed
-from fastat.evaluation.accuracy import ATTACKS, Evaluation, evaluate
+from fastat.evaluation.accuracy import ATTACKS, evaluate
+from fastat.evaluation.result import Evaluation
 from fastat.graphs import Graph
 from fastat.support.threat import ThreatModel
 
@@ -41,6 +42,6 @@ def evaluate_images(
     """
     x, y = images.pixels(), images.labels
     return evaluate(
-        model, x, y, threat.eps, threat.norm, attacks=attacks, bounds=threat.bounds, seed=seed, sample_ids=images.ids,
-        graph=graph,
+        model, (x, y), threat.eps, threat.norm, attacks=attacks, bounds=threat.bounds, seed=seed, sample_ids=images.ids,
+        progress=False, graph=graph,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastat import data
-from fastat.evaluation.accuracy import evaluate
+from fastat.evaluation import evaluate
 from fastat.protocols import PROTOCOLS
 from fastat.training import TrainConfig, default_config, open_configured, train_configured
 from fastat.training.loop import take_step

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastat.evaluation.accuracy import adversarial_losses, evaluate, robust_accuracy_curve, wilson_interval
+from fastat.evaluation import adversarial_losses, evaluate, robust_accuracy_curve, wilson_interval
 from fastat.graphs import replay as graphs
 
 
@@ -105,8 +105,9 @@ def test_mode_is_restored_after_an_error():
     ],
 )
 def test_rejects(change, message):
+    given = {"x": X, "y": Y, **change}
     with pytest.raises(ValueError, match=message):
-        evaluate(**{"model": Threshold(), "x": X, "y": Y, "eps": 0.1, **change})
+        evaluate(Threshold(), given.pop("x"), given.pop("y"), 0.1, **given)
 
 
 @pytest.mark.parametrize("attack", ["fgsm", "pgd-5", "pgd-4x3"])

@@ -16,7 +16,7 @@ from experiments.study.runs import jobs_of
 from experiments.study.summary import Outcome, Spread, by_cell, curve, robust
 from experiments.study.text import kept, number, write_text
 from fastat import data
-from fastat.evaluation.accuracy import adversarial_losses
+from fastat.evaluation import adversarial_losses
 from fastat.kernels.reference import holistic_loss
 from fastat.training import check_config, open_configured
 

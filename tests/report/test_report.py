@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fastat import data, models
-from fastat.evaluation.accuracy import Evaluation
+from fastat.evaluation import Evaluation
 from fastat.report import results as report
 from fastat.report.results import find_examples, format_eps, results_table, write_results
 from fastat.report.run_figures import plot_curves

@@ -12,7 +12,7 @@ from torch import nn
 
 from fastat import data
 from fastat.data import Split
-from fastat.evaluation.accuracy import evaluate
+from fastat.evaluation import evaluate
 from fastat.support.keyed import keyed_permutation
 from fastat.theory.memorization import (
     Outcomes,

@@ -1,0 +1,103 @@
+"""The batches of whatever data a user has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from fastat.data import AnyDataset, Batch, Dataset, Mapped, Split, Streamed, as_dataset
+
+Array = Tensor | np.ndarray[Any, Any]
+
+_TAKEN = (
+    "a DataLoader or another iterable of batches (x, y), a Dataset of pairs (x, label), or a pair (x, y) of tensors or "
+    "arrays"
+)
+
+
+def batches_of(
+    data: Any, batch_size: int, device: torch.device | None, sample_ids: Tensor | None
+) -> tuple[Iterator[Batch], int | None]:
+    """Samples, labels and ids, on the device (None: where they are), and how many there are if that is known.
+
+    A DataLoader's batches are as it makes them; those of other data have ``batch_size`` samples. Ids are the positions
+    in the data, unless they are given or a dataset of this library has its own.
+
+    Raises:
+        TypeError, ValueError: the data, or a batch of them, are not what they should be.
+    """
+    if isinstance(data, TensorDataset):
+        data = data.tensors
+    pair = isinstance(data, tuple | list) and len(data) == 2
+    if pair and all(isinstance(part, Tensor | np.ndarray) for part in data):
+        x, y = _checked(data, device)
+        ids = torch.arange(len(x), device=x.device) if sample_ids is None else sample_ids.to(x.device)
+        if ids.shape != y.shape:
+            raise ValueError(f"sample_ids must have the shape of y, {tuple(y.shape)}, got {tuple(ids.shape)}")
+        parts = (part.split(batch_size) for part in (x, y, ids))
+        return map(Batch, *parts), len(x)
+    if sample_ids is not None:
+        raise ValueError("sample_ids go with a pair (x, y): other data are known by their positions")
+    if isinstance(data, Split):
+        raise TypeError("data must be one dataset, got a Split: pass its .test")
+    if isinstance(data, str | Mapping | Tensor) or data is None:
+        cure = " (fastat.data.load(name).test is the test set of that name)" if isinstance(data, str) else ""
+        raise TypeError(f"data must be {_TAKEN}, got {type(data).__name__}{cure}")
+    if isinstance(data, Dataset | Streamed | Mapped):
+        return _of_dataset(data, batch_size, device), len(data)
+    if isinstance(data, DataLoader) or not hasattr(data, "__getitem__"):
+        if not isinstance(data, Iterable):
+            raise TypeError(f"data must be {_TAKEN}, got {type(data).__name__}")
+        return _of_loader(data, device), _length(data)
+    if pair or (isinstance(data, tuple | list) and data and isinstance(data[0], tuple | list) and _is_batch(data[0])):
+        return _of_loader(data, device), None
+    dataset = as_dataset(data, "data")
+    return _of_dataset(dataset, batch_size, device), len(dataset)
+
+
+def _of_dataset(dataset: AnyDataset, batch_size: int, device: torch.device | None) -> Iterator[Batch]:
+    if device is not None:
+        dataset = dataset.to(device)
+    return dataset.batches(torch.arange(len(dataset)), batch_size, device=device)
+
+
+def _of_loader(loader: Iterable[Any], device: torch.device | None) -> Iterator[Batch]:
+    position = 0
+    for batch in loader:
+        x, y = _checked(batch, device)
+        yield Batch(x, y, torch.arange(position, position + len(x), device=x.device))
+        position += len(x)
+
+
+def _is_batch(item: Any) -> bool:
+    return len(item) == 2 and all(isinstance(part, Tensor | np.ndarray) and part.ndim > 0 for part in item)
+
+
+def _length(loader: Any) -> int | None:
+    return len(loader.dataset) if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__") else None
+
+
+def _checked(batch: Any, device: torch.device | None) -> tuple[Tensor, Tensor]:
+    """x, floating-point, and integer labels y [B]."""
+    if not isinstance(batch, tuple | list) or len(batch) != 2:
+        found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, tuple | list) else type(batch).__name__
+        raise TypeError(
+            f"data must give pairs (x, y), got a {found}: pick them out, ((b['image'], b['label']) for b in loader) "
+            "for example"
+        )
+    x, y = (torch.as_tensor(part) for part in batch)
+    x, y = (part if device is None else part.to(device, non_blocking=True) for part in (x, y))
+    if len(x) == 0 or y.shape != (len(x),):
+        raise ValueError(f"needs at least one image and one label each, got {len(x)} and labels {tuple(y.shape)}")
+    if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
+        raise TypeError(f"y must be integers, a class for each sample, got {y.dtype}")
+    if x.dtype == torch.uint8:
+        x = x.float() / 255
+    if not x.is_floating_point():
+        raise TypeError(f"x must be floating-point, or uint8 of pixels from 0 to 255, got {x.dtype}")
+    return x, y.long()

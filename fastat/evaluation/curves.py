@@ -1,0 +1,128 @@
+"""Robust accuracy over the radius, and losses under attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastat.attacks import fgsm, pgd
+from fastat.evaluation.running import eval_mode, predict
+from fastat.evaluation.trials import Threat, named_attack, steps_and_restarts
+from fastat.graphs import Graph, check_graph
+from fastat.kernels.arguments import widened
+from fastat.models import Model, class_logits
+from fastat.support.keyed import derive_seed
+from fastat.support.threat import Bounds, Norm
+
+
+def robust_accuracy_curve(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps_list: Sequence[float],
+    norm: Norm = "linf",
+    *,
+    attack: str = "pgd-20",
+    batch_size: int = 250,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    graph: Graph = "auto",
+) -> list[float]:
+    """Robust accuracy for each radius in eps_list, in its order; for eps = 0 the clean accuracy.
+
+    The balls are nested: an image broken at one radius is broken at every larger one and is not attacked again. So the
+    curve never rises, and the last radii are cheap. The other arguments are those of :func:`evaluate`.
+
+    Raises:
+        ValueError, CaptureError: as :func:`evaluate`.
+    """
+    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
+    hits = dict.fromkeys(sorted(eps_list), 0)
+    with eval_mode(model):
+        for part in torch.arange(len(x), device=x.device).split(batch_size):
+            robust = part[predict(model, x[part]) == y[part]]
+            for eps in hits:
+                if eps > 0:
+                    run = named_attack(attack, Threat(eps, norm, bounds, seed, None, graph))
+                    robust = robust[_survivors(model, run, x, y, ids, robust)]
+                hits[eps] += len(robust)
+    return [hits[eps] / len(x) for eps in eps_list]
+
+
+def adversarial_losses(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    eps: float,
+    norm: Norm = "linf",
+    *,
+    attack: str = "pgd-10",
+    batch_size: int = 250,
+    bounds: Bounds = (0.0, 1.0),
+    seed: int = 0,
+    sample_ids: Tensor | None = None,
+    graph: Graph = "auto",
+) -> Tensor:
+    """The cross-entropy of each image under attack, in eval mode; the model is left as found.
+
+    PGD keeps the largest loss of all its iterates and restarts, the random starts included: the best lower bound of the
+    maximum over the ball that it has seen. The arguments are those of :func:`evaluate`.
+
+    Returns:
+        [N], float32 (float64 for float64 logits).
+
+    Raises:
+        ValueError, CaptureError: as :func:`evaluate`.
+    """
+    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
+    steps, restarts = steps_and_restarts(attack)
+
+    def once(x: Tensor, y: Tensor, ids: Tensor, restart: int) -> Tensor:
+        if attack == "fgsm":
+            return fgsm(model, x, y, eps, norm=norm, bounds=bounds, graph=graph)
+        return pgd(
+            model, x, y, eps, steps=steps, norm=norm, bounds=bounds, keep="best", seed=derive_seed(seed, restart),
+            sample_ids=ids, graph=graph,
+        )  # fmt: skip
+
+    losses = []
+    with eval_mode(model):
+        for part in torch.arange(len(x), device=x.device).split(batch_size):
+            found = []
+            for restart in range(restarts):
+                x_adv = once(x[part], y[part], ids[part], restart)
+                with torch.no_grad():
+                    found.append(F.cross_entropy(widened(class_logits(model(x_adv))), y[part], reduction="none"))
+            losses.append(torch.stack(found).amax(0))
+    return torch.cat(losses)
+
+
+def _survivors(
+    model: Model,
+    attack: Callable[[Model, Tensor, Tensor, Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    ids: Tensor,
+    chosen: Tensor,
+) -> Tensor:
+    """Which of the chosen images are still classified correctly after the attack: bool, as long as chosen."""
+    if len(chosen) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
+    x_adv = attack(model, x[chosen], y[chosen], ids[chosen])
+    return predict(model, x_adv) == y[chosen]
+
+
+def _checked_ids(x: Tensor, y: Tensor, batch_size: int, sample_ids: Tensor | None, graph: Graph) -> Tensor:
+    """The sample ids; ValueError for arguments that do not fit."""
+    check_graph(graph)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if len(x) == 0 or y.shape != (len(x),):
+        raise ValueError(f"needs at least one image and one label each, got {len(x)} and labels {tuple(y.shape)}")
+    if sample_ids is not None and sample_ids.shape != y.shape:
+        raise ValueError(f"sample_ids must have the shape of y, {tuple(y.shape)}, got {tuple(sample_ids.shape)}")
+    return torch.arange(len(x), device=x.device) if sample_ids is None else sample_ids.to(x.device)

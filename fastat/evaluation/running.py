@@ -1,0 +1,47 @@
+"""Running a model for an evaluation: its mode, its predictions, and how far it has come."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from fastat.models import Model, class_logits, in_eval_mode
+
+
+@contextmanager
+def shown(total: int | None, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """A bar that is told of images that are done, on a terminal."""
+    if not wanted or not sys.stderr.isatty():
+        yield lambda images: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("evaluating", total=total)
+        yield lambda images: progress.advance(task, images)
+
+
+@contextmanager
+def eval_mode(model: Model) -> Iterator[None]:
+    """Puts every module in eval mode, and back in the mode it had.
+
+    Meanwhile cuDNN does not measure its algorithms: batches that samples leave have a new size each time.
+    """
+    measures = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        with in_eval_mode(model):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = measures
+
+
+@torch.no_grad()
+def predict(model: Model, x: Tensor) -> Tensor:
+    """The predicted classes, int64 [B], of x [B, ...]."""
+    return class_logits(model(x)).argmax(1)

@@ -80,6 +80,11 @@ def loss_and_gradient(kind: str, reference: Tensor | None = None):
     def loss(logits: Tensor, y: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor]:
         if kind == "ce":
             each = F.cross_entropy(logits, y, reduction="none")
+        elif kind == "bce":
+            each = F.binary_cross_entropy_with_logits(logits, y, reduction="none").sum(1)
+        elif kind == "log_odds":
+            others = logits.scatter(1, y[:, None], -math.inf)
+            each = others.logsumexp(1) - logits.gather(1, y[:, None])[:, 0]
         elif kind == "kl":
             each = F.kl_div(logits.log_softmax(1), reference.log_softmax(1), reduction="none", log_target=True).sum(1)
         else:

@@ -30,10 +30,13 @@ class Case:
 
 def cases(device: torch.device) -> list[Case]:
     if device.type == "cpu":
-        return [Case("ce", 1024, 10), Case("ce", 1024, 100), Case("ce", 1024, 1000), Case("dlr", 1024, 10)]
+        return [
+            Case("ce", 1024, 10), Case("ce", 1024, 100), Case("ce", 1024, 1000), Case("dlr", 1024, 10),
+            Case("log_odds", 1024, 10), Case("log_odds", 1024, 1000), Case("bce", 1024, 100),
+        ]  # fmt: skip
     return [
         *(Case("ce", 1024, classes, captured) for classes in (10, 100, 1000) for captured in (False, True)),
-        *(Case(kind, 1024, 10, captured=True, compile=False) for kind in ("margin", "dlr", "kl")),
+        *(Case(kind, 1024, 10, captured=True, compile=False) for kind in ("log_odds", "bce", "margin", "dlr", "kl")),
         Case("ce", 65_536, 1000), Case("ce", 256, 100_000, compile=False),
     ]  # fmt: skip
 
@@ -44,6 +47,8 @@ def contest(case: Case, device: torch.device) -> Contest:
 
     def inputs(i: int):
         y = labels(case.rows, case.classes, device, i)
+        if case.kind == "bce":
+            y = (randn(shape, device, 3 * i) > 0).float()
         clean = 3 * randn(shape, device, 2 * i)
         return clean, y, (clean + randn(shape, device, 2 * i + 1) if kl else None)
 

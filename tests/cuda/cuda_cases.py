@@ -83,11 +83,11 @@ def assert_step(norm, x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):
     for half precision one unit in the last place where that decides between two neighbours.
     """
     on_gpu = gpu(x_adv).clone()
-    result = step_of(norm)(on_gpu, gpu(grad), gpu(x), *map(_gpu_if_tensor, (step_size, eps)), lower, upper)
+    result = step_of(norm)(on_gpu, gpu(grad), gpu(x), *map(_gpu_if_tensor, (step_size, eps, lower, upper)))
     assert result is on_gpu
     on_cpu = step_of(norm)(x_adv.clone(), grad, x, step_size, eps, lower, upper)
     exact = step_of(norm, reference)(
-        copy64(x_adv), grad.double(), x.double(), *map(_double, (step_size, eps)), lower, upper
+        copy64(x_adv), grad.double(), x.double(), *map(_double, (step_size, eps, lower, upper))
     )
     assert_points(norm, result, on_cpu, exact, _largest(step_size) + _largest(eps))
     return result

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from cuda_cases import DELAY, DEVICE, EPS, NORMS, SIZE, captured, gpu, problem, step_of
-from loss_cases import logits_case
+from loss_cases import logits_case, op_arguments
 
 from fastat.kernels import ops
 
@@ -106,8 +106,11 @@ def test_opcheck_steps(norm):
     radii, sizes = torch.rand(3, device=DEVICE), torch.rand(3, device=DEVICE)
     extra = (1,) if norm == "l1" else ()
     op = getattr(torch.ops.fastat, f"{norm}_step_").default
-    torch.library.opcheck(op, (x_adv, grad, x, 0.1, 0.2, sizes, radii, 0.0, 1.0, *extra))
-    torch.library.opcheck(torch.ops.fastat.project_.default, (x_adv, x, 0.2, None, NORMS.index(norm), 0.0, 1.0))
+    ends = torch.zeros(1, 2, 4, device=DEVICE), torch.ones(3, 2, 4, device=DEVICE)
+    torch.library.opcheck(op, (x_adv, grad, x, 0.1, 0.2, sizes, radii, 0.0, 1.0, None, None, *extra))
+    torch.library.opcheck(op, (x_adv, grad, x, 0.1, 0.2, None, None, 0.0, 1.0, *ends, *extra))
+    args = (x_adv, x, 0.2, None, NORMS.index(norm), 0.0, 1.0, None, None)
+    torch.library.opcheck(torch.ops.fastat.project_.default, args)
     args = (
         x,
         0.1,
@@ -118,14 +121,16 @@ def test_opcheck_steps(norm):
         0,
         0.0,
         1.0,
+        None,
+        None,
     )
     torch.library.opcheck(torch.ops.fastat.random_start.default, args)
 
 
 def test_opcheck_loss_and_best():
-    for index, kind in enumerate(ops.LOSS_KINDS):
+    for kind in ops.LOSS_KINDS:
         logits, y, extra = (gpu(t) for t in logits_case(kind, 4, 6))
-        args = (logits.requires_grad_(), y, index, extra.get("targets"), extra.get("reference"))
+        args = op_arguments(kind, logits.requires_grad_(), y, extra)
         torch.library.opcheck(torch.ops.fastat.attack_loss.default, args)
     x = torch.rand(3, 4, device=DEVICE)
     args = (x.clone(), torch.rand(3, device=DEVICE), x, torch.rand(3, device=DEVICE))

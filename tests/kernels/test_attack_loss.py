@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from loss_cases import logits_case
+from loss_cases import logits_case, op_arguments
 
 from fastat.kernels import ops, reference
 
@@ -155,6 +155,8 @@ def test_strides_labels_and_empty():
         ({"kind": "dlr_targeted"}, ValueError, "targets goes with kind 'dlr_targeted'"),
         ({"kind": "dlr_targeted", "logits": torch.zeros(2, 3), "targets": torch.zeros(2).long()}, ValueError, "C >= 4"),
         ({"targets": torch.tensor([0, 1])}, ValueError, "targets goes with kind 'dlr_targeted', and only with it"),
+        ({"kind": "bce"}, ValueError, r"y must be like the logits, \[2, 8\] on cpu, for 'bce', got \[2\]"),
+        ({"kind": "bce", "y": torch.full((2, 8), 1.5)}, ValueError, r"y must be in \[0, 1\] for 'bce', got values in"),
         ({"kind": "kl"}, ValueError, "reference goes with kind 'kl'"),
         ({"kind": "kl", "reference": torch.zeros(2, 7)}, ValueError, r"reference must have shape \[2, 8\]"),
     ],
@@ -167,8 +169,7 @@ def test_errors_name_the_argument(change, error, message):
 @pytest.mark.parametrize("kind", ops.LOSS_KINDS)
 def test_opcheck_and_compile(kind):
     logits, y, extra = logits_case(kind, 4, 6)
-    args = (logits.requires_grad_(), y, ops.LOSS_KINDS.index(kind), extra.get("targets"), extra.get("reference"))
-    torch.library.opcheck(torch.ops.fastat.attack_loss.default, args)
+    torch.library.opcheck(torch.ops.fastat.attack_loss.default, op_arguments(kind, logits.requires_grad_(), y, extra))
     compiled = torch.compile(
         lambda z: ops.attack_loss(z, y, kind, **extra)[0].sum(), fullgraph=True, backend="aot_eager"
     )

@@ -28,7 +28,8 @@ for dtype in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
         for kind in ops.LOSS_KINDS:
             extra = {"targets": (y + 1) % classes} if kind == "dlr_targeted" else {}
             extra |= {"reference": logits.flip(0)} if kind == "kl" else {}
-            take(*ops.attack_loss(logits, y, kind, **extra))
+            labels = (logits > 0) if kind == "bce" else y
+            take(*ops.attack_loss(logits, labels, kind, **extra))
         take(fastat.benign_weights(logits, y), fastat.discrimination_loss(logits, y % 3, positives="inside"))
     losses = torch.randn(300).abs().to(dtype)
     if dtype in (torch.float32, torch.float64):

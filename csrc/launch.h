@@ -13,6 +13,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include "args.h"
+#include "core/attack_loss.h"
 
 namespace fastat {
 
@@ -164,6 +165,11 @@ struct Ops {
                                                 OptionalTensor targets, OptionalTensor reference) {
     STD_TORCH_CHECK(logits.dim() == 2 && logits.is_contiguous(), "fastat: logits must be a contiguous matrix");
     if (reference) check_like(*reference, logits, "reference");
+    const auto which = static_cast<LossKind>(kind);
+    const bool matrix = which == LossKind::kl || which == LossKind::bce;
+    STD_TORCH_CHECK(kind >= 0 && which <= LossKind::bce && reference.has_value() == matrix &&
+                        labels.has_value() != matrix && targets.has_value() == (which == LossKind::dlr_targeted),
+                    "fastat: attack_loss of kind ", kind, " takes other tensors than those given");
     const int64_t size[] = {logits.size(0)};
     Tensor loss = torch::stable::new_empty(logits, {size, 1}, compute_scalar(logits));
     Tensor grad = torch::stable::empty_like(logits);

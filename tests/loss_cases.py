@@ -23,5 +23,7 @@ def logits_case(kind, rows, classes, dtype=torch.float32, seed=0, scale=3.0):
 
 def op_arguments(kind, logits, y, extra):
     """What the op itself takes, without its wrapper."""
-    labels, reference = (None, y.to(logits.dtype)) if kind == "bce" else (y, extra.get("reference"))
+    labels, reference = (None, y.to(logits.dtype)) if kind == "bce" else (y, None)
+    if kind == "kl":
+        labels, reference = None, extra["reference"]
     return logits, labels, ops.LOSS_KINDS.index(kind), extra.get("targets"), reference

@@ -6,7 +6,7 @@ from fastat.attacks.inputs import Normalization, check_batch
 from fastat.attacks.objective import LossFunction
 from fastat.attacks.pgd import pgd
 from fastat.attacks.speed import Fastest, fastest
-from fastat.attacks.weakness import WeakAttackWarning, settle, warn
+from fastat.attacks.weakness import WeakAttackWarning, like_probabilities, tell_all, warn
 
 __all__ = [
     "Fastest",
@@ -17,7 +17,8 @@ __all__ = [
     "check_batch",
     "fastest",
     "fgsm",
+    "like_probabilities",
     "pgd",
-    "settle",
+    "tell_all",
     "warn",
 ]

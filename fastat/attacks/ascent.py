@@ -12,7 +12,7 @@ from torch import Tensor
 from fastat import graphs
 from fastat.attacks.direction import Direction
 from fastat.attacks.problem import Labels, Problem, Terms, problem_of, run, take
-from fastat.attacks.weakness import Doubts, doubts_of
+from fastat.attacks.weakness import Doubts
 from fastat.graphs import Graph, Tensors
 from fastat.kernels import ops
 from fastat.models import Model
@@ -140,8 +140,10 @@ class Ascent:
             state, found = self._steps_until_won(work, state, restart, done, count)
             done += count
             won = state["score"][: len(index)] == torch.inf
-            if found is not None:
-                doubts = found[0][: len(index)] & ~won, found[1]
+            if found is not None and doubts is None:
+                doubts = found[0][: len(index)], found[1]
+            elif found is not None and doubts is not None:  # the last step, of those that are left
+                doubts[0][index] &= found[0][: len(index)]
             if done == plan.steps or not won.any():
                 continue
             result[index[won]] = state["kept"][: len(index)][won]
@@ -167,7 +169,7 @@ class Ascent:
             return *state.values(), *(doubts or ())
 
         names = list(state)
-        first, last = done == 0 and self.plan.watch, done + count == self.plan.steps
+        first, last = self.plan.watch and done == 0, done + count == self.plan.steps
         place = (restart, done) if self.plan.changes else (first, last)
         found = self._run(climb, work | state, ("until won", self.plan, place, count))
         doubts = found[len(names) :]
@@ -185,8 +187,8 @@ class Ascent:
             size = problem.step_size if plan.sizes is None else plan.sizes[step]
             draw = restart * plan.steps + step
             output, loss, grad = plan.direction.at(problem, x_adv, state.get("velocity"), size, seed, draw)
-            if plan.watch and step == 0:
-                doubts = doubts_of(output if self.terms.goal.of_classes else None, grad)
+            if plan.watch and step in (0, plan.steps - 1):
+                doubts = _both(doubts, problem.doubts(output, grad))
             if keeping:
                 self._keep(problem, state, output, loss)
             problem.step_(x_adv, grad, size)
@@ -206,7 +208,7 @@ class Ascent:
             if won is None:
                 raise ValueError(
                     "early_stop needs won, a function (output, y) -> bool [B] that says which samples the attack has "
-                    f"won, where the model returns several predictions a sample, {list(output.shape)}"
+                    "won, unless there are labels y [B] and one prediction for each sample, logits [B, C]"
                 )
             score = torch.where(won, torch.inf, score)
         ops.best_(state["kept"], state["score"], x_adv, score)
@@ -249,6 +251,7 @@ def _nothing_yet(x: Tensor) -> Kept:
 
 def _keep_better(problem: Problem, result: Tensor, score: Tensor, x_adv: Tensor) -> None:
     """Keeps, in place, the better of two results per sample: one that is won, else that of higher loss."""
+    x_adv = problem.on_grid(x_adv)
     output, loss = problem.objective.value(x_adv)
     ops.best_(result, score, x_adv, problem.objective.score(output, loss.to(score.dtype)))
 

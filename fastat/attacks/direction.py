@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastat.attacks.problem import Problem
 from fastat.kernels import ops
+from fastat.models import logits_of
 
 _SMALLEST = 0.9
 """Of diverse inputs: the side of the smallest, by that of the image."""
@@ -59,9 +60,7 @@ class Direction:
         output, loss, grad = self._gradient(problem, point, seed, draw)
         if velocity is None:
             return output, loss, grad
-        grad = grad.nan_to_num(0.0, 0.0, 0.0)
-        mean = grad.abs().flatten(1).mean(1).clamp(min=torch.finfo(grad.dtype).tiny)
-        velocity.mul_(self.momentum).add_(grad / mean.view(-1, *[1] * (grad.dim() - 1)))
+        velocity.mul_(self.momentum).add_(_of_mean_one(grad))
         return output, loss, velocity
 
     def _gradient(self, problem: Problem, point: Tensor, seed: Tensor | None, draw: int) -> tuple[Any, Tensor, Tensor]:
@@ -73,12 +72,10 @@ class Direction:
             if seed is not None and self.diversity > 0:
                 change = self._diverse(problem, seed, _DRAWS + draw * self.samples + sample)
             output, loss, grad = problem.gradient(point, change)
-            outputs.append(output.detach() if isinstance(output, Tensor) else output)
+            outputs.append(output)
             losses.append(loss)
             grads.append(grad)
-        same = all(isinstance(output, Tensor) for output in outputs)
-        output = torch.stack(outputs).mean(0) if same else outputs[-1]
-        return output, torch.stack(losses).mean(0), torch.stack(grads).mean(0)
+        return _mean_output(problem, outputs), torch.stack(losses).mean(0), torch.stack(grads).nanmean(0)
 
     def _diverse(self, problem: Problem, seed: Tensor, draw: int) -> Any:
         """Images that are smaller or not, at random, each by its own key."""
@@ -97,3 +94,22 @@ class Direction:
             return torch.where(chosen, F.grid_sample(x, grid, align_corners=False), x)
 
         return change
+
+
+def _mean_output(problem: Problem, outputs: list[Any]) -> Any:
+    """What says which samples are won: the mean of several outputs, or the last of those that have none."""
+    goal = problem.objective.goal
+    if len(outputs) > 1 and goal.won is None and goal.of_classes:
+        outputs = [logits_of(output).detach() for output in outputs]
+    same = len(outputs) > 1 and all(isinstance(output, Tensor) for output in outputs)
+    return torch.stack([output.detach() for output in outputs]).mean(0) if same else outputs[-1]
+
+
+def _of_mean_one(grad: Tensor) -> Tensor:
+    """A gradient whose magnitudes have a mean of 1 in each sample. NaN entries count as zero; where some are infinite,
+    they are all that counts."""
+    infinite = grad.isinf()
+    some = infinite.flatten(1).any(1).view(-1, *[1] * (grad.dim() - 1))
+    clean = torch.where(some, infinite * grad.nan_to_num(0.0).sign(), grad.nan_to_num(0.0)).double()
+    mean = clean.abs().flatten(1).mean(1).view_as(some)
+    return (clean / torch.where(mean > 0, mean, 1.0)).to(grad.dtype)

@@ -11,7 +11,7 @@ from fastat.attacks.gradient import attacking, couples_samples
 from fastat.attacks.inputs import Normalization, check_images, checked
 from fastat.attacks.objective import Goal, LossFunction
 from fastat.attacks.problem import Problem, run
-from fastat.attacks.weakness import check_modes, doubts_of, note, unread
+from fastat.attacks.weakness import check_modes, report
 from fastat.graphs import Graph, Tensors, capturing, check_graph
 from fastat.kernels import ops
 from fastat.kernels.sizes import Box, Size
@@ -66,14 +66,14 @@ def fgsm(
     check_graph(graph)
     check_images(x)
     if not training:
-        check_modes(model)
-    goal = Goal(loss, None, not training and not couples_samples(model), ignore_index, mean=True)
+        check_modes(model, averaged=False)
+    goal = Goal(loss, None, not training and not couples_samples(model), ignore_index, mean_will_do=True)
     watch = validate and not training and not capturing(x)
     with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
             x, y, eps, eps if step_size is None else step_size, norm, goal=goal, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
-            mask=mask, inputs=inputs, quantize=quantize, earlier=unread(model) if validate else None,
+            mask=mask, inputs=inputs, quantize=quantize,
         )  # fmt: skip
         if len(x) == 0:
             return x.detach().clone()
@@ -86,12 +86,12 @@ def fgsm(
             else:
                 x_adv = problem.centre()
             output, _, grad = problem.gradient(x_adv)
-            doubts = doubts_of(output if goal.of_classes else None, grad) if watch else ()
+            doubts = problem.doubts(output, grad) if watch else ()
             reached = problem if clip else problem.with_radius(math.inf)
             reached.step_(x_adv, grad, reached.step_size)
             return reached.leave(x_adv), *doubts
 
         x_adv, *doubts = run(work, bare, terms, tensors, labels, ("fgsm", noise, clip, watch), graph)
     if doubts:
-        note(model, (doubts[0], doubts[1]))
+        report((doubts[0], doubts[1]))
     return x_adv

@@ -21,8 +21,7 @@ from fastat.models import (
 
 def couples_samples(model: Model) -> bool:
     """Whether a forward pass normalizes by the batch, as far as the modules tell that ``model`` has or refers to."""
-    modules = modules_in_sight(model)
-    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules)
+    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules_in_sight(model))
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, Literal
 
 from torch import Tensor
@@ -12,9 +12,10 @@ from fastat.attacks.direction import Direction
 from fastat.attacks.gradient import attacking, couples_samples
 from fastat.attacks.inputs import Normalization, check_images, check_start, checked
 from fastat.attacks.objective import Goal, LossFunction, WonFunction
-from fastat.attacks.weakness import check_modes, note, unread
+from fastat.attacks.weakness import check_modes, report
 from fastat.graphs import Graph, capturing, check_graph
 from fastat.kernels import ops
+from fastat.kernels.arguments import check_number
 from fastat.kernels.sizes import Box, Size, check_size
 from fastat.models import Model
 from fastat.support.threat import Norm
@@ -75,21 +76,22 @@ def pgd(
             each step 0, 1, ..., ``steps - 1``.
         steps: number of gradient steps, >= 0.
         norm: "linf", "l2" or "l1" (sparse steps, see :func:`fastat.l1_step_`).
-        loss: a kind of :func:`fastat.attack_loss` ("kl" ascends the divergence from the prediction on ``x``, as in
-            TRADES), or a function ``(output, y) -> loss [B]``, whose output is what the model returns and whose y is as
-            it was given; a mean of the batch will do where nothing is ranked. "ce" ascends the log-odds against the
-            label where samples are independent: at every sample the direction of the cross-entropy's gradient, which
-            vanishes where the network is sure. ``training=True``, batch norm that normalizes by the batch, and dense
-            outputs keep the cross-entropy itself.
-        won: which samples the attack has won, ``(output, y) -> bool [B]``, for ``early_stop`` and ``restarts``; None
-            for those whose class is not predicted. With "bce", dense outputs and a loss of one's own ``early_stop``
-            needs it, and ``restarts`` without it rank by the loss alone.
+        loss: "ce", "margin", "dlr", "dlr_targeted", "log_odds", "bce" or "kl", see :func:`fastat.attack_loss` ("kl"
+            ascends the divergence from the prediction on ``x``, as in TRADES; y may be None), or a function
+            ``(output, y) -> loss [B]``, whose output is what the model returns and whose y is as it was given; a mean
+            of the batch will do where nothing is ranked. "ce" ascends the log-odds against the label where samples are
+            independent: at every sample the direction of the cross-entropy's gradient, which vanishes where the network
+            is sure. ``training=True``, batch norm that normalizes by the batch, ``samples`` > 1 and dense outputs keep
+            the cross-entropy itself.
+        won: which samples the attack has won, ``(output, y) -> bool [B]``, for ``early_stop`` and ``restarts``, the
+            output as the model returns it; None for those whose class is not predicted. With "bce", dense outputs and a
+            loss of one's own ``early_stop`` needs it, and ``restarts`` without it rank by the loss alone.
         targets: what is to be predicted instead, like ``y``: the loss towards it is descended, and a sample is won when
             its target is predicted (``won`` is called with the target).
         inputs: what the model takes beside ``x`` and is not attacked: ``model(x, *inputs)``, or for a dict
             ``model(x, **inputs)``. Tensors in it have a row for each sample.
-        mask: bool, or zeros and ones, that broadcasts against ``x``: where it is False nothing moves, the random start
-            included, and the ball is that of the entries that may.
+        mask: bool, or a float tensor of zeros and ones, that broadcasts against ``x``: where it is False nothing moves,
+            in the random start neither, and the ball is that of the entries that may.
         ignore_index: the label of positions that do not count, in dense outputs.
         start: first iterate ``[B, ...]`` (projected first); later restarts start at random.
         random_start: start uniformly in the ball, else at ``x``.
@@ -109,9 +111,9 @@ def pgd(
             the cross-entropy itself.
         diversity: probability that an image ``[B, C, H, W]`` is made smaller and padded at random before the model sees
             it, for examples that transfer (DI-FGSM; Xie et al. 2019, who take 0.5).
-        quantize: 255 for results on the grid of 8-bit images between the bounds, inside the ball up to rounding, so
-            that saving them as PNG changes nothing. What is won or best is then decided on the grid, by a pass of its
-            own.
+        quantize: 255 for results on the grid of 8-bit images between the bounds, which ``x`` must be on, inside the
+            ball: saving them as PNG changes nothing. What is won or best is then decided on the grid, by a pass of its
+            own. float32 and float64 only.
         seed: of the random start: an int, a 0-d int64 tensor, or None to draw one from torch's CPU generator.
         sample_ids: int64 ``[B]``: with the same seed, a sample starts from the same point in any batch.
         normalization: (mean, std) if ``x`` is normalized, ``(pixel - mean) / std``; ``eps``, ``step_size`` and
@@ -137,14 +139,13 @@ def pgd(
 
     Warns:
         WeakAttackWarning: once for a line of code: eps larger than the box, batch norm or dropout in train mode,
-            outputs that look like probabilities, samples whose gradient is zero or not finite throughout. The last two
-            where ``validate`` allows to look; on CUDA, where that would wait, at the next call with the same model.
+            outputs that look like probabilities, samples whose gradient is zero or NaN throughout. The last two where
+            ``validate`` allows to look; on CUDA, where that would wait, with the next attack that reads back, or at the
+            end of the process, for the line that they were found at.
     """
     check_images(x)
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
-        raise ValueError(f"steps must be an integer >= 0, got {steps!r}")
-    if isinstance(restarts, bool) or not isinstance(restarts, Integral) or restarts < 1:
-        raise ValueError(f"restarts must be an integer >= 1, got {restarts!r}")
+    _check_count(steps, "steps", 0)
+    _check_count(restarts, "restarts", 1)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} needs random_start=True: every run would be the same")
     if keep not in ("last", "best"):
@@ -155,13 +156,13 @@ def pgd(
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (random_start=True, or start)")
     check_graph(graph)
     if not training:
-        check_modes(model)
+        check_modes(model, averaged=samples > 1)
     sizes = None
     if step_size is None:
         check_size(eps, "eps", x, check_values=validate)
-        step_size = 2.5 * eps / max(steps, 1)
+        step_size = 2.5 * eps / max(steps, 1) if isinstance(eps, Tensor) or math.isfinite(eps) else 0.0
     elif callable(step_size):
-        sizes = tuple(_step_of(step_size(step), step) for step in range(steps))
+        sizes = tuple(check_number(float(step_size(step)), f"step_size({step})") for step in range(steps))
         step_size = 0.0
     if early_stop and won is None and (callable(loss) or loss == "bce"):
         raise ValueError(
@@ -169,15 +170,15 @@ def pgd(
             "(output, y) -> bool [B] that says which samples the attack has won"
         )
     direction = _direction(momentum, nesterov, samples, diversity, norm, x)
+    ranked = keep == "best" or restarts > 1 or early_stop
     independent = not training and samples == 1 and not couples_samples(model)
-    goal = Goal(loss, won, independent, ignore_index, mean=keep == "last" and restarts == 1 and not early_stop)
+    goal = Goal(loss, won, independent, ignore_index, mean_will_do=not ranked)
     watch = validate and not training and not capturing(x)
     plan = Plan(steps, keep, restarts, early_stop, direction, sizes, watch)
     with attacking(model, x.device) as bare:
         terms, tensors, labels = checked(
             x, y, eps, step_size, norm, goal=goal, targets=targets, bounds=bounds, sample_ids=sample_ids,
             normalization=normalization, validate=validate, mask=mask, inputs=inputs, quantize=quantize,
-            earlier=unread(model) if validate else None,
         )  # fmt: skip
         if start is not None:
             check_start(start, x, validate)
@@ -188,24 +189,22 @@ def pgd(
             return x.detach().clone()
         x_adv, doubts = Ascent(bare, terms, labels, plan, graph)(tensors)
     if doubts is not None:
-        note(model, doubts)
+        report(doubts)
     return x_adv
 
 
-def _step_of(size: float, step: int) -> float:
-    if isinstance(size, bool) or not isinstance(size, Real) or not 0 <= size < math.inf:
-        raise ValueError(f"step_size({step}) must be a number >= 0, got {size!r}")
-    return float(size)
+def _check_count(value: int, name: str, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
 def _direction(momentum: float, nesterov: bool, samples: int, diversity: float, norm: Norm, x: Tensor) -> Direction:
-    for name, value, most in (("momentum", momentum, math.inf), ("diversity", diversity, 1)):
-        if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= most or math.isinf(value):
-            raise ValueError(f"{name} must be a number in [0, {most}], got {value!r}")
-    if isinstance(samples, bool) or not isinstance(samples, Integral) or samples < 1:
-        raise ValueError(f"samples must be an integer >= 1, got {samples!r}")
+    momentum, diversity = check_number(momentum, "momentum"), check_number(diversity, "diversity")
+    if diversity > 1:
+        raise ValueError(f"diversity must be a probability, in [0, 1], got {diversity}")
+    _check_count(samples, "samples", 1)
     if nesterov and (momentum == 0 or norm != "linf"):
         raise ValueError(f"nesterov needs momentum > 0 and norm 'linf', got {momentum} and {norm!r}")
     if diversity > 0 and x.dim() != 4:
         raise ValueError(f"diversity needs images [B, C, H, W], got {list(x.shape)}")
-    return Direction(float(momentum), bool(nesterov), int(samples), float(diversity))
+    return Direction(momentum, bool(nesterov), int(samples), diversity)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, fields, replace
 from types import MethodType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,12 +13,16 @@ from fastat import graphs
 from fastat.attacks.grid import quantized
 from fastat.attacks.objective import Goal, Objective
 from fastat.attacks.trees import put_together
+from fastat.attacks.weakness import Doubts, like_probabilities, without_gradient
 from fastat.graphs import CaptureError, Graph, Tensors
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype
 from fastat.kernels.sizes import Size, in_layout
 from fastat.models import Model, class_logits
 from fastat.support.threat import Norm
+
+_SPARSITY = 0.05
+"""The share of the entries that an l1 step moves, of :func:`fastat.l1_step_`."""
 
 SIZES = ("eps", "step_size", "lower", "upper")
 _OF_SAMPLES = ("x", "y", "targets", "inputs", "sample_ids", "start", "reference")
@@ -31,6 +35,7 @@ class Terms:
 
     Attributes:
         quantize: steps of the grid of the results, None for no grid.
+        movable: entries of a sample that a mask lets move, for norms that move a share of them.
         structures: how y, targets and inputs are put together from tensors (:mod:`fastat.attacks.trees`).
     """
 
@@ -41,6 +46,7 @@ class Terms:
     upper: float | None
     goal: Goal
     quantize: int | None
+    movable: int | None
     structures: tuple[Hashable, Hashable, Hashable]
 
     def settings(self) -> Hashable:
@@ -56,7 +62,17 @@ class Terms:
             hash(self.structures)
         except TypeError as error:
             raise CaptureError(f"y, targets or inputs hold what cannot be recognized again: {error}") from error
-        return self.norm, self.eps, self.step_size, self.lower, self.upper, goal, self.quantize, self.structures
+        return (
+            self.norm,
+            self.eps,
+            self.step_size,
+            self.lower,
+            self.upper,
+            goal,
+            self.quantize,
+            self.movable,
+            self.structures,
+        )
 
 
 def _same_function(part: Any, name: str) -> Hashable:
@@ -114,7 +130,9 @@ class Problem:
     std: Tensor | None
     mask: Tensor | None
     given: Tensor
-    on_grid: Callable[[Tensor], Tensor]
+    quantize: int | None
+    movable: int | None
+    ends: tuple[Any, Any]
 
     def with_radius(self, eps: Size) -> "Problem":
         """The same problem in another ball."""
@@ -134,14 +152,43 @@ class Problem:
         output, loss, grad = self.objective.gradient(x_adv, change)
         return output, loss, grad if self.mask is None else grad.masked_fill(~self.mask, 0)
 
+    def doubts(self, output: Any, grad: Tensor) -> Doubts:
+        """What is doubtful about a gradient, but of samples that are won or have nothing to move."""
+        goal, batch = self.objective.goal, len(grad)
+        still = without_gradient(grad)
+        others = [self.objective.counted(batch)]
+        if self.mask is not None:
+            others.append(self.mask.flatten(1).any(1))
+        if goal.won is None:
+            won = self.objective.won(output, batch)
+            others.append(None if won is None else ~won)
+        for left in others:
+            still = still if left is None else still & left
+        unlike = torch.zeros((), dtype=torch.bool, device=grad.device)
+        return still, unlike if callable(goal.loss) else like_probabilities(output, each=goal.loss == "bce")
+
     def step_(self, x_adv: Tensor, grad: Tensor, size: Size) -> None:
         """One ascent step with projection, in place."""
-        ops.STEPS[self.norm](x_adv, grad, self.x, size, self.eps, self.lower, self.upper)
+        ball = (size, self.eps, self.lower, self.upper)
+        if self.norm == "l1" and self.movable is not None:
+            sparsity = _SPARSITY * self.movable / self.x[0].numel()
+            ops.l1_step_(x_adv, grad, self.x, *ball, sparsity)
+        else:
+            ops.STEPS[self.norm](x_adv, grad, self.x, *ball)
+
+    def on_grid(self, x_adv: Tensor) -> Tensor:
+        """The same, or where results are to be on a grid, close by on that."""
+        if self.quantize is None:
+            return x_adv
+        lower, upper = self.ends
+        found = quantized(x_adv, self.x, self.eps, self.norm, lower, upper, self.quantize)
+        return found if self.mask is None else torch.where(self.mask, found, self.x)
 
     def enter(self, x: Tensor) -> Tensor:
-        """A user's input, pixel or normalized, as state."""
+        """A user's input, pixel or normalized, as state; where the mask lets nothing move, the attacked one."""
         x = x.detach().to(self.x.dtype)
-        return x if self.mean is None or self.std is None else x * self.std + self.mean
+        x = x if self.mean is None or self.std is None else x * self.std + self.mean
+        return x if self.mask is None else torch.where(self.mask, x, self.x)
 
     def leave(self, x_adv: Tensor) -> Tensor:
         """The result as the user's data are: normalized if they were, in their dtype, inside the ball in that dtype."""
@@ -207,17 +254,9 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
     if mask is not None:  # what must not move has a box of one point
         sizes |= {name: in_layout(torch.where(mask, sizes[name], start), start) for name in ("lower", "upper")}
 
-    def on_grid(x_adv: Tensor) -> Tensor:
-        """Itself, unless there is a grid."""
-        if terms.quantize is None:
-            return x_adv
-        lower, upper = cast(float, terms.lower), cast(float, terms.upper)
-        found = quantized(x_adv, start, sizes["eps"], terms.norm, lower, upper, terms.quantize)
-        return found if mask is None else torch.where(mask, found, start)
-
     return Problem(
         objective, start, terms.norm, sample_ids=tensors.get("sample_ids"), mean=mean, std=std, mask=mask, given=x,
-        on_grid=on_grid, **sizes,
+        quantize=terms.quantize, movable=terms.movable, ends=(terms.lower, terms.upper), **sizes,
     )  # fmt: skip
 
 

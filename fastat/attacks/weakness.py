@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import math
+import atexit
 import os
 import sys
 import warnings
-import weakref
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from types import FrameType
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastat.kernels.sizes import Size
-from fastat.models import Model, modules_in_sight
+from fastat.models import Model, logits_of, modules_in_sight
 from fastat.support.threat import Norm
 
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_unread: weakref.WeakKeyDictionary[Model, Tensor] = weakref.WeakKeyDictionary()  # of calls on CUDA, by model
+_SKIPPED = tuple(
+    os.path.dirname(os.path.abspath(file)) + os.sep for file in (os.path.dirname(__file__), torch.__file__)
+)
+_FEW = 8
+"""Numbers in [0, 1] that may be logits by chance."""
 
 
 class WeakAttackWarning(UserWarning):
@@ -32,53 +35,69 @@ class WeakAttackWarning(UserWarning):
     """
 
 
-Doubts = tuple[Tensor, Tensor]
-"""Which samples have a gradient that moves nothing, bool ``[B]``; whether the logits look like probabilities, 0-d."""
+@dataclass(frozen=True)
+class Site:
+    """A line of code that calls the library, and what Python has noted of warnings in its file."""
+
+    file: str
+    line: int
+    module: str
+    shown: dict[Any, Any]
 
 
-def warn(what: str, more: str) -> None:
-    """A warning at the line outside of this library that led here. ``what`` tells its kind: it is the same each time,
-    while ``more`` may have numbers in it."""
-    frame = _caller()
-    scope, line = frame.f_globals, frame.f_lineno
-    shown = scope.setdefault("__warningregistry__", {})  # where Python itself notes what it has shown
-    text = f"{what}: {more}"
-    for key in list(shown):
-        if isinstance(key, tuple) and key[1:] == (WeakAttackWarning, line) and str(key[0]).startswith(what):
-            shown[text, WeakAttackWarning, line] = True
-    name = scope.get("__name__") or "<unknown>"
-    warnings.warn_explicit(text, WeakAttackWarning, frame.f_code.co_filename, line, name, shown)
-
-
-def _caller() -> FrameType:
+def calling_line() -> Site:
+    """The innermost one outside of this library and of torch."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(_PACKAGE) and frame.f_back is not None:
+    while frame.f_code.co_filename.startswith(_SKIPPED) and frame.f_back is not None:
         frame = frame.f_back
-    return frame
+    shown = frame.f_globals.setdefault("__warningregistry__", {})
+    module = frame.f_globals.get("__name__") or "<unknown>"
+    return Site(frame.f_code.co_filename, frame.f_lineno, module, shown)
 
 
-def doubts_of(logits: Tensor | None, grad: Tensor) -> Doubts:
-    """Of the first step, which without a gradient is like all later ones. Reads nothing back.
-
-    Args:
-        logits: ``[B, C]``; None where the output need not be logits.
-    """
-    moves = ((grad != 0) & grad.isfinite()).flatten(1).any(1)
-    if logits is None or logits.shape[1] < 2:
-        return ~moves, torch.zeros((), dtype=torch.bool, device=grad.device)
-    rows = logits.detach().float()
-    return ~moves, (rows >= 0).all() & ((rows.sum(1) - 1).abs() < 1e-2).all()
+def warn(what: str, more: str, site: Site | None = None) -> None:
+    """A warning at the line that led here, or at another. ``what`` tells its kind: it is the same each time, while
+    ``more`` may have numbers in it."""
+    site = site or calling_line()
+    text = f"{what}: {more}"
+    for key in list(site.shown):
+        if isinstance(key, tuple) and key[1:] == (WeakAttackWarning, site.line) and str(key[0]).startswith(what):
+            site.shown[text, WeakAttackWarning, site.line] = True  # as if it had been shown with these numbers
+    warnings.warn_explicit(text, WeakAttackWarning, site.file, site.line, site.module, site.shown)
 
 
-def note(model: Model, doubts: Doubts) -> None:
-    """Warns of what is found; on CUDA at the next call with the model, whose read-back has room for it."""
+Doubts = tuple[Tensor, Tensor]
+"""Which samples nothing moves, bool ``[B]``; whether the output looks like probabilities, 0-d."""
+
+
+def without_gradient(grad: Tensor) -> Tensor:
+    """bool ``[B]``: samples whose gradient has no entry that moves anything, all of them zero or NaN."""
+    return ~((grad != 0) & ~grad.isnan()).flatten(1).any(1)
+
+
+def like_probabilities(output: Any, each: bool = False) -> Tensor:
+    """bool, 0-d: whether no number is negative and rows sum to one, as after a softmax; of single numbers, or if
+    ``each`` stands for itself, whether several of them lie in [0, 1], as after a sigmoid."""
+    rows = logits_of(output).detach().float()
+    rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
+    positive = (rows >= 0).all()
+    if rows.shape[1] > 1 and not each:
+        return positive & ((rows.sum(1) - 1).abs() < 1e-2).all()
+    return positive & (rows <= 1).all() if rows.numel() >= _FEW else torch.zeros_like(positive)
+
+
+_waiting: deque[tuple[Tensor, Site]] = deque(maxlen=64)
+"""What was found on GPUs and not read yet: that would wait for them."""
+
+
+def report(doubts: Doubts) -> None:
+    """Warns of what is found: at once, or on CUDA when the next attack reads back from that device, or at the end."""
     still, probable = doubts
     found = torch.stack([still.sum().double(), probable.double(), still.new_full((), len(still), dtype=torch.float64)])
     if _waits(found):
-        with suppress(TypeError):  # no weak reference to it can be made
-            _unread[model] = found
-        return
-    tell(found.tolist())
+        _waiting.append((found, calling_line()))
+    else:
+        tell(found.tolist(), calling_line())
 
 
 def _waits(t: Tensor) -> bool:
@@ -86,70 +105,78 @@ def _waits(t: Tensor) -> bool:
     return t.is_cuda
 
 
-def unread(model: Model) -> Tensor | None:
-    """What an earlier call with the model on CUDA has left to :func:`tell`."""
-    with suppress(TypeError):
-        return _unread.pop(model, None)
-    return None
+def waiting_on(device: torch.device) -> list[tuple[Tensor, Site]]:
+    """Takes what was found on the device and waits to be read: numbers for :func:`tell`, and where they are from."""
+    taken = [_waiting.popleft() for _ in range(len(_waiting))]
+    _waiting.extend(entry for entry in taken if entry[0].device != device)
+    return [entry for entry in taken if entry[0].device == device]
 
 
-def settle(model: Model) -> None:
-    """Warns of what the last call with the model on CUDA has left to the next one."""
-    found = unread(model)
-    if found is not None:
-        tell(found.tolist())
+def tell_all() -> None:
+    """Warns of all that waits to be read."""
+    while _waiting:
+        found, site = _waiting.popleft()
+        tell(found.tolist(), site)
 
 
-def tell(found: Sequence[float]) -> None:
+@atexit.register
+def _at_exit() -> None:
+    with suppress(RuntimeError):  # the device may be gone
+        tell_all()
+
+
+def tell(found: Sequence[float], site: Site) -> None:
     still, probable, of = int(found[0]), bool(found[1]), int(found[2])
     if probable:
         warn(
             "the model's outputs look like probabilities",
-            "they are not negative and each row sums to one, but the loss takes logits, whose gradient a softmax makes "
-            "vanish where it is sure. Attack the model without its softmax; of probabilities that are averages, their "
-            "logarithm: lambda x: model(x).log()",
+            "they lie in [0, 1], and rows of several classes sum to one, but the loss takes logits, whose gradient a "
+            "softmax or a sigmoid makes vanish where it is sure. Attack the model without it; of probabilities that "
+            "are averages, their logarithm: lambda x: model(x).log()",
+            site,
         )
     elif still:
         warn(
             "samples without a gradient",
-            f"for {still} of {of} the gradient of the loss is zero or not finite in every entry, so that no step moves "
-            "them: they look robust without having been attacked. Where the network loses the gradient on its way "
-            "back (saturated or very large activations), run it in float64: model.double(), x.double(). Where the loss "
-            "does, one of one's own that is flat there say, take 'ce' or 'margin'",
+            f"for {still} of {of} the gradient of the loss is zero or NaN in every entry, so that no step moves them: "
+            "if they are not won already, they look robust without having been attacked. Where float32 loses the "
+            "gradient, run the model in float64, model.double() and x.double(); a loss that is flat there, as a hinge "
+            "is, needs another ('ce', 'margin')",
+            site,
         )
 
 
-def check_radius(eps: Size, lower: Size, upper: Size, norm: Norm, n: int) -> None:
-    """Warns of a ball of numbers that holds the whole box."""
-    if isinstance(eps, Tensor) or isinstance(lower, Tensor) or isinstance(upper, Tensor):
-        return
-    tell_radius(eps if math.isfinite(eps) else 0.0, (upper - lower) * reach(norm, n), norm)
-
-
-def reach(norm: Norm, n: int) -> float:
-    """The longest way through a cube of n dimensions, by its edge."""
-    return {"linf": 1.0, "l2": math.sqrt(n), "l1": float(n)}[norm]
-
-
-def tell_radius(eps: float, across: float, norm: Norm) -> None:
-    if eps > across:
+def tell_radius(excess: float, eps: float, norm: Norm) -> None:
+    """Warns of a radius ``eps`` that is larger than the box is wide, by ``excess``."""
+    if excess > 0:
         warn(
             "eps is larger than the box",
-            f"every input lies within {across:g} of every other in {norm}, less than eps {eps:g}. If pixels in [0, 1] "
+            f"inputs lie within {eps - excess:g} of each other in {norm}, less than eps {eps:g}. If pixels in [0, 1] "
             "are meant, a radius in the unit of 8-bit pixels is to be divided by 255: eps=8/255",
         )
 
 
-def check_modes(model: Model) -> None:
-    """Warns of layers in train mode that make another network of the model than the one that will be used."""
+def check_modes(model: Model, averaged: bool) -> None:
+    """Warns of layers in train mode that make another network of the model than the one that will be used; not of those
+    that draw at random where gradients are averaged over draws."""
     found = [module for module in modules_in_sight(model) if module.training]
     batch_norm = any(isinstance(m, _BatchNorm) for m in found)
-    dropout = any(isinstance(m, _DropoutNd | nn.RReLU) and getattr(m, "p", 1) > 0 for m in found)
-    if batch_norm or dropout:
-        layers = " and ".join(["batch norm"] * batch_norm + ["dropout"] * dropout)
-        does = " and ".join(["normalizes by the batch"] * batch_norm + ["draws at random"] * dropout)
+    drawing = not averaged and any(map(_drops, found))
+    if batch_norm or drawing:
+        layers = " and ".join(["batch norm"] * batch_norm + ["dropout"] * drawing)
+        does = " and ".join(["normalizes by the batch"] * batch_norm + ["draws at random"] * drawing)
         warn(
             "the model is in train mode",
             f"{layers} {does}, so that the attack is on another network than the one that predicts later. Call "
             "model.eval() first; where the attack is a part of training, pass training=True",
         )
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether it leaves something out at random: dropout, or stochastic depth by the names it has in libraries."""
+    if isinstance(module, _DropoutNd):
+        return module.p > 0
+    return (
+        type(module).__name__ in ("StochasticDepth", "DropPath")
+        and (getattr(module, "p", None) or getattr(module, "drop_prob", None) or 0) > 0
+    )

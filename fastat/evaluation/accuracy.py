@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastat.attacks import Normalization, settle
+from fastat.attacks import Normalization, tell_all
 from fastat.evaluation.batches import Array, batches_of
 from fastat.evaluation.doubts import attacked_model, check_order
 from fastat.evaluation.result import Evaluation
@@ -111,14 +111,14 @@ def evaluate(
         for x, y, ids in batches:
             if attacked is None:
                 attacked = attacked_model(model, x)
-            hits = predict(model, x) == y
+            hits = predict(attacked, x) == y
             right = hits.nonzero()[:, 0]
             correct["clean"].append(hits)
             for trial in trials:
                 x_adv, survived = x, hits.clone()
                 if len(right) > 0:
                     made = trial.run(model if trial.steps is None else attacked, x[right], y[right], ids[right])
-                    survived[right] = predict(model, made) == y[right]
+                    survived[right] = predict(attacked, made) == y[right]
                     x_adv = x.index_copy(0, right, made.to(x.dtype)) if examples else x
                 correct[trial.name].append(survived)
                 if examples:
@@ -126,7 +126,7 @@ def evaluate(
             advance(len(x))
     if attacked is None:
         raise ValueError("needs at least one image and one label each, got none")
-    settle(attacked)
+    tell_all()
     kept = {name: torch.cat(parts) for name, parts in found.items() if parts}
     result = Evaluation(norm, radius, {name: torch.cat(parts).cpu() for name, parts in correct.items()}, kept)
     check_order(result.accuracy, {trial.name: trial.steps for trial in trials})

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastat.attacks import warn
-from fastat.models import Model, class_logits
+from fastat.attacks import like_probabilities, warn
+from fastat.models import Model, class_logits, logits_of
 
 
 class Logarithm(nn.Module):
@@ -24,22 +24,21 @@ class Logarithm(nn.Module):
 
 
 def _logarithm(output: Any) -> Tensor:
-    """Probabilities of 0, too small for their format, have no gradient."""
-    probabilities = class_logits(output)
-    return probabilities.clamp(min=torch.finfo(probabilities.dtype).tiny).log()
+    """Logits of probabilities, of a single one of class 1 against class 0. Those of 0, too small for their format, have
+    no gradient."""
+    found = logits_of(output)
+    if found.dim() == 1 or found.shape[1] == 1:
+        p = found.reshape(-1, 1)
+        found = torch.cat([1 - p, p], dim=1)
+    return found.clamp(min=torch.finfo(found.dtype).tiny).log()
 
 
-def are_probabilities(outputs: Tensor) -> bool:
-    """Whether the rows are not negative and sum to one."""
-    rows = outputs.float()
-    return rows.shape[1] > 1 and bool((rows >= 0).all() & ((rows.sum(1) - 1).abs() < 1e-2).all())
-
-
-@torch.no_grad()
 def attacked_model(model: Model, x: Tensor) -> Model:
     """What is to be attacked: the model, or the logarithm of the probabilities that it returns. Warns of such, and
     where two passes over ``x`` differ by more than rounding."""
-    first, second = (class_logits(model(x.clone())).float() for _ in range(2))
+    with torch.no_grad():
+        outputs = [logits_of(model(x.clone())) for _ in range(2)]
+    first, second = (class_logits(output).float() for output in outputs)
     if first.dim() != 2 or len(first) != len(x):
         raise ValueError(f"the model must return logits [{len(x)}, C] of classes, got {list(first.shape)}")
     autocast = torch.is_autocast_enabled(x.device.type)
@@ -53,12 +52,12 @@ def attacked_model(model: Model, x: Tensor) -> Model:
             "follows the gradient of one draw and is scored on another: robust accuracies are too high. Make the draw "
             "fixed, or evaluate the mean of many: lambda x: torch.stack([model(x) for _ in range(20)]).mean(0)",
         )
-    if not are_probabilities(first):
+    if not bool(like_probabilities(outputs[0])):
         return model
     warn(
         "the model's outputs look like probabilities",
-        "they are not negative and each row sums to one. Attacked is their logarithm, which has the same classes; what "
-        "the format rounds to 0 is lost to it. Pass the model without its softmax",
+        "they lie in [0, 1], and rows of several classes sum to one. Attacked is their logarithm, which has the same "
+        "classes; what the format rounds to 0 is lost to it. Pass the model without its softmax or sigmoid",
     )
     return Logarithm(model) if isinstance(model, nn.Module) else lambda x: _logarithm(model(x))
 

@@ -30,9 +30,12 @@ def check_size(value: Size, name: str, x: Tensor, check_values: bool = True) -> 
             bad = ~(value >= 0)
             if bad.any():
                 raise ValueError(f"{name} must be >= 0, got {value[bad].flatten()[0].item()}")
+            if value.isinf().any():
+                raise ValueError(f"{name} must be finite, got inf")
         return
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}")
+        cure = ": torch.as_tensor(...)" if type(value).__name__ == "ndarray" else ""
+        raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}{cure}")
     if not value >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
     if name == "step_size" and math.isinf(value):  # times a zero gradient it would be NaN
@@ -60,9 +63,10 @@ def spread(value: Tensor, name: str, x: Tensor) -> Tensor:
         return value.view(batch, *[1] * (x.dim() - 1))
     full = [1] * (x.dim() - value.dim()) + list(value.shape)
     if len(full) != x.dim() or any(n not in (1, most) for n, most in zip(full, shape, strict=True)):
+        others = "" if value.dtype == torch.bool else "be a number, one per sample [{batch}], or a tensor that "
+        does = "broadcast" if value.dtype == torch.bool else "broadcasts"
         raise ValueError(
-            f"{name} must be a number, one per sample [{batch}], or a tensor that broadcasts against x {shape}, "
-            f"got shape {list(value.shape)}"
+            f"{name} must {others.format(batch=batch)}{does} against x {shape}, got shape {list(value.shape)}"
         )
     return value.view(full)
 

@@ -18,7 +18,6 @@ from fastat.models.access import (
     innermost,
     logits_of,
     modes_kept,
-    modules_in_sight,
     run_eagerly,
     uncompiled,
     unwrapped,
@@ -32,6 +31,7 @@ from fastat.models.normalized import Normalized
 from fastat.models.own import is_own, own_model
 from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact_resnet50
 from fastat.models.sharded import is_sharded, keep_gathered, reshard
+from fastat.models.sight import modules_in_sight
 from fastat.models.small_cnn import small_cnn
 from fastat.models.weights import closest_network, load_weights, read_weights
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20

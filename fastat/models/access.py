@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from typing import Any, cast
@@ -10,6 +9,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+from fastat.models.sight import modules_in_sight
 
 Model = Callable[[Tensor], Any]
 """An ``nn.Module`` or any function from inputs ``[B, ...]`` to logits ``[B, C]``, or to what holds them
@@ -36,24 +37,13 @@ def logits_of(output: Any) -> Tensor:
 
 
 def class_logits(output: Any) -> Tensor:
-    """The logits of classes ``[B, C]``, C >= 2, in what a classifier returns: a single logit ``[B]`` or ``[B, 1]``, of
-    class 1 against class 0, counts as the pair (0, z)."""
+    """The logits of classes ``[B, C, ...]``, C >= 2, in what a classifier returns: a single logit ``[B]`` or
+    ``[B, 1, ...]``, of class 1 against class 0, counts as the pair (0, z)."""
     logits = logits_of(output)
-    if logits.dim() == 1 or (logits.dim() == 2 and logits.shape[1] == 1):
-        z = logits.reshape(-1, 1)
+    if logits.dim() == 1 or (logits.dim() > 1 and logits.shape[1] == 1):
+        z = logits.unsqueeze(1) if logits.dim() == 1 else logits
         return torch.cat([torch.zeros_like(z), z], dim=1)
     return logits
-
-
-def modules_in_sight(model: Model) -> list[nn.Module]:
-    """The modules of a model; of a function or another object those that it refers to itself, by name."""
-    if isinstance(model, nn.Module):
-        return list(model.modules())
-    parts = [getattr(model, "__self__", None), *getattr(model, "args", ()), *getattr(model, "__dict__", {}).values()]
-    with suppress(TypeError, ValueError):
-        seen = inspect.getclosurevars(getattr(model, "func", model))
-        parts += [*seen.nonlocals.values(), *seen.globals.values()]
-    return [module for part in parts if isinstance(part, nn.Module) for module in part.modules()]
 
 
 @contextmanager
@@ -79,19 +69,9 @@ def unwrapped(model: Model) -> Iterator[Model]:
 def _refuse_static_out_of_sight(model: Model) -> None:
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return
-    hidden: list[Any] = []
-    if isinstance(model, nn.Module):
-        for module in model.modules():
-            kept = [value for name, value in vars(module).items() if name != "_modules"]
-            hidden += [one for value in kept if isinstance(value, dict) for one in value.values()]
-            hidden += [one for value in kept if isinstance(value, list | tuple) for one in value]
-    else:
-        function = getattr(model, "func", model)
-        with suppress(TypeError, ValueError):
-            seen = inspect.getclosurevars(function)
-            hidden += [*seen.nonlocals.values(), *seen.globals.values()]
-    for value in hidden:
-        if isinstance(value, nn.Module) and any(_is_ddp(inner) and inner.static_graph for inner in value.modules()):
+    registered = set(map(id, model.modules())) if isinstance(model, nn.Module) else set()
+    for module in modules_in_sight(model):
+        if id(module) not in registered and _is_ddp(module) and cast(Any, module).static_graph:
             raise ValueError(
                 "a DistributedDataParallel with static_graph=True is called by a function or kept in a list, where an "
                 "attack through it would leave gradients unsynchronized: pass the wrapper, or a module that holds it"

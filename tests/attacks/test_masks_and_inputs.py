@@ -98,7 +98,11 @@ def test_bad_masks():
     x, y = batch()
     for mask, error, message in (
         (torch.full((1, 1, 5, 6), 0.5), ValueError, "mask must hold zeros and ones"),
-        (torch.ones(2, 5, 6).bool(), ValueError, r"mask must be .*broadcasts against x"),
+        (
+            torch.ones(2, 5, 6).bool(),
+            ValueError,
+            r"mask must broadcast against x \[4, 3, 5, 6\], got shape \[2, 5, 6\]",
+        ),
         ("all", TypeError, "mask must be a bool tensor"),
         (torch.ones(4).bool(), None, None),
     ):
@@ -157,8 +161,8 @@ def test_images_outside_a_box_of_tensors_are_refused():
     lower = torch.tensor([0.0, 0.0, -1.0]).view(3, 1, 1)
     with pytest.raises(ValueError, match=r"x has values up to 0.5 outside the bounds"):
         fastat.pgd(network(), torch.where(torch.arange(3).view(3, 1, 1) == 0, -0.5, x), y, bounds=(lower, lower + 2))
-    with pytest.raises(ValueError, match="bounds must have lower < upper"):
-        fastat.pgd(network(), x, y, bounds=(lower, lower))
+    with pytest.raises(ValueError, match="bounds must have lower <= upper"):
+        fastat.pgd(network(), x, y, bounds=(lower, lower - 1))
     with pytest.raises(ValueError, match=r"eps must be a number or one per sample for norm 'l2', got \[3, 1, 1\]"):
         fastat.pgd(network(), x, y, torch.rand(3, 1, 1), norm="l2")
     square = torch.rand(4, 4)
@@ -211,7 +215,7 @@ def test_inputs_beside_the_images(by_name):
 def test_inputs_that_do_not_fit():
     x, y = batch(torch.float64)
     with pytest.raises(
-        ValueError, match=r"inputs 0 must have a row for each of the 4 samples, got shape \[5\].*lambda"
+        ValueError, match=r"inputs\[0\] must have a row for each of the 4 samples, got shape \[5\].*lambda"
     ):
         fastat.pgd(Conditioned(), x, y, inputs=(torch.randn(5).double(),))
     with pytest.raises(TypeError, match="inputs must be a tuple or a dict of what else the model takes, got Tensor"):
@@ -232,3 +236,37 @@ def test_recordings_know_masks_and_inputs(recorder):
             recorded = fastat.pgd(model, x, y, 0.1, graph=True, **options)
             assert torch.equal(recorded, fastat.pgd(model, x, y, 0.1, **options))
     assert recorder.made == 3
+
+
+def test_a_start_is_masked_before_it_is_projected():
+    x = torch.full((4, 3, 8, 8), 0.5)
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    mask[..., :2, :2] = True
+    start = x + 0.3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    options = {"norm": "l2", "steps": 0, "bounds": None, "mask": mask}
+    found = fastat.pgd(model, x, torch.zeros(4).long(), 0.5, start=start, **options)
+    part = fastat.project_(torch.where(mask, start, x), x, 0.5, "l2", None, None)
+    torch.testing.assert_close(found, part)
+    assert ((found - x).flatten(1).norm(dim=1) > 0.49).all()
+
+
+def test_an_l1_step_moves_a_share_of_what_may_move():
+    x = torch.full((2, 3, 20, 20), 0.5)
+    mask = torch.zeros(1, 1, 20, 20, dtype=torch.bool)
+    mask[..., :10, :10] = True  # 300 entries of 1,200
+    model = nn.Sequential(nn.Flatten(), nn.Linear(1200, 3))
+    options = {"norm": "l1", "steps": 1, "random_start": False}
+    found = fastat.pgd(model, x, torch.zeros(2).long(), 5.0, mask=mask, **options)
+    assert (found != x).flatten(1).sum(1).tolist() == [15, 15]
+    assert (fastat.pgd(model, x, torch.zeros(2).long(), 5.0, **options) != x).flatten(1).sum(1).tolist() == [60, 60]
+
+
+def test_entries_with_a_box_of_one_point_do_not_move():
+    x, y = batch()
+    lower = torch.zeros(1, 3, 5, 6)
+    lower[:, 1] = x[:1, 1]
+    upper = torch.ones(1, 3, 5, 6)
+    upper[:, 1] = x[:1, 1]
+    found = fastat.pgd(network(), x[:1], y[:1], 0.1, bounds=(lower, upper), seed=0)
+    assert torch.equal(found[:, 1], x[:1, 1]) and not torch.equal(found[:, 0], x[:1, 0])

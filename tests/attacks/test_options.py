@@ -85,7 +85,7 @@ def test_step_sizes_by_a_schedule(early_stop):
     options = {"early_stop": True, "won": lambda z, y: torch.zeros(len(y)).bool()} if early_stop else {}
     found = fastat.pgd(model, x, y, 0.06, sizes.__getitem__, 4, loss=ce, random_start=False, **options)
     assert torch.equal(found, x_adv)
-    with pytest.raises(ValueError, match=r"step_size\(1\) must be a number >= 0, got -1"):
+    with pytest.raises(ValueError, match=r"step_size\(1\) must be a finite number >= 0, got -1"):
         fastat.pgd(model, x, y, 0.06, lambda step: -step, 4)
 
 
@@ -141,7 +141,7 @@ def test_diverse_inputs_are_images_made_smaller_and_padded():
     assert (ce(inner(best), y) >= ce(inner(diverse), y) - 1e-9).all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("norm", P)
 def test_results_of_8_bits(norm, dtype):
     model, (x, y) = network(dtype), batch(dtype)
@@ -154,7 +154,7 @@ def test_results_of_8_bits(norm, dtype):
         assert found.min() >= 0 and found.max() <= 1
         exact = (bytes_ - (x.double() * 255).round()) / 255
         size = exact.flatten(1).norm(P[norm], dim=1)
-        assert (size <= eps * (1 + 1e-2 * (norm != "linf") * (dtype == torch.float16)) + 1e-4).all()
+        assert (size <= eps + 1e-5).all()
         if not options:
             assert (size >= 0.9 * eps).all()  # rounding gives up little of the ball
         saved = (found * 255).round().to(torch.uint8).to(dtype) / 255
@@ -180,19 +180,92 @@ def test_the_grid_of_other_bounds():
     model, (x, y) = network(), batch()
     found = fastat.pgd(model, 2 * x - 1, y, 0.1, bounds=(-1.0, 1.0), quantize=255, seed=0)
     assert (((found + 1) * 127.5).round() / 127.5 - 1 - found).abs().max() < 1e-12
-    off_grid = x + 0.3 / 255
-    near = fastat.pgd(model, off_grid.clamp(max=1), y, 0.2 / 255, quantize=255, seed=0)
-    assert ((near * 255).round() / 255 - near).abs().max() < 1e-12  # no point of the grid lies in the ball: the nearest
-    for change, message in (({"quantize": 0}, "quantize must be an integer >= 1"), ({"bounds": None}, "needs bounds")):
+    for given, change, message in (
+        (x, {"quantize": 0}, "quantize must be an integer >= 1"),
+        (x, {"bounds": None}, "needs bounds of two numbers"),
+        (
+            (x + 0.3 / 255).clamp(max=1),
+            {},
+            r"needs inputs on that grid, got one 0.3 of a step off it.*Round them first",
+        ),
+        (x.half(), {}, "quantize needs float32 or float64 data"),
+    ):
         with pytest.raises(ValueError, match=message):
-            fastat.pgd(model, x, y, 0.1, **({"quantize": 255} | change))
+            fastat.pgd(model, given, y, 0.1, **({"quantize": 255} | change))
+
+
+def test_restarts_are_compared_on_the_grid():
+    """One start leads to where the loss is high off the grid alone, another to where it is high on it."""
+
+    class Bumps(nn.Module):
+        def forward(self, z):
+            z = z.flatten(1)[:, 0] * 255
+            narrow = 4 * (1 - (z - 101.5).abs() / 0.3).clamp(min=0)
+            wide = 2 * (1 - (z - 98).abs() / 1.2).clamp(min=0)
+            return torch.stack([torch.ones_like(z), narrow + wide], 1)
+
+    x, y = torch.full((200, 1), 100 / 255, dtype=torch.float64), torch.zeros(200, dtype=torch.int64)
+    options = {"steps": 0, "restarts": 30, "seed": 0, "quantize": 255}
+    for keep in ("last", "best"):
+        for early_stop in (False, True):
+            found = fastat.pgd(Bumps(), x, y, 2.4 / 255, keep=keep, early_stop=early_stop, **options)
+            assert (Bumps()(found).argmax(1) == 1).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("clip", [True, False])
+def test_n_fgsm_on_the_grid_leaves_the_ball_as_it_does_off_it(clip):
+    model, (x, y) = network(), batch()
+    found = fastat.fgsm(model, x, y, 8 / 255, 16 / 255, noise=2, clip=clip, quantize=255, seed=0)
+    off = fastat.fgsm(model, x, y, 8 / 255, 16 / 255, noise=2, clip=clip, seed=0)
+    assert (found - off).abs().max() <= 0.5 / 255 + 1e-9
+    assert ((found - x).abs().max() > 20 / 255) == (not clip)
+
+
+def test_momentum_keeps_infinite_and_huge_gradients():
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z, scale):
+            ctx.scale = scale
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * ctx.scale, None
+
+    x, y = torch.full((2, 6), 0.5), torch.tensor([0, 1])
+    linear = nn.Linear(6, 2)
+    plain = fastat.pgd(linear, x, y, 0.1, steps=3, random_start=False)
+    for scale in (torch.inf, 1e38, 1e-38):
+        scales = torch.full((2, 6), scale)
+        moved = fastat.pgd(
+            lambda z, s=scales: linear(Steep.apply(z, s)), x, y, 0.1, steps=3, random_start=False, momentum=1.0
+        )
+        torch.testing.assert_close(moved, plain)
+    scales = torch.ones(2, 6).index_fill_(1, torch.tensor([3]), torch.inf)
+    moved = fastat.pgd(lambda z: linear(Steep.apply(z, scales)), x, y, 0.1, steps=1, random_start=False, momentum=1.0)
+    assert ((moved - x)[:, 3].abs() > 0).all() and (moved - x)[:, [0, 1, 2, 4, 5]].count_nonzero() == 0
+
+
+def test_a_pass_without_a_finite_gradient_does_not_undo_the_others():
+    class Every(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = nn.Linear(6, 2), 0
+
+        def forward(self, z):
+            self.calls += 1
+            return self.inner(z) if self.calls % 2 else self.inner((z * 0).sqrt() + z)
+
+    x, y = torch.full((2, 6), 0.5), torch.tensor([0, 1])
+    found = fastat.pgd(Every(), x, y, 0.1, steps=2, random_start=False, samples=2)
+    assert ((found - x).abs() > 0).all()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"momentum": -1}, r"momentum must be a number in \[0, inf\], got -1"),
-        ({"diversity": 1.5}, r"diversity must be a number in \[0, 1\], got 1.5"),
+        ({"momentum": -1}, r"momentum must be a finite number >= 0, got -1"),
+        ({"diversity": 1.5}, r"diversity must be a probability, in \[0, 1\], got 1.5"),
         ({"samples": 0}, "samples must be an integer >= 1, got 0"),
         ({"nesterov": True}, "nesterov needs momentum > 0"),
         ({"nesterov": True, "momentum": 1, "norm": "l2"}, "and norm 'linf'"),

@@ -146,7 +146,7 @@ def test_segmentation_by_a_loss_of_ones_own():
 @pytest.mark.parametrize("kind", ["ce", "margin", "dlr", "kl"])
 @pytest.mark.parametrize("spatial", [(4, 3), (5,), (2, 2, 2)])
 def test_positions_count_as_in_torch(kind, spatial):
-    """The loss of a sample is the mean over the positions that count, and its gradient that of the mean."""
+    """The loss of a sample is the mean over the positions that count, and its gradient that of their sum."""
     from fastat.attacks.objective import Goal, Objective
 
     torch.manual_seed(0)
@@ -170,7 +170,7 @@ def test_positions_count_as_in_torch(kind, spatial):
     expected = each.view(3, -1).sum(1) / count
     (exact,) = torch.autograd.grad(expected.sum(), leaf)
     torch.testing.assert_close(loss, expected.detach())
-    torch.testing.assert_close(grad, exact)
+    torch.testing.assert_close(grad / count.view(3, *[1] * (logits.dim() - 1)), exact)  # that of the sum
     assert loss[2] == 0 and grad[2].count_nonzero() == 0
     assert objective.won(output, 3) is None
 
@@ -179,7 +179,7 @@ def test_dense_outputs_say_what_they_need():
     model, x = nn.Conv2d(1, 3, 1), torch.rand(2, 1, 4, 4)
     with pytest.raises(ValueError, match=r"y must have shape \[2, 4, 4\] for logits \[2, 3, 4, 4\], one label"):
         fastat.pgd(model, x, torch.zeros(2, 4, dtype=torch.int64))
-    with pytest.raises(ValueError, match=r"early_stop needs won.* several predictions a sample, \[2, 3, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"early_stop needs won.* unless there are labels y \[B\] and one"):
         fastat.pgd(model, x, torch.zeros(2, 4, 4, dtype=torch.int64), early_stop=True)
     with pytest.raises(ValueError, match=r"labels must be in \[0, 3\), got 7"):
         fastat.pgd(model, x, torch.full((2, 4, 4), 7))
@@ -251,7 +251,7 @@ def test_several_labels():
         fastat.pgd(model, x, 2 * y, 0.1, loss="bce")
     with pytest.raises(ValueError, match=r"y must have shape \[8, 5\] for logits \[8, 5\], got \[8, 4\]"):
         fastat.pgd(model, x, y[:, :4], 0.1, loss="bce")
-    with pytest.raises(ValueError, match=r"y must be labels \[8, C\] in \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"y must have shape \[8, 5\] for logits \[8, 5\], got \[8\]"):
         fastat.pgd(model, x, y[:, 0], 0.1, loss="bce")
 
 
@@ -286,3 +286,105 @@ def test_recordings_with_labels_of_ones_own(recorder):
     made = recorder.made
     fastat.pgd(model, x, labels, 0.1, graph=True, loss=loss, seed=1, steps=3)
     assert recorder.made == made
+
+
+def test_won_is_asked_about_what_the_model_returned():
+    model, x = Binary((1,)).double(), torch.rand(20, 12).double()
+    model.linear.bias.data -= model(x).median()
+    y = (model(x).flatten() > 0).long()
+    seen = []
+
+    def won(output, y):
+        seen.append(output.shape)
+        return (output[:, 0] > 0).long() != y
+
+    found = fastat.pgd(model, x, y, 0.05, seed=0, early_stop=True, won=won)
+    assert seen[0] == (20, 1)
+    torch.testing.assert_close(found, fastat.pgd(model, x, y, 0.05, seed=0, early_stop=True))
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_bce_of_one_logit(shape):
+    model, x = Binary(shape).double(), torch.rand(20, 12).double()
+    y = (model(x).flatten() > 0).long()
+    start = fastat.random_start(x, 0.05, "linf", 1)
+    expected = textbook(
+        lambda z: F.binary_cross_entropy_with_logits(model(z).flatten(), y.double(), reduction="sum"),
+        x,
+        0.05,
+        0.02,
+        4,
+        start,
+    )
+    for labels in (y, y.view(-1, 1), y.bool()):
+        found = fastat.pgd(model, x, labels, 0.05, 0.02, 4, loss="bce", start=start)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+
+
+def test_binary_segmentation():
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 1, 3, padding=1).double()
+    x, y = torch.rand(3, 1, 6, 6).double(), torch.randint(2, (3, 6, 6))
+    start = fastat.random_start(x, 0.05, "linf", 1)
+    bce = lambda z: F.binary_cross_entropy_with_logits(model(z)[:, 0], y.double(), reduction="sum")  # noqa: E731
+    found = fastat.pgd(model, x, y, 0.05, 0.02, 4, start=start)
+    torch.testing.assert_close(found, textbook(bce, x, 0.05, 0.02, 4, start), rtol=0, atol=1e-12)
+
+
+def test_half_precision_keeps_the_gradient_of_many_positions():
+    from fastat.attacks.objective import Goal, Objective
+
+    torch.manual_seed(0)
+    logits, y = torch.randn(1, 19, 256, 256), torch.randint(19, (1, 256, 256))
+    exact = Objective(lambda z: z, Goal("ce"), y, lambda classes: None).gradient(logits)[2]
+    half = Objective(lambda z: z, Goal("ce"), y, lambda classes: None).gradient(logits.half())[2].float()
+    assert ((half - exact).abs().sum() / exact.abs().sum()) < 1e-3
+
+
+def test_targets_that_do_not_count():
+    torch.manual_seed(0)
+    model, x = nn.Conv2d(1, 4, 3, padding=1), torch.rand(2, 1, 4, 4)
+    y, targets = torch.randint(4, (2, 4, 4)), torch.randint(4, (2, 4, 4))
+    targets[:, :2] = -100
+    found = fastat.pgd(model, x, y, 0.1, targets=targets, loss="dlr_targeted", seed=0)
+    y[:, :2] = -100
+    torch.testing.assert_close(found, fastat.pgd(model, x, y, 0.1, targets=targets, loss="dlr_targeted", seed=0))
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (torch.rand(4).numpy(), "y must be a tensor with a row for each sample, got ndarray: torch.as_tensor"),
+        ([1.0, 2.0, 3.0, 4.0], "y is a list of 4 float: pass a tensor of them"),
+        ({"texts": ["a", "b", "c", "d"]}, r"y\[0\] is a list of 4 str"),
+        ({"box": object()}, r"y\[0\] must be a tensor with a row for each sample, got object: put it into the model"),
+    ],
+)
+def test_labels_without_rows_are_refused(y, message):
+    with pytest.raises(TypeError, match=message):
+        fastat.pgd(regressor(), torch.rand(4, 12), y, 0.1, loss=lambda z, y: z[:, 0])
+
+
+def test_labels_are_told_apart_by_place_and_type(recorder):
+    model, x = regressor(), torch.rand(4, 12)
+    zeros, ones = torch.zeros(4), torch.ones(4)
+    seen = []
+    loss = lambda z, y: seen.append((y[0].mean().item(), y["0"].mean().item())) or z[:, 0]  # noqa: E731
+    fastat.pgd(model, x, {0: zeros, "0": ones}, 0.1, steps=1, loss=loss)
+    assert seen == [(0.0, 1.0)]
+    sign = lambda z, y: z[:, 0] * (1 if y["up"] is True else -1)  # noqa: E731
+    for up in (True, 1, True):
+        options = {"steps": 2, "loss": sign, "seed": 0}
+        found = fastat.pgd(model, x, {"up": up}, 0.1, graph=True, **options)
+        assert torch.equal(found, fastat.pgd(model, x, {"up": up}, 0.1, **options))
+
+
+def test_kl_needs_no_labels():
+    torch.manual_seed(0)
+    model, x = nn.Linear(12, 3), torch.rand(4, 12)
+    y = torch.zeros(4, dtype=torch.int64)
+    assert torch.equal(
+        fastat.pgd(model, x, None, 0.1, loss="kl", seed=0), fastat.pgd(model, x, y, 0.1, loss="kl", seed=0)
+    )
+    with pytest.raises(ValueError, match="early_stop needs won"):
+        fastat.pgd(model, x, None, 0.1, loss="kl", seed=0, early_stop=True)

@@ -1,5 +1,7 @@
 """What makes an attack weak without failing is said, once for a line of code, with the remedy."""
 
+import functools
+import inspect
 import math
 import warnings
 
@@ -19,8 +21,9 @@ def network(*layers, classes=4):
 
 
 def batch(n=9):
-    g = torch.Generator().manual_seed(3)
-    return torch.rand(n, 3, 2, 2, generator=g), torch.randint(4, (n,), generator=g)
+    """Images, and the classes that the network predicts for them."""
+    x = torch.rand(n, 3, 2, 2, generator=torch.Generator().manual_seed(3))
+    return x, network()(x).argmax(1)
 
 
 def attacks():
@@ -55,8 +58,19 @@ def test_a_sound_attack_is_silent(attack, quiet):
 @every
 def test_probabilities(attack):
     x, y = batch()
-    with pytest.warns(WeakAttackWarning, match=r"outputs look like probabilities.*without its softmax"):
+    with pytest.warns(WeakAttackWarning, match=r"outputs look like probabilities.*Attack the model without it"):
         attack(nn.Sequential(network(), nn.Softmax(1)), x, y)
+    with pytest.warns(WeakAttackWarning, match="outputs look like probabilities"):
+        attack(nn.Sequential(network(classes=1), nn.Sigmoid()), x, y % 2)
+
+
+def test_sigmoids_and_what_only_looks_like_them(quiet):
+    x, y = batch()
+    few = nn.Sequential(nn.Flatten(), nn.Linear(12, 1))
+    few[1].weight.data.mul_(0.01), few[1].bias.data.fill_(0.9)
+    fastat.pgd(few, x[:3], y[:3] % 2, 0.1, steps=1)  # three logits may be between 0 and 1 by chance
+    with pytest.raises(WeakAttackWarning, match="look like probabilities"):
+        fastat.pgd(nn.Sequential(network(), nn.Sigmoid()), x, (y[:, None] == torch.arange(4)).float(), 0.1, loss="bce")
 
 
 def test_probabilities_are_welcome_where_the_loss_is_ones_own(quiet):
@@ -86,6 +100,10 @@ class Flat(nn.Module):
         )
 
 
+def _line():
+    return inspect.currentframe().f_back.f_lineno
+
+
 @pytest.mark.parametrize(("zero", "nan", "count"), [(2, 0, 2), (0, 3, 3), (2, 1, 3), (9, 0, 9)])
 @pytest.mark.parametrize("attack", [attack for name, attack in attacks() if name != "early stop"])
 def test_samples_without_a_gradient_are_counted(attack, zero, nan, count):
@@ -108,7 +126,7 @@ def test_a_sample_that_another_start_gives_a_gradient_is_not_counted(quiet):
         def forward(self, z):
             return torch.stack([(z - 0.5).relu().sum(1), torch.zeros(len(z))], 1)
 
-    x, y = torch.full((1, 1), 0.5), torch.tensor([1])
+    x, y = torch.full((1, 1), 0.5), torch.tensor([0])
     starts = [fastat.random_start(x, 0.1, "linf", seed, draw=d).item() for seed in range(40) for d in (0, 1)]
     seed = next(s for s in range(40) if starts[2 * s] < 0.5 < starts[2 * s + 1])
     fastat.pgd(Dead(), x, y, 0.1, steps=1, restarts=2, seed=seed)
@@ -208,18 +226,28 @@ def test_nothing_is_looked_at_without_validation(quiet):
 def test_where_a_look_would_wait_the_next_call_says_it(monkeypatch):
     """As on CUDA."""
     monkeypatch.setattr(weakness, "_waits", lambda t: True)
-    x, y = batch()
-    model, other = Flat(2, 0), Flat(1, 0)
+    x, _ = batch()
+    sound = network()
+    y = sound(x).argmax(1)
     with warnings.catch_warnings():
         warnings.simplefilter("error", WeakAttackWarning)
-        fastat.pgd(model, x, y, 0.1, steps=1)
-        fastat.pgd(other, x, y, 0.1, steps=1)
-    with pytest.warns(WeakAttackWarning, match="for 2 of 9"):
-        fastat.fgsm(model, x, y, 0.1)
-    with pytest.warns(WeakAttackWarning, match="for 2 of 9"):
-        weakness.settle(model)
+        fastat.pgd(lambda z: Flat(2, 0)(z), x, y, 0.1, steps=1)
+        fastat.pgd(sound, x, y, 0.1, steps=1, validate=False)
+    line = _line() - 2
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fastat.fgsm(sound, x, y, 0.1)
+        fastat.fgsm(sound, x, y, 0.1)
+    assert [(str(w.message)[:36], w.lineno, w.filename) for w in caught] == [
+        ("samples without a gradient: for 2 of", line, __file__)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeakAttackWarning)
+        fastat.pgd(Flat(1, 0), x, y, 0.1, steps=1)
+    with pytest.warns(WeakAttackWarning, match="for 1 of 9"):
+        weakness.tell_all()
     with pytest.warns(WeakAttackWarning, match="of 9"):
-        evaluate(other, x, other(x).argmax(1), 0.1, attacks=("pgd-2",))
+        evaluate(Flat(1, 0), x, y, 0.1, attacks=("pgd-2",))
 
 
 def test_recordings_are_watched_too(recorder):
@@ -266,3 +294,114 @@ def test_evaluation_compares_one_step_with_several():
     with warnings.catch_warnings():
         warnings.simplefilter("error", WeakAttackWarning)
         evaluate(Masked(), x, y, 0.25, attacks=("fgsm",))
+
+
+def test_infinite_gradients_move_and_are_not_counted(quiet):
+    class Steep(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z):
+            return z.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * math.inf
+
+    x, y = batch()
+    model = network()
+    found = fastat.pgd(lambda z: model(Steep.apply(z)), x, y, 0.1, steps=1, random_start=False)
+    assert ((found - x).abs() > 0).any()
+
+
+def test_samples_that_are_wrong_or_masked_or_do_not_count_are_not_accused(quiet):
+    x, y = batch()
+    model = Flat(9, 0)
+    fastat.pgd(model, x, (model(x).argmax(1) + 1) % 4, 0.1, steps=2, seed=0, random_start=False)
+    mask = (torch.arange(9) > 3).view(9, 1, 1, 1)
+    fastat.pgd(network(), x, y, 0.1, steps=2, mask=mask)
+    dense = nn.Conv2d(3, 4, 1)
+    labels = torch.zeros(9, 2, 2, dtype=torch.int64).index_fill_(0, torch.tensor([2, 5]), -100)
+    fastat.pgd(dense, x, labels, 0.1, steps=2)
+
+
+def test_a_random_gradient_that_comes_later_is_not_accused(quiet):
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = network(), 0
+
+        def forward(self, z):
+            self.calls += 1
+            return self.inner(z) if self.calls > 1 else self.inner(z.detach()) + 0 * self.inner(z)
+
+    x, y = batch()
+    fastat.pgd(Late(), x, y, 0.1, steps=2, seed=0)
+
+
+def test_drawing_layers_are_right_where_gradients_are_averaged(quiet):
+    x, y = batch()
+    fastat.pgd(network(nn.Dropout(0.3)).train(), x, y, 0.1, steps=1, samples=3)
+
+
+class DropPath(nn.Module):  # as timm calls it
+    drop_prob = 0.2
+
+    def forward(self, x):
+        return x
+
+
+def test_stochastic_depth_is_known_by_name():
+    x, y = batch()
+    with pytest.warns(WeakAttackWarning, match="dropout draws at random"):
+        fastat.pgd(network(DropPath()).train(), x, y, 0.1, steps=1)
+
+
+class Holder:
+    def __init__(self, model):
+        self.models = [model]
+
+    def __call__(self, z):
+        return self.models[0](z)
+
+
+@pytest.mark.parametrize(
+    "reach",
+    [
+        lambda m: (lambda models: lambda z: models[0](z))([m]),
+        lambda m: (lambda inner: lambda z: inner(z))(lambda z: m(z)),
+        Holder,
+        lambda m: functools.partial(lambda z, net: net(z), net=m),
+        lambda m: lambda z, net=m: net(z),
+        lambda m: functools.partial(m.forward),
+        lambda m: (lambda kept: lambda z: kept["a"]["b"](z))({"a": {"b": m}}),
+        lambda m: (lambda e: lambda z: e.net(z))(type("E", (), {"net": staticmethod(m)})),
+    ],
+)
+def test_batch_norm_is_seen_wherever_a_function_has_its_network(reach):
+    model, (x, y) = network(nn.BatchNorm1d(16)).train(), batch()
+    function = reach(model)
+    with pytest.warns(WeakAttackWarning, match="in train mode"):
+        found = fastat.pgd(function, x, y, 0.1, steps=3, seed=0)
+    assert torch.equal(found, fastat.pgd(model, x, y, 0.1, steps=3, seed=0, training=True))
+    with pytest.raises(ValueError, match="early_stop changes the batch"):
+        fastat.pgd(function, x, y, 0.1, early_stop=True, training=True)
+
+
+def test_a_radius_is_compared_entry_by_entry():
+    x, y = batch()
+    wide = torch.ones(3, 2, 2)
+    wide[0, 0, 0] = 1000
+    with pytest.warns(WeakAttackWarning, match="eps is larger than the box"):
+        fastat.pgd(network(), x, y, 8.0, steps=1, bounds=(torch.zeros(3, 2, 2), wide))
+    with pytest.warns(WeakAttackWarning, match="within 3.46.* in l2"):
+        fastat.pgd(network(), x, y, 4.0, norm="l2", steps=1, bounds=(torch.zeros(3, 2, 2), torch.ones(3, 2, 2)))
+
+
+def test_two_lines_of_evaluation_say_it_twice():
+    x, y = batch()
+    model = Noisy(0.3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        evaluate(model, x, y, 0.1, attacks=("fgsm",))
+        evaluate(model, x, y, 0.1, attacks=("fgsm",))
+    lines = [w.lineno for w in caught if "random" in str(w.message)]
+    assert len(lines) == 2 and {w.filename for w in caught} == {__file__}

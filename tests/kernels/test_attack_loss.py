@@ -113,6 +113,21 @@ def test_gradcheck(kind):
     assert torch.autograd.gradcheck(lambda z: ops.attack_loss(z, y, kind, **extra)[0], logits, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ops.LOSS_KINDS)
+def test_the_op_itself_refuses_other_tensors_than_its_kind_takes(kind):
+    logits, y, extra = logits_case(kind, 4, 6)
+    op, arguments = torch.ops.fastat.attack_loss, op_arguments(kind, logits, y, extra)
+    op(*arguments)
+    labels, other = torch.zeros(4, dtype=torch.int64), torch.zeros(4, 6)
+    for place, value in ((1, labels), (3, labels), (4, other)):
+        wrong = list(arguments)
+        wrong[place] = None if wrong[place] is not None else value
+        with pytest.raises(RuntimeError, match="takes other tensors than those given"):
+            op(*wrong)
+    with pytest.raises(RuntimeError, match="attack_loss of kind 7 takes"):
+        op(*arguments[:2], 7, *arguments[3:])
+
+
 def test_backward_scales_rows():
     logits, y, _ = logits_case("ce", 5, 7)
     logits.requires_grad_()

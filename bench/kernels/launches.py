@@ -66,21 +66,21 @@ OPS = {
         (
             *(_l2(128, 128, 1), _l2(256, 128, 2), _l2(512, 256, 2), _l2(768, 256, 3)),
             *(_l2(1536, 512, 3), _l2(2048, 512, 4), _l2(3072, 1024, 3)),
-            Route("", "l2_step_streamed<T, width, threads, true>", "l2_step_streamed<float, 4, 512, true>"),
+            Route("", "l2_step_streamed<T, width, threads, true, by_element>", "l2_step_streamed<float, 4, 512, true, false>"),
         ),
     ),
     "l1 step": Op(
         "l1_step.cu",
         (
-            Route(FITS, "kernel", "l1_step_kernel<float, true, true>", STAGED),
-            Route("", "l1_step_kernel<T, has_grad, false>", "l1_step_kernel<float, true, false>"),
+            Route(FITS, "kernel", "l1_step_kernel<float, true, true, false>", STAGED),
+            Route("", "l1_step_kernel<T, has_grad, false, by_element>", "l1_step_kernel<float, true, false, false>"),
         ),
     ),
     "linf start": Op(
-        "random_start.cu", (Route("", "linf_start_kernel<T, vectors>", "linf_start_kernel<float, true>"),)
+        "random_start.cu", (Route("", "linf_start_kernel<T, vectors, by_element>", "linf_start_kernel<float, true, false>"),)
     ),
     "l2 start": Op(
-        "random_start.cu", (Route("", "ball_start_kernel<T, Norm::l2, vectors>", "ball_start_kernel<float, l2, true>"),)
+        "random_start.cu", (Route("", "ball_start_kernel<T, Norm::l2, vectors, by_element>", "ball_start_kernel<float, l2, true, false>"),)
     ),
     "attack loss": Op(
         "attack_loss.cu",

@@ -29,19 +29,27 @@ DESIGNS = (
     Design(r"l2_step_in_registers<.*, true>", "l2 step, sample in registers", "16", "16"),
     Design(r"l2_step_in_registers<.*, false>", "l2 projection, sample in registers", "12", "12"),
     # Everything is read for the norms and again for the step: 12 + 12 + 4, without a gradient 8 + 8 + 4.
-    Design(r"l2_step_streamed<float, .*, true>", "l2 step, streamed", "28", "28"),
-    Design(r"l2_step_streamed<float, .*, false>", "l2 projection, streamed", "20", "20"),
-    Design(r"l1_step_kernel<float, true, true>", "l1 step, sample in shared memory", "16", "16"),
-    Design(r"l1_step_kernel<float, false, true>", "l1 projection, sample in shared memory", "12", "12"),
+    Design(r"l2_step_streamed<float, .*, true, false>", "l2 step, streamed", "28", "28"),
+    Design(r"l2_step_streamed<float, .*, false, false>", "l2 projection, streamed", "20", "20"),
+    Design(r"l1_step_kernel<float, true, true, false>", "l1 step, sample in shared memory", "16", "16"),
+    Design(r"l1_step_kernel<float, false, true, false>", "l1 projection, sample in shared memory", "12", "12"),
     # P passes read two tensors each: bisection of the gradient's 31 bits, then Newton's steps for the shift. Beside
     # them, x_adv and the gradient are read and x_adv written to step (12), x_adv and x read and x_adv written to
     # project (12); the projection alone copies x_adv onto itself (8).
-    Design(r"l1_step_kernel<float, true, false>", "l1 step, streamed", "24 + 8 P", "28"),
-    Design(r"l1_step_kernel<float, false, false>", "l1 projection, streamed", "20 + 8 P", "20"),
+    Design(r"l1_step_kernel<float, true, false, false>", "l1 step, streamed", "24 + 8 P", "28"),
+    Design(r"l1_step_kernel<float, false, false, false>", "l1 projection, streamed", "20 + 8 P", "20"),
     # Reads x, writes the start. l2 and l1 make their random numbers twice and read x once.
-    Design(r"linf_start_kernel<float, .*", "linf start", "8", "8"),
-    Design(r"ball_start_kernel<float, l2, .*", "l2 start", "8", "8"),
-    Design(r"ball_start_kernel<float, l1, .*", "l1 start", "8", "8"),
+    Design(r"linf_start_kernel<float, .*, false>", "linf start", "8", "8"),
+    Design(r"ball_start_kernel<float, l2, .*, false>", "l2 start", "8", "8"),
+    Design(r"ball_start_kernel<float, l1, .*, false>", "l1 start", "8", "8"),
+    # Where a size or an end of the box differs from element to element (E of them): 4 more for each and reading.
+    Design(r"linf_step_by_element<float, true>", "linf step by element", "16 + 4 E", "16 + 4 E"),
+    Design(r"linf_step_by_element<float, false>", "linf projection by element", "12 + 4 E", "12 + 4 E"),
+    Design(r"l2_step_streamed<float, .*, true, true>", "l2 step by element", "28 + 4 E", "28 + 4 E"),
+    Design(r"l2_step_streamed<float, .*, false, true>", "l2 projection by element", "20 + 4 E", "20 + 4 E"),
+    Design(r"l1_step_kernel<float, true, .*, true>", "l1 step by element", "16 + 4 E P", "16 + 4 E"),
+    Design(r"l1_step_kernel<float, false, .*, true>", "l1 projection by element", "12 + 4 E P", "12 + 4 E"),
+    Design(r".*_start_kernel<float, .*, true>", "start by element", "8 + 4 E", "8 + 4 E"),
     # Reads a row of logits (kl: and of the reference, 4 more), writes its gradient; later passes find the row in L1.
     Design(r"loss_of_small_rows<float, 8>", "attack loss, 8 lanes per row", "8", "8"),
     Design(r"loss_of_small_rows<float, 32>", "attack loss, warp per row", "8", "8"),
@@ -154,7 +162,7 @@ def launches_table(kernels: Sequence[Compiled]) -> str:
     """Grid and block of every op for a small, a usual and a huge input."""
     by_name = {kernel.name: kernel for kernel in kernels}
     lines = [["op", "input", "kernel", "grid x block", "dynamic shared", "blocks an SM holds", "SMs at work", "waves"]]
-    storage = by_name["l1_step_kernel<float, true, true>"].shared
+    storage = by_name["l1_step_kernel<float, true, true, false>"].shared
     for op, inputs in INPUTS.items():
         for sizes in inputs:
             launch = launch_of(op, sizes, storage)

@@ -64,56 +64,23 @@ struct L2Sums {
   double gg, dg, dd;  // ||g||^2, <adv - x, g>, ||adv - x||^2
 };
 
-// What an entry of the gradient counts for: itself times a power of two, or, where some are infinite, the sign of
-// those. A NaN counts for nothing.
-template <class C>
-struct L2Entries {
-  C lift = C(1);
-  bool infinite = false;
-  FASTAT_HD C operator()(C g) const {
-    const C finite = infinite ? C(0) : g * lift;
-    const C other = infinite ? sign_of(g) : C(0);
-    return is_finite(g) ? finite : other;
-  }
-};
-
-// Whether the sums say too little: entries that are not finite, or squares of doubles beyond the range.
-template <class C>
-FASTAT_HD bool l2_unclear(const L2Sums& sums) {
-  const bool tiny = std::is_same_v<C, double> && sums.gg < 1e-280;
-  return tiny || !is_finite(sums.gg) || !is_finite(sums.dg);
-}
-
-// The entries to take the sums of once more, by the largest magnitude, NaN passed over.
-template <class C>
-FASTAT_HD L2Entries<C> l2_entries(C largest) {
-  if (!is_finite(largest)) return {C(1), true};
-  if constexpr (std::is_same_v<C, double>) {
-    const int64_t exponent = 2046 - (bits_of<int64_t>(largest) >> 52);  // of 1 / largest, biased
-    return {bits_of<double>(clamp(exponent, int64_t(23), int64_t(2023)) << 52), false};
-  }
-  return {C(1), false};
-}
-
 // How to move and scale the elements of one sample.
 template <class C>
 struct L2Plan {
-  L2Entries<C> entries;
-  C length;  // of the step, per unit of the entries
-  C scale;   // applied to the stepped perturbation; 1 leaves it alone
+  C first, second;  // g times first times second is the step; split so that neither factor overflows
+  C scale;          // applied to the stepped perturbation; 1 leaves it alone
   bool moves;
 };
 
-// `sums` are those of the entries.
 template <class C>
-FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, const L2Entries<C>& entries, C step, C eps) {
-  L2Plan<C> plan{entries, C(0), C(1), sums.gg > 0 && is_finite(sums.gg) && is_finite(sums.dg)};
+FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
+  L2Plan<C> plan{C(0), C(0), C(1), sums.gg > 0 && is_finite(sums.gg) && is_finite(sums.dg)};
   double squared = sums.dd;
   if (plan.moves) {
     const double norm = sqrt(sums.gg);
-    const double lift = norm < 0x1p-100 ? 0x1p+100 : 1.0;  // neither factor of an entry overflows
-    plan.entries.lift *= static_cast<C>(lift);
-    plan.length = static_cast<C>(step / (norm * lift));
+    const double lift = norm < 0x1p-100 ? 0x1p+100 : 1.0;
+    plan.first = static_cast<C>(lift);
+    plan.second = static_cast<C>(step / (norm * lift));
     squared = sums.dd + 2.0 * (step / norm) * sums.dg + static_cast<double>(step) * step;
   }
   if (squared > static_cast<double>(eps) * eps) plan.scale = static_cast<C>(eps / sqrt(squared));
@@ -122,9 +89,40 @@ FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, const L2Entries<C>& entries, C s
 
 template <bool has_grad, class C>
 FASTAT_HD C l2_point(C adv, C grad, C x, const L2Plan<C>& plan, const Ball<C>& ball) {
-  const C moved = has_grad && plan.moves ? adv + plan.entries(grad) * plan.length : adv;
+  const C moved = has_grad && plan.moves ? adv + grad * plan.first * plan.second : adv;
   const C inside = plan.scale < C(1) ? x + (moved - x) * plan.scale : moved;
   return clamp(inside, ball.lower, ball.upper);
+}
+
+// Whether the sums say too little: entries that are not finite, or squares of doubles beyond the range.
+template <class C>
+FASTAT_HD bool l2_unclear(const L2Sums& sums) {
+  const bool tiny = std::is_same_v<C, double> && sums.gg < 1e-280;
+  return tiny || !is_finite(sums.gg) || !is_finite(sums.dg);
+}
+
+// What an entry of such a gradient counts for: itself times a power of two, or, where some are infinite, the sign of
+// those. A NaN counts for nothing.
+template <class C>
+struct L2Entries {
+  C lift;
+  bool infinite;
+  FASTAT_HD C operator()(C g) const {
+    const C finite = infinite ? C(0) : g * lift;
+    const C other = infinite ? sign_of(g) : C(0);
+    return is_finite(g) ? finite : other;
+  }
+};
+
+// By the largest magnitude, NaN passed over.
+template <class C>
+FASTAT_HD L2Entries<C> l2_entries(C largest) {
+  if (!is_finite(largest)) return {C(1), true};
+  if constexpr (std::is_same_v<C, double>) {
+    const int64_t exponent = 2046 - (bits_of<int64_t>(largest) >> 52);  // of 1 / largest, biased
+    return {bits_of<double>(clamp(exponent, int64_t(23), int64_t(2023)) << 52), false};
+  }
+  return {C(1), false};
 }
 
 template <bool has_grad, class Team, class T, class Balls, class C = compute_t<T>>
@@ -141,20 +139,24 @@ FASTAT_HD void l2_sample(const Team& team, const Sample<T>& s, int64_t n, C step
     });
     return L2Sums{total[0], total[1], total[2]};
   };
-  L2Entries<C> entries;
-  L2Sums total = totals([](C g) { return g; });
+  const auto move = [&](const L2Sums& total, auto entry) {
+    const L2Plan<C> plan = l2_plan(total, step, balls.radius());
+    for_each(team, n, [=](int64_t i) {
+      const Ball<C> ball = balls.at(i);
+      const C x = load(s.x[i]);
+      const C grad = has_grad ? entry(load(s.grad[i])) : C(0);
+      const C point = l2_point<has_grad>(load(s.adv[i]), grad, x, plan, ball);
+      store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
+    });
+  };
+  const auto as_it_is = [](C g) { return g; };
+  const L2Sums total = totals(as_it_is);
   if (has_grad && l2_unclear<C>(total)) {
-    entries = l2_entries(max_of<C>(team, n, [=](int64_t i) { return abs_of(load(s.grad[i])); }));
-    total = totals(entries);
+    const auto entries = l2_entries(max_of<C>(team, n, [=](int64_t i) { return abs_of(load(s.grad[i])); }));
+    move(totals(entries), entries);
+  } else {
+    move(total, as_it_is);
   }
-  const L2Plan<C> plan = l2_plan(total, entries, step, balls.radius());
-  for_each(team, n, [=](int64_t i) {
-    const Ball<C> ball = balls.at(i);
-    const C x = load(s.x[i]);
-    const C grad = has_grad ? load(s.grad[i]) : C(0);
-    const C point = l2_point<has_grad>(load(s.adv[i]), grad, x, plan, ball);
-    store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
-  });
 }
 
 // Bits of a non-negative float order like the number itself: the selection bisects over them.

@@ -10,15 +10,15 @@ namespace fastat {
 
 namespace {
 
-template <bool has_grad, int width, class T, class Entry>
+template <bool has_grad, int width, class T>
 __device__ __forceinline__ void add_terms(double (&sums)[3], const Vector<T, width>& adv, const Vector<T, width>& grad,
-                                          const Vector<T, width>& x, const Entry& entry) {
+                                          const Vector<T, width>& x) {
 #pragma unroll
   for (int i = 0; i < width; ++i) {
     const double d = static_cast<double>(load(adv.v[i])) - static_cast<double>(load(x.v[i]));
     sums[2] += d * d;
     if constexpr (has_grad) {
-      const double g = entry(load(grad.v[i]));
+      const double g = load(grad.v[i]);
       sums[0] += g * g;
       sums[1] += d * g;
     }
@@ -39,15 +39,11 @@ __device__ __forceinline__ void move(Vector<T, width>& adv, const Vector<T, widt
   }
 }
 
-// The largest magnitude of an entry, NaN passed over.
-template <int width, class T, class C = compute_t<T>>
-__device__ __forceinline__ C largest_of(C largest, const Vector<T, width>& grad) {
-#pragma unroll
-  for (int i = 0; i < width; ++i) {
-    const C size = abs_of(load(grad.v[i]));
-    largest = size > largest ? size : largest;
-  }
-  return largest;
+// A sample whose gradient has entries that are not finite, or doubles whose squares leave the range: read from memory
+// in every pass, and never inlined, so that no other sample pays for its registers.
+template <class T, class Team, class Balls, class C = compute_t<T>>
+__device__ __noinline__ void move_unclear(const Team team, const Sample<T> s, int64_t n, C step, const Balls balls) {
+  l2_sample<true>(team, s, n, step, balls);
 }
 
 // All in one reduction: a third of the barriers, which count where a block has little else to wait for.
@@ -80,23 +76,15 @@ __global__ void __launch_bounds__(threads) l2_step_in_registers(const StepArgs a
     x[k] = read_vector<float, 4>(static_cast<const float*>(a.x), first + index);
     if constexpr (has_grad) grad[k] = read_vector<float, 4>(static_cast<const float*>(a.grad), first + index);
   }
-  const auto totals = [&](auto entry) {
-    double sums[3] = {0.0, 0.0, 0.0};
+  double sums[3] = {0.0, 0.0, 0.0};
 #pragma unroll
-    for (int k = 0; k < items; ++k) add_terms<has_grad, 4>(sums, adv[k], grad[k], x[k], entry);
-    return totals_together(team, sums);
-  };
+  for (int k = 0; k < items; ++k) add_terms<has_grad, 4>(sums, adv[k], grad[k], x[k]);
   const Ball<float> ball = ball_at<float>(a, blockIdx.x);
-  L2Entries<float> entries;
-  L2Sums total = totals([](float g) { return g; });
-  if (has_grad && l2_unclear<float>(total)) {
-    float largest = 0.0f;
-#pragma unroll
-    for (int k = 0; k < items; ++k) largest = largest_of<4>(largest, grad[k]);
-    entries = l2_entries(team.max(largest));
-    total = totals(entries);
-  }
-  const L2Plan<float> plan = l2_plan(total, entries, at_sample<float>(a.step, blockIdx.x), ball.eps);
+  const L2Sums total = totals_together(team, sums);
+  const float step = at_sample<float>(a.step, blockIdx.x);
+  if (has_grad && l2_unclear<float>(total))
+    return move_unclear(team, step_sample_at<float>(a, blockIdx.x), a.n, step, ball);
+  const L2Plan<float> plan = l2_plan(total, step, ball.eps);
 #pragma unroll
   for (int k = 0; k < items; ++k) {
     const int index = threadIdx.x + k * threads;
@@ -116,30 +104,21 @@ __global__ void __launch_bounds__(threads) l2_step_streamed(const StepArgs a) {
   T* adv = static_cast<T*>(a.adv) + offset;
   const T* x = static_cast<const T*>(a.x) + offset;
   const T* grad = has_grad ? static_cast<const T*>(a.grad) + offset : x;
-  const auto totals = [&](auto entry) {
-    double sums[3] = {0.0, 0.0, 0.0};
+  double sums[3] = {0.0, 0.0, 0.0};
 #pragma unroll 2
-    for (int64_t i = threadIdx.x; i < vectors; i += threads)
-      add_terms<has_grad, width>(sums, read_vector<T, width>(static_cast<const T*>(adv), i),
-                                 read_vector<T, width>(grad, i), read_vector<T, width>(x, i), entry);
-    return totals_in_turn(team, sums);
-  };
+  for (int64_t i = threadIdx.x; i < vectors; i += threads)
+    add_terms<has_grad, width>(sums, read_vector<T, width>(static_cast<const T*>(adv), i),
+                               read_vector<T, width>(grad, i), read_vector<T, width>(x, i));
   const auto balls = [&] {
     if constexpr (by_element)
       return balls_at<C>(a, blockIdx.x);
     else
       return ball_at<C>(a, blockIdx.x);
   }();
-  L2Entries<C> entries;
-  L2Sums total = totals([](C g) { return g; });
-  if (has_grad && l2_unclear<C>(total)) {
-    C largest = C(0);
-    for (int64_t i = threadIdx.x; i < vectors; i += threads)
-      largest = largest_of<width>(largest, read_vector<T, width>(grad, i));
-    entries = l2_entries(team.max(largest));
-    total = totals(entries);
-  }
-  const L2Plan<C> plan = l2_plan(total, entries, at_sample<C>(a.step, blockIdx.x), balls.radius());
+  const L2Sums total = totals_in_turn(team, sums);
+  const C step = at_sample<C>(a.step, blockIdx.x);
+  if (has_grad && l2_unclear<C>(total)) return move_unclear(team, step_sample_at<T>(a, blockIdx.x), a.n, step, balls);
+  const L2Plan<C> plan = l2_plan(total, step, balls.radius());
 #pragma unroll 2
   for (int64_t i = threadIdx.x; i < vectors; i += threads) {
     Vector<T, width> point = read_vector<T, width>(static_cast<const T*>(adv), i);

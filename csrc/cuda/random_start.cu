@@ -63,9 +63,9 @@ __global__ void __launch_bounds__(threads) ball_start_kernel(const StartArgs a) 
 
 template <class T, bool vectors, bool by_element = false>
 int launch(const StartArgs& a, cudaStream_t stream) {
-  const int64_t blocks = ceil_div(a.batch * ((a.n + 3) / 4), threads);
+  const int64_t grid = ceil_div(a.batch * ((a.n + 3) / 4), threads);
   switch (static_cast<Norm>(a.norm)) {
-    case Norm::linf: linf_start_kernel<T, vectors, by_element><<<blocks, threads, 0, stream>>>(a); break;
+    case Norm::linf: linf_start_kernel<T, vectors, by_element><<<grid, threads, 0, stream>>>(a); break;
     case Norm::l2: ball_start_kernel<T, Norm::l2, vectors, by_element><<<a.batch, threads, 0, stream>>>(a); break;
     case Norm::l1: ball_start_kernel<T, Norm::l1, vectors, by_element><<<a.batch, threads, 0, stream>>>(a); break;
   }

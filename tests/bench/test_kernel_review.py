@@ -130,10 +130,10 @@ def test_launches_come_from_the_source():
     )
     assert launch("l2 step", {"batch": 7, "n": 3072}).kernel == "l2_step_in_registers<256, 3, true>"
     assert launch("l2 step", {"batch": 7, "n": 3076}).kernel == "l2_step_in_registers<512, 3, true>"
-    assert launch("l2 step", {"batch": 7, "n": 12_292}).kernel == "l2_step_streamed<float, 4, 512, true>"
+    assert launch("l2 step", {"batch": 7, "n": 12_292}).kernel == "l2_step_streamed<float, 4, 512, true, false>"
     assert launch("l1 step", {"batch": 7, "n": 19_198}, 2000).shared == 12 * 19_198
     assert launch("l1 step", {"batch": 7, "n": 19_199}, 2000) == launches.Launch(
-        "l1_step_kernel<float, true, false>", 7, 512, 0
+        "l1_step_kernel<float, true, false, false>", 7, 512, 0
     )
     assert launch("attack loss", {"rows": 33, "classes": 10}).grid == 3
     assert launch("HR weights", {"n": 10**9}) == launches.Launch("holistic_block<float, 512>", 1, 512, 0)

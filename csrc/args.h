@@ -7,27 +7,32 @@ namespace fastat {
 
 enum class ElementType : int { f64, f32, f16, bf16 };
 
-// One number for the batch, one per sample, or one per element. `values` holds the compute type of the op: double for
-// f64, else float.
+// One number for the batch, or numbers for the samples. `values` holds the compute type of the op: double for f64, else
+// float.
 struct Sizes {
   const void* values;  // null: `number` for every sample
   int64_t stride;      // from sample to sample; 0: the same for all
   double number;
-  bool of_elements = false;  // n numbers a sample, in the order in which its elements lie in memory
 };
 
-// Samples lie one after the other, n elements each, in the same order inside for all tensors.
-struct StepArgs {
+// Samples lie one after the other, n elements each, in the same order inside for all tensors. What all kernels of a
+// step take: those whose sizes are the same for all elements of a sample take no more, since every byte of their
+// arguments costs registers.
+struct SampleStepArgs {
   ElementType type;
   int norm;  // core/random_start.h's Norm
   void* adv;
   const void* grad;  // null: projection only
   const void* x;
   int64_t batch, n;
-  Sizes step, eps;  // of elements: linf alone
+  Sizes step, eps;
   double lower, upper;
-  int64_t selected;          // l1: how many coordinates the step moves
-  Sizes lowers{}, uppers{};  // of elements where given, and then they win over lower and upper
+  int64_t selected;  // l1: how many coordinates the step moves
+};
+
+struct StepArgs : SampleStepArgs {
+  Sizes lowers{}, uppers{};  // n numbers a sample, in the order of its elements, and then they win over lower and upper
+  bool steps_differ = false, radii_differ = false;  // linf: step and eps hold n numbers a sample too
 };
 
 struct StartArgs {
@@ -36,12 +41,13 @@ struct StartArgs {
   void* out;
   const void* x;
   int64_t batch, n, channels, spatial;  // channels == 1: row-major, else channels last
-  Sizes eps;                            // of elements: linf alone
+  Sizes eps;
   const int64_t* seed;
   const int64_t* sample_ids;  // null: 0, 1, 2, ...
   int64_t draw;
   double lower, upper;
   Sizes lowers{}, uppers{};  // as for a step
+  bool radii_differ = false;
 };
 
 struct LossArgs {

@@ -62,11 +62,13 @@ inline void check_vector(const Tensor& t, ScalarType type, int64_t size, const T
                   "fastat: ", name, " must be a vector with one entry per sample, on the device of the data");
 }
 
-// A vector has one number per sample; a tensor of as many dimensions as x one per element, of one sample for all or of
-// each, in memory as those of x.
+// Whether a tensor has numbers per element: of as many dimensions as x, of one sample for all or of each. A vector has
+// one number per sample.
+inline bool of_elements(const OptionalTensor& values) { return values && values->dim() > 1; }
+
 inline Sizes sizes_of(double number, const OptionalTensor& values, const Tensor& x, const char* name) {
   if (!values) return {nullptr, 0, number};
-  if (values->dim() == 1) {
+  if (!of_elements(values)) {
     check_vector(*values, compute_scalar(x), x.size(0), x, name);
     return {values->const_data_ptr(), values->stride(0), number};
   }
@@ -78,12 +80,12 @@ inline Sizes sizes_of(double number, const OptionalTensor& values, const Tensor&
     STD_TORCH_CHECK(values->size(d) == x.size(d) && (x.size(d) == 1 || values->stride(d) == x.stride(d)),
                     "fastat: sizes or strides of ", name, " differ from those of the data");
   check_samples(*values, name);
-  return {values->const_data_ptr(), values->size(0) == 1 ? 0 : sample_size(x), number, true};
+  return {values->const_data_ptr(), values->size(0) == 1 ? 0 : sample_size(x), number};
 }
 
-inline Sizes number_per_sample(double number, const OptionalTensor& values, const Tensor& x, const char* name) {
-  STD_TORCH_CHECK(!values || values->dim() == 1, "fastat: ", name, " must be one number per sample");
-  return sizes_of(number, values, x, name);
+// Of norms whose radius and step are one number for a sample.
+inline void check_size(int norm, const OptionalTensor& values, const char* name) {
+  STD_TORCH_CHECK(norm == 0 || !of_elements(values), "fastat: ", name, " must be one number per sample");
 }
 
 inline const int64_t* labels_of(const Tensor& t, const Tensor& other, const char* name) {
@@ -101,19 +103,29 @@ struct Ops {
     check_like(x, adv, "x");
     if (grad) check_like(*grad, adv, "grad");
     if (adv.numel() == 0) return;
-    const auto size = norm == 0 ? sizes_of : number_per_sample;
+    check_size(norm, step_sizes, "step_size");
+    check_size(norm, radii, "eps");
+    const SampleStepArgs args{element_type(adv),
+                              norm,
+                              adv.mutable_data_ptr(),
+                              grad ? grad->const_data_ptr() : nullptr,
+                              x.const_data_ptr(),
+                              adv.size(0),
+                              sample_size(adv),
+                              sizes_of(step_size, step_sizes, x, "step_size"),
+                              sizes_of(eps, radii, x, "eps"),
+                              lower,
+                              upper,
+                              selected};
     Backend::step(
-        {element_type(adv), norm, adv.mutable_data_ptr(), grad ? grad->const_data_ptr() : nullptr, x.const_data_ptr(),
-         adv.size(0), sample_size(adv), size(step_size, step_sizes, x, "step_size"), size(eps, radii, x, "eps"), lower,
-         upper, selected, end_of(lowers, x, "lower"), end_of(uppers, x, "upper")},
+        {args, end_of(lowers, x, "lower"), end_of(uppers, x, "upper"), of_elements(step_sizes), of_elements(radii)},
         adv.get_device_index());
   }
 
   static Sizes end_of(const OptionalTensor& values, const Tensor& x, const char* name) {
-    STD_TORCH_CHECK(!values || values->dim() > 1 || x.dim() == 1, "fastat: ", name, " must be one number per element");
-    Sizes found = sizes_of(0.0, values, x, name);
-    found.of_elements = found.values != nullptr;
-    return found;
+    STD_TORCH_CHECK(!values || of_elements(values) || x.dim() == 1, "fastat: ", name,
+                    " must be one number per element");
+    return sizes_of(0.0, values, x, name);
   }
 
   static void linf_step_(Tensor adv, Tensor grad, Tensor x, double step_size, double eps, OptionalTensor step_sizes,
@@ -139,6 +151,7 @@ struct Ops {
                              OptionalTensor sample_ids, int64_t draw, double lower, double upper, OptionalTensor lowers,
                              OptionalTensor uppers) {
     check_samples(x, "x");
+    check_size(static_cast<int>(norm), radii, "eps");
     STD_TORCH_CHECK(seed.scalar_type() == ScalarType::Long && seed.numel() == 1 && seed.is_cuda() == x.is_cuda() &&
                         seed.get_device_index() == x.get_device_index(),
                     "fastat: seed must be one int64 on the device of x");
@@ -153,10 +166,9 @@ struct Ops {
     }
     Backend::random_start(
         {element_type(x), static_cast<int>(norm), out.mutable_data_ptr(), x.const_data_ptr(), x.size(0), sample_size(x),
-         channels, spatial, (norm == 0 ? sizes_of : number_per_sample)(eps, radii, x, "eps"),
-         static_cast<const int64_t*>(seed.const_data_ptr()),
+         channels, spatial, sizes_of(eps, radii, x, "eps"), static_cast<const int64_t*>(seed.const_data_ptr()),
          sample_ids ? labels_of(*sample_ids, x, "sample_ids") : nullptr, draw, lower, upper, end_of(lowers, x, "lower"),
-         end_of(uppers, x, "upper")},
+         end_of(uppers, x, "upper"), of_elements(radii)},
         x.get_device_index());
     return out;
   }

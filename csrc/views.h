@@ -37,28 +37,33 @@ FASTAT_HD Ball<C> ball_at(const Args& a, int64_t sample) {
   return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};
 }
 
+// `differ`: from element to element.
 template <class C>
-FASTAT_HD SizeOfElements<C> sizes_at(const Sizes& s, int64_t sample) {
-  if (!s.of_elements) return {nullptr, at_sample<C>(s, sample)};
+FASTAT_HD SizeOfElements<C> sizes_at(const Sizes& s, bool differ, int64_t sample) {
+  if (!differ) return {nullptr, at_sample<C>(s, sample)};
   return {static_cast<const C*>(s.values) + sample * s.stride, C(0)};
 }
 
 template <class C, class Args>
 FASTAT_HD BallOfElements<C> balls_at(const Args& a, int64_t sample) {
   const auto end = [=](const Sizes& given, double number) {
-    return given.values ? sizes_at<C>(given, sample) : SizeOfElements<C>{nullptr, static_cast<C>(number)};
+    return given.values ? sizes_at<C>(given, true, sample) : SizeOfElements<C>{nullptr, static_cast<C>(number)};
   };
-  return {sizes_at<C>(a.eps, sample), end(a.lowers, a.lower), end(a.uppers, a.upper)};
+  return {sizes_at<C>(a.eps, a.radii_differ, sample), end(a.lowers, a.lower), end(a.uppers, a.upper)};
 }
 
 // Whether anything differs from element to element.
 inline bool by_element(const StepArgs& a) {
-  return a.step.of_elements || a.eps.of_elements || a.lowers.values || a.uppers.values;
+  return a.steps_differ || a.radii_differ || a.lowers.values || a.uppers.values;
 }
-inline bool by_element(const StartArgs& a) { return a.eps.of_elements || a.lowers.values || a.uppers.values; }
+inline bool by_element(const StartArgs& a) { return a.radii_differ || a.lowers.values || a.uppers.values; }
+
+// The arguments of a kernel of either kind.
+template <bool by_element>
+using step_args_t = std::conditional_t<by_element, StepArgs, SampleStepArgs>;
 
 template <class T>
-FASTAT_HD Sample<T> step_sample_at(const StepArgs& a, int64_t sample) {
+FASTAT_HD Sample<T> step_sample_at(const SampleStepArgs& a, int64_t sample) {
   const int64_t offset = sample * a.n;
   return {static_cast<T*>(a.adv) + offset, a.grad ? static_cast<const T*>(a.grad) + offset : nullptr,
           static_cast<const T*>(a.x) + offset};

@@ -212,10 +212,9 @@ FASTAT_HD double l1_shift(const Team& team, const C* moved, const T* points, int
   double low = 0.0, high = 0.0, shift = 0.0;
   for (int iteration = 0; iteration < 200; ++iteration) {
     const auto at = sums<2, double>(team, n, [=](int64_t i, auto v) {
-      const Ball<C> ball = balls.at(i);
       const C x = load(points[i]);
       const C delta = moved[i] - x;
-      const C room = delta > C(0) ? ball.upper - x : x - ball.lower;
+      const C room = delta > C(0) ? balls.at(i).upper - x : x - balls.at(i).lower;
       const C limit = room > C(0) ? room : C(0);
       const double rest = static_cast<double>(abs_of(delta)) - shift;
       const double kept = clamp(rest, 0.0, static_cast<double>(limit));

@@ -30,7 +30,7 @@ void step_elements(const StepArgs& a, int64_t begin, int64_t end) {
         constexpr bool grad = decltype(has_grad)::value;
         if (by_element(a)) {
           const BallOfElements<C> balls = balls_at<C>(a, sample);
-          const SizeOfElements<C> steps = sizes_at<C>(a.step, sample);
+          const SizeOfElements<C> steps = sizes_at<C>(a.step, a.steps_differ, sample);
           for_each(SerialTeam{}, last - first,
                    [=](int64_t i) { linf_element<grad>(s, first + i, steps.at(first + i), balls.at(first + i)); });
         } else {

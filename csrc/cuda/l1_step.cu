@@ -15,7 +15,7 @@ template <class T>
 constexpr int64_t staged_bytes_per_element = 3 * sizeof(T) + (is_compute_type<T> ? 0 : sizeof(compute_t<T>));
 
 template <class T, bool has_grad, bool on_chip, bool by_element>
-__global__ void __launch_bounds__(threads) l1_step_kernel(const StepArgs a, compute_t<T>* workspace) {
+__global__ void __launch_bounds__(threads) l1_step_kernel(const step_args_t<by_element> a, compute_t<T>* workspace) {
   using C = compute_t<T>;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ typename BlockTeam<threads>::Storage storage;
@@ -36,13 +36,11 @@ __global__ void __launch_bounds__(threads) l1_step_kernel(const StepArgs a, comp
     s = {staged_adv, staged_grad, staged_x};
   }
   if constexpr (is_compute_type<T>) moved = s.adv;
-  const auto run = [&](const auto& balls) {
-    l1_sample<has_grad>(team, s, moved, a.n, at_sample<C>(a.step, blockIdx.x), a.selected, balls);
-  };
+  const C step = at_sample<C>(a.step, blockIdx.x);
   if constexpr (by_element)
-    run(balls_at<C>(a, blockIdx.x));
+    l1_sample<has_grad>(team, s, moved, a.n, step, a.selected, balls_at<C>(a, blockIdx.x));
   else
-    run(ball_at<C>(a, blockIdx.x));
+    l1_sample<has_grad>(team, s, moved, a.n, step, a.selected, ball_at<C>(a, blockIdx.x));
   if constexpr (on_chip) for_each(team, a.n, [=](int64_t i) { adv[i] = s.adv[i]; });
 }
 

@@ -61,7 +61,7 @@ __device__ __forceinline__ L2Sums totals_in_turn(const Team& team, const double 
 }
 
 template <int threads, int items, bool has_grad>
-__global__ void __launch_bounds__(threads) l2_step_in_registers(const StepArgs a) {
+__global__ void __launch_bounds__(threads) l2_step_in_registers(const SampleStepArgs a) {
   using V = Vector<float, 4>;
   __shared__ typename BlockTeam<threads>::Storage storage;
   const BlockTeam<threads> team{storage};
@@ -95,7 +95,7 @@ __global__ void __launch_bounds__(threads) l2_step_in_registers(const StepArgs a
 }
 
 template <class T, int width, int threads, bool has_grad, bool by_element>
-__global__ void __launch_bounds__(threads) l2_step_streamed(const StepArgs a) {
+__global__ void __launch_bounds__(threads) l2_step_streamed(const step_args_t<by_element> a) {
   using C = compute_t<T>;
   __shared__ typename BlockTeam<threads>::Storage storage;
   const BlockTeam<threads> team{storage};
@@ -128,7 +128,7 @@ __global__ void __launch_bounds__(threads) l2_step_streamed(const StepArgs a) {
 }
 
 template <int threads, int items>
-int launch_in_registers(const StepArgs& a, cudaStream_t stream) {
+int launch_in_registers(const SampleStepArgs& a, cudaStream_t stream) {
   if (a.grad != nullptr)
     l2_step_in_registers<threads, items, true><<<a.batch, threads, 0, stream>>>(a);
   else

@@ -12,7 +12,7 @@ constexpr int threads = 256;
 constexpr int vectors_per_thread = 2;
 
 template <class T, int width, bool has_grad, bool per_sample>
-__global__ void __launch_bounds__(threads) linf_step_kernel(const StepArgs a) {
+__global__ void __launch_bounds__(threads) linf_step_kernel(const SampleStepArgs a) {
   using C = compute_t<T>;
   using V = Vector<T, width>;
   const int64_t vectors = a.batch * a.n / width;
@@ -46,22 +46,22 @@ __global__ void __launch_bounds__(threads) linf_step_by_element(const StepArgs a
   const int64_t index = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (index >= a.batch * a.n) return;
   const int64_t sample = index / a.n, i = index % a.n;
-  const C step = sizes_at<C>(a.step, sample).at(i);
+  const C step = sizes_at<C>(a.step, a.steps_differ, sample).at(i);
   linf_element<has_grad>(step_sample_at<T>(a, sample), i, step, balls_at<C>(a, sample).at(i));
 }
 
 template <class T>
 int launch_by_element(const StepArgs& a, cudaStream_t stream) {
-  const int64_t blocks = ceil_div(a.batch * a.n, threads);
+  const int64_t grid = ceil_div(a.batch * a.n, threads);
   if (a.grad != nullptr)
-    linf_step_by_element<T, true><<<blocks, threads, 0, stream>>>(a);
+    linf_step_by_element<T, true><<<grid, threads, 0, stream>>>(a);
   else
-    linf_step_by_element<T, false><<<blocks, threads, 0, stream>>>(a);
+    linf_step_by_element<T, false><<<grid, threads, 0, stream>>>(a);
   return static_cast<int>(cudaGetLastError());
 }
 
 template <class T, int width>
-int launch(const StepArgs& a, cudaStream_t stream) {
+int launch(const SampleStepArgs& a, cudaStream_t stream) {
   const int64_t blocks = ceil_div(a.batch * a.n / width, threads * vectors_per_thread);
   const bool per_sample = a.eps.values != nullptr || a.step.values != nullptr;
   if (a.grad != nullptr && per_sample)

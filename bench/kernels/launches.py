@@ -66,7 +66,11 @@ OPS = {
         (
             *(_l2(128, 128, 1), _l2(256, 128, 2), _l2(512, 256, 2), _l2(768, 256, 3)),
             *(_l2(1536, 512, 3), _l2(2048, 512, 4), _l2(3072, 1024, 3)),
-            Route("", "l2_step_streamed<T, width, threads, true, by_element>", "l2_step_streamed<float, 4, 512, true, false>"),
+            Route(
+                "",
+                "l2_step_streamed<T, width, threads, true, by_element>",
+                "l2_step_streamed<float, 4, 512, true, false>",
+            ),
         ),
     ),
     "l1 step": Op(
@@ -77,10 +81,16 @@ OPS = {
         ),
     ),
     "linf start": Op(
-        "random_start.cu", (Route("", "linf_start_kernel<T, vectors, by_element>", "linf_start_kernel<float, true, false>"),)
+        "random_start.cu",
+        (Route("", "linf_start_kernel<T, vectors, by_element>", "linf_start_kernel<float, true, false>"),),
     ),
     "l2 start": Op(
-        "random_start.cu", (Route("", "ball_start_kernel<T, Norm::l2, vectors, by_element>", "ball_start_kernel<float, l2, true, false>"),)
+        "random_start.cu",
+        (
+            Route(
+                "", "ball_start_kernel<T, Norm::l2, vectors, by_element>", "ball_start_kernel<float, l2, true, false>"
+            ),
+        ),
     ),
     "attack loss": Op(
         "attack_loss.cu",

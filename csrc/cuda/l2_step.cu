@@ -42,7 +42,8 @@ __device__ __forceinline__ void move(Vector<T, width>& adv, const Vector<T, widt
 // A sample whose gradient has entries that are not finite, or doubles whose squares leave the range: read from memory
 // in every pass, and never inlined, so that no other sample pays for its registers.
 template <class T, class Team, class Balls, class C = compute_t<T>>
-__device__ __noinline__ void move_unclear(const Team team, const Sample<T> s, int64_t n, C step, const Balls balls) {
+__device__ __attribute__((noinline)) void move_unclear(const Team team, const Sample<T> s, int64_t n, C step,
+                                                       const Balls balls) {
   l2_sample<true>(team, s, n, step, balls);
 }
 

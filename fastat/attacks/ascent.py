@@ -17,6 +17,8 @@ from fastat.graphs import Graph, Tensors
 from fastat.kernels import ops
 from fastat.models import Model
 
+COUPLED = "early_stop changes the batch, which batch norm in train mode depends on: call model.eval()"
+
 _STEPS_PER_LOOK = 2
 """Steps of a recording between two looks at which samples are won: each look waits for the GPU."""
 
@@ -202,6 +204,8 @@ class Ascent:
         if loss is None or plan.direction.elsewhere or x_adv is not state["x_adv"]:
             output, loss = problem.objective.value(x_adv)
         score = loss.to(x_adv.dtype) if plan.keep == "best" else torch.full_like(state["score"], -torch.inf)
+        if plan.early_stop and self.labels.couples_samples():
+            raise ValueError(COUPLED)
         if plan.early_stop:
             score = score.clamp(max=torch.finfo(score.dtype).max)  # a loss of one's own may be infinite
             won = problem.objective.won(output, len(x_adv))

@@ -75,7 +75,7 @@ class Direction:
             outputs.append(output)
             losses.append(loss)
             grads.append(grad)
-        return _mean_output(problem, outputs), torch.stack(losses).mean(0), torch.stack(grads).nanmean(0)
+        return _mean_output(problem, outputs), torch.stack(losses).nanmean(0), torch.stack(grads).nanmean(0)
 
     def _diverse(self, problem: Problem, seed: Tensor, draw: int) -> Any:
         """Images that are smaller or not, at random, each by its own key."""
@@ -102,7 +102,7 @@ def _mean_output(problem: Problem, outputs: list[Any]) -> Any:
     if len(outputs) > 1 and goal.won is None and goal.of_classes:
         outputs = [logits_of(output).detach() for output in outputs]
     same = len(outputs) > 1 and all(isinstance(output, Tensor) for output in outputs)
-    return torch.stack([output.detach() for output in outputs]).mean(0) if same else outputs[-1]
+    return torch.stack([output.detach() for output in outputs]).nanmean(0) if same else outputs[-1]
 
 
 def _of_mean_one(grad: Tensor) -> Tensor:

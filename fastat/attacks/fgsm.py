@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from fastat.attacks.gradient import attacking, couples_samples
+from fastat.attacks.gradient import Modules, attacking
 from fastat.attacks.inputs import Normalization, check_images, checked
 from fastat.attacks.objective import Goal, LossFunction
 from fastat.attacks.problem import Problem, run
@@ -65,16 +65,16 @@ def fgsm(
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
     check_graph(graph)
     check_images(x)
-    if not training:
-        check_modes(model, averaged=False)
-    goal = Goal(loss, None, not training and not couples_samples(model), ignore_index, mean_will_do=True)
+    modules = Modules(model)
+    goal = Goal(loss, None, not training and not modules.couple_samples(), ignore_index, mean_will_do=True)
     watch = validate and not training and not capturing(x)
-    with attacking(model, x.device) as bare:
+    with attacking(model, x.device) as bare, modules.noticed():
         terms, tensors, labels = checked(
             x, y, eps, eps if step_size is None else step_size, norm, goal=goal, targets=targets, bounds=bounds,
             sample_ids=sample_ids, normalization=normalization, validate=validate,
             mask=mask, inputs=inputs, quantize=quantize,
         )  # fmt: skip
+        labels.couples_samples = modules.couple_samples
         if len(x) == 0:
             return x.detach().clone()
         if noise > 0:
@@ -92,6 +92,8 @@ def fgsm(
             return reached.leave(x_adv), *doubts
 
         x_adv, *doubts = run(work, bare, terms, tensors, labels, ("fgsm", noise, clip, watch), graph)
+    if not training:
+        check_modes(modules.running, averaged=False)
     if doubts:
         report((doubts[0], doubts[1]))
     return x_adv

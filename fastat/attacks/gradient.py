@@ -19,9 +19,34 @@ from fastat.models import (
 )
 
 
-def couples_samples(model: Model) -> bool:
-    """Whether a forward pass normalizes by the batch, as far as the modules tell that ``model`` has or refers to."""
-    return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in modules_in_sight(model))
+class Modules:
+    """The modules of a model that matter for an attack: all that a module has, and of those that a function refers to
+    the ones that it was seen to run."""
+
+    def __init__(self, model: Model) -> None:
+        self.all_run = isinstance(model, nn.Module)
+        self.in_sight = [m for m in modules_in_sight(model) if m.training or isinstance(m, _BatchNorm)]
+        self.seen: set[nn.Module] = set()
+
+    @contextmanager
+    def noticed(self) -> Iterator[None]:
+        """Notes within the block which modules in sight of a function run."""
+        watched = [] if self.all_run else self.in_sight
+        handles = [module.register_forward_pre_hook(lambda m, _: self.seen.add(m)) for module in watched]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @property
+    def running(self) -> list[nn.Module]:
+        """Those that are in train mode or batch norm, as far as is known by now."""
+        return self.in_sight if self.all_run else [m for m in self.in_sight if m in self.seen]
+
+    def couple_samples(self) -> bool:
+        """Whether a forward pass normalizes by the batch."""
+        return any(isinstance(m, _BatchNorm) and (m.training or m.running_mean is None) for m in self.running)
 
 
 @contextmanager

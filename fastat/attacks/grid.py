@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def _image(k: Tensor, lower: float, upper: float, levels: int) -> Tensor:
 
 def check_levels(levels: object, lower: Size, upper: Size, dtype: torch.dtype) -> None:
     """Raises TypeError or ValueError for a grid that there is not."""
-    if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
+    if isinstance(levels, bool) or not isinstance(levels, Integral) or levels < 1:
         raise ValueError(f"quantize must be an integer >= 1, the steps of the grid: 255 for 8 bits, got {levels!r}")
     if not all(isinstance(end, float | int) and math.isfinite(end) for end in (lower, upper)):
         raise ValueError("quantize needs bounds of two numbers, the ends of the grid")

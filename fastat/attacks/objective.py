@@ -51,7 +51,8 @@ class Objective:
 
     With ``targets`` it is the negative loss towards the target (except for dlr_targeted, which holds both labels), and
     the attack has won a sample when the model predicts its target; without, when it does not predict ``y``.
-    ``check_classes`` is told how many classes the model has, and may raise.
+    ``check_classes`` is told how many classes the model has, and may raise; ``couples_samples`` tells after a pass
+    whether it normalizes by the batch.
     """
 
     forward: Model
@@ -60,6 +61,7 @@ class Objective:
     check_classes: Callable[[int], None]
     targets: Any = None
     reference: Tensor | None = None
+    couples_samples: Callable[[], bool] = lambda: False
 
     def won(self, output: Any, batch: int) -> Tensor | None:
         """bool ``[B]``, of what the model returned; None where nothing says which samples are."""
@@ -150,7 +152,8 @@ class Objective:
             loss, grad = ops.attack_loss(rows, wanted.view_as(rows), "bce")
             grad = grad.view_as(logits)
         elif logits.dim() == 2:
-            kind = "log_odds" if goal.loss == "ce" and goal.independent else goal.loss
+            independent = goal.independent and not self.couples_samples()
+            kind = "log_odds" if goal.loss == "ce" and independent else goal.loss
             targets = self.targets if kind == "dlr_targeted" else None
             loss, grad = ops.attack_loss(logits, wanted, kind, targets=targets, reference=self.reference)
         else:

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fastat.attacks.ascent import Ascent, Plan
+from fastat.attacks.ascent import COUPLED, Ascent, Plan
 from fastat.attacks.direction import Direction
-from fastat.attacks.gradient import attacking, couples_samples
+from fastat.attacks.gradient import Modules, attacking
 from fastat.attacks.inputs import Normalization, check_images, check_start, checked
 from fastat.attacks.objective import Goal, LossFunction, WonFunction
 from fastat.attacks.weakness import check_modes, report
@@ -150,13 +150,12 @@ def pgd(
         raise ValueError(f"restarts={restarts} needs random_start=True: every run would be the same")
     if keep not in ("last", "best"):
         raise ValueError(f"keep must be 'last' or 'best', got {keep!r}")
-    if early_stop and couples_samples(model):
-        raise ValueError("early_stop changes the batch, which batch norm in train mode depends on: call model.eval()")
+    modules = Modules(model)
+    if early_stop and modules.couple_samples():
+        raise ValueError(COUPLED)
     if loss == "kl" and start is None and not random_start:
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (random_start=True, or start)")
     check_graph(graph)
-    if not training:
-        check_modes(model, averaged=samples > 1)
     sizes = None
     if step_size is None:
         check_size(eps, "eps", x, check_values=validate)
@@ -171,15 +170,16 @@ def pgd(
         )
     direction = _direction(momentum, nesterov, samples, diversity, norm, x)
     ranked = keep == "best" or restarts > 1 or early_stop
-    independent = not training and samples == 1 and not couples_samples(model)
+    independent = not training and samples == 1 and not modules.couple_samples()
     goal = Goal(loss, won, independent, ignore_index, mean_will_do=not ranked)
     watch = validate and not training and not capturing(x)
     plan = Plan(steps, keep, restarts, early_stop, direction, sizes, watch)
-    with attacking(model, x.device) as bare:
+    with attacking(model, x.device) as bare, modules.noticed():
         terms, tensors, labels = checked(
             x, y, eps, step_size, norm, goal=goal, targets=targets, bounds=bounds, sample_ids=sample_ids,
             normalization=normalization, validate=validate, mask=mask, inputs=inputs, quantize=quantize,
         )  # fmt: skip
+        labels.couples_samples = modules.couple_samples
         if start is not None:
             check_start(start, x, validate)
             tensors["start"] = start.detach()
@@ -188,6 +188,8 @@ def pgd(
         if len(x) == 0:
             return x.detach().clone()
         x_adv, doubts = Ascent(bare, terms, labels, plan, graph)(tensors)
+    if not training:
+        check_modes(modules.running, averaged=samples > 1)
     if doubts is not None:
         report(doubts)
     return x_adv

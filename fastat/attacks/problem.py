@@ -101,6 +101,7 @@ class Labels:
     look: Callable[[], int] | None = None
     highest: int = -1
     classes: int | None = None
+    couples_samples: Callable[[], bool] = lambda: False
 
     def settle(self) -> None:
         """Waits for the look inside, once. Raises ValueError."""
@@ -165,7 +166,9 @@ class Problem:
         for left in others:
             still = still if left is None else still & left
         unlike = torch.zeros((), dtype=torch.bool, device=grad.device)
-        return still, unlike if callable(goal.loss) else like_probabilities(output, each=goal.loss == "bce")
+        if callable(goal.loss):
+            return still, unlike
+        return still, like_probabilities(output, self.objective.y, each=goal.loss == "bce")
 
     def step_(self, x_adv: Tensor, grad: Tensor, size: Size) -> None:
         """One ascent step with projection, in place."""
@@ -239,21 +242,30 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
     named = inputs if isinstance(inputs, dict) else {}
     others = () if named else inputs
 
-    def forward(state: Tensor) -> Any:
-        if mean is not None and std is not None:
-            state = (state - mean) / std
-        return model(state.to(x.dtype), *others, **named)
-
-    reference = tensors.get("reference")
-    if terms.goal.loss == "kl" and reference is None:
-        with torch.no_grad():
-            reference = class_logits(forward(start.clone()))  # the model's first layer may work in place
-    objective = Objective(forward, terms.goal, y, labels.check, targets, reference)
     numbers = {name: getattr(terms, name) for name in SIZES}
     sizes = {name: tensors[name] if number is None else number for name, number in numbers.items()}
     if mask is not None:  # what must not move has a box of one point
         sizes |= {name: in_layout(torch.where(mask, sizes[name], start), start) for name in ("lower", "upper")}
 
+    def shown(state: Tensor) -> Tensor:
+        """In the dtype of the data, inside the ball in that too: what the model sees is what is returned."""
+        cast = state.to(x.dtype)
+        if x.dtype == state.dtype or state.shape != start.shape:
+            return cast
+        ball = (sizes["eps"], terms.norm, sizes["lower"], sizes["upper"])
+        inside = ops.project_(cast.detach().clone(), start.to(x.dtype), *ball)
+        return inside + (cast - cast.detach())  # the gradient is that of the cast
+
+    def forward(state: Tensor) -> Any:
+        if mean is not None and std is not None:
+            state = (state - mean) / std
+        return model(shown(state), *others, **named)
+
+    reference = tensors.get("reference")
+    if terms.goal.loss == "kl" and reference is None:
+        with torch.no_grad():
+            reference = class_logits(forward(start.clone()))  # the model's first layer may work in place
+    objective = Objective(forward, terms.goal, y, labels.check, targets, reference, labels.couples_samples)
     return Problem(
         objective, start, terms.norm, sample_ids=tensors.get("sample_ids"), mean=mean, std=std, mask=mask, given=x,
         quantize=terms.quantize, movable=terms.movable, ends=(terms.lower, terms.upper), **sizes,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastat.models import Model, logits_of, modules_in_sight
+from fastat.models import logits_of
 from fastat.support.threat import Norm
 
 _SKIPPED = tuple(
@@ -75,15 +75,17 @@ def without_gradient(grad: Tensor) -> Tensor:
     return ~((grad != 0) & ~grad.isnan()).flatten(1).any(1)
 
 
-def like_probabilities(output: Any, each: bool = False) -> Tensor:
+def like_probabilities(output: Any, labels: Tensor | None, each: bool = False) -> Tensor:
     """bool, 0-d: whether no number is negative and rows sum to one, as after a softmax; of single numbers, or if
-    ``each`` stands for itself, whether several of them lie in [0, 1], as after a sigmoid."""
+    ``each`` stands for itself, whether several of them lie in [0, 1] for labels of both kinds, as after a sigmoid."""
     rows = logits_of(output).detach().float()
     rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
     positive = (rows >= 0).all()
     if rows.shape[1] > 1 and not each:
         return positive & ((rows.sum(1) - 1).abs() < 1e-2).all()
-    return positive & (rows <= 1).all() if rows.numel() >= _FEW else torch.zeros_like(positive)
+    if rows.numel() < _FEW or labels is None:
+        return torch.zeros_like(positive)
+    return positive & (rows <= 1).all() & (labels.amax() != labels.amin())
 
 
 _waiting: deque[tuple[Tensor, Site]] = deque(maxlen=64)
@@ -130,9 +132,9 @@ def tell(found: Sequence[float], site: Site) -> None:
     if probable:
         warn(
             "the model's outputs look like probabilities",
-            "they lie in [0, 1], and rows of several classes sum to one, but the loss takes logits, whose gradient a "
+            "they lie in [0, 1], and rows over several classes sum to one, but the loss takes logits, whose gradient a "
             "softmax or a sigmoid makes vanish where it is sure. Attack the model without it; of probabilities that "
-            "are averages, their logarithm: lambda x: model(x).log()",
+            "are averages their logits, lambda x: model(x).log(), or of yes and no lambda x: model(x).logit()",
             site,
         )
     elif still:
@@ -156,10 +158,10 @@ def tell_radius(excess: float, eps: float, norm: Norm) -> None:
         )
 
 
-def check_modes(model: Model, averaged: bool) -> None:
+def check_modes(running: Sequence[nn.Module], averaged: bool) -> None:
     """Warns of layers in train mode that make another network of the model than the one that will be used; not of those
     that draw at random where gradients are averaged over draws."""
-    found = [module for module in modules_in_sight(model) if module.training]
+    found = [module for module in running if module.training]
     batch_norm = any(isinstance(m, _BatchNorm) for m in found)
     drawing = not averaged and any(map(_drops, found))
     if batch_norm or drawing:
@@ -176,6 +178,8 @@ def _drops(module: nn.Module) -> bool:
     """Whether it leaves something out at random: dropout, or stochastic depth by the names it has in libraries."""
     if isinstance(module, _DropoutNd):
         return module.p > 0
+    if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+        return module.dropout > 0
     return (
         type(module).__name__ in ("StochasticDepth", "DropPath")
         and (getattr(module, "p", None) or getattr(module, "drop_prob", None) or 0) > 0

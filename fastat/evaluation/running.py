@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastat.models import Model, class_logits, in_eval_mode
+from fastat.models import Model, buffers_put_back, class_logits, in_eval_mode, modes_kept
 
 
 @contextmanager
@@ -39,6 +39,21 @@ def eval_mode(model: Model) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.benchmark = measures
+
+
+@contextmanager
+def left_as_it_is(model: Model) -> Iterator[None]:
+    """Undoes what an attack of a user's own does to the modes, the buffers and the gradients of a module."""
+    if not isinstance(model, nn.Module):
+        yield
+        return
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    with modes_kept(model), buffers_put_back(model):
+        try:
+            yield
+        finally:
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
 
 
 @torch.no_grad()

@@ -70,7 +70,7 @@ def sized(value: Size, name: str, x: Tensor, norm: Norm) -> tuple[float, Tensor 
 def integer_labels(y: Tensor, data: Tensor, name: str) -> Tensor:
     """An integer vector with one entry per sample as contiguous int64."""
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
-        cure = f": {name}.long() makes one of classes" if isinstance(y, Tensor) and not y.is_complex() else ""
+        cure = f": {name}.long() makes one of classes" if isinstance(y, Tensor) else f": torch.as_tensor({name})"
         raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}{cure}")
     if y.shape != (data.shape[0],):
         raise ValueError(f"{name} must have shape [{data.shape[0]}], got {list(y.shape)}")

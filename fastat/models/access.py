@@ -121,16 +121,19 @@ def run_eagerly(model: Model) -> AbstractContextManager[Any]:
 
 @contextmanager
 def in_eval_mode(model: Model) -> Iterator[None]:
-    """Puts every module in eval mode, and back in the mode it had: some may have been in eval mode before.
+    """Puts every module in eval mode, of a function those that it refers to, and back in the mode it had: some may have
+    been in eval mode before.
 
     An exported module keeps the mode in which it was exported.
     """
-    if not isinstance(model, nn.Module) or not any(module.training for module in model.modules()):
+    modules = list(model.modules()) if isinstance(model, nn.Module) else modules_in_sight(model)
+    if not any(module.training for module in modules):
         yield
         return
     with modes_kept(model):
-        with suppress(NotImplementedError):
-            model.eval()
+        for module in modules[:1] if isinstance(model, nn.Module) else modules:
+            with suppress(NotImplementedError):
+                module.eval()
         yield
 
 
@@ -138,7 +141,7 @@ def in_eval_mode(model: Model) -> Iterator[None]:
 def modes_kept(model: Model) -> Iterator[None]:
     """Puts every module back in the mode it had, by its own ``train``: what a module does when its mode changes, an
     adapter that merges its weights say, is done for the way back too."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
+    modes = [(module, module.training) for module in modules_in_sight(model)]
     try:
         yield
     finally:

@@ -384,3 +384,25 @@ def test_a_ddp_model_can_be_attacked_in_training(tmp_path):
         assert torch.equal(x_adv, pgd(model, x, y, steps=2, seed=1))
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("norm", P)
+def test_half_precision_is_won_where_it_is_returned(norm, dtype):
+    """What the model is shown is inside the ball in the dtype of the data, so that what is won stays won."""
+    model = network()
+    x, y = torch.rand(64, 3, 12, 12, generator=torch.Generator().manual_seed(1)).to(dtype), None
+    model = model.to(dtype)
+    y = model(x).argmax(1)
+    shown = []
+    model.register_forward_pre_hook(lambda module, args: shown.append(args[0].detach().clone()))
+    found = pgd(model, x, y, EPS[norm], norm=norm, seed=0, early_stop=True, random_start=False)
+    for z in shown:
+        if len(z) == len(x):
+            size = (z.double() - x.double()).flatten(1).norm(P[norm], dim=1)
+            assert (size <= EPS[norm] * (1 + 1e-5) + 1e-6).all()
+    iterates = [pgd(model, x, y, EPS[norm], EPS[norm] / 4, k, norm, random_start=False) for k in range(10)]
+    broken = torch.stack([model(a).argmax(1) != y for a in iterates]).any(0)
+    stopped = pgd(model, x, y, EPS[norm], EPS[norm] / 4, 10, norm, random_start=False, early_stop=True)
+    wrong = model(stopped).argmax(1) != y
+    assert (wrong == broken).float().mean() > 0.9 and wrong.any() and found.dtype == dtype

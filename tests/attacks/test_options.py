@@ -299,3 +299,20 @@ def test_recorded(recorder, options, early_stop):
         recorded, plain = (fastat.pgd(model, x, y, 0.06, graph=graph, **given) for graph in (True, False))
         torch.testing.assert_close(recorded, plain, rtol=0, atol=1e-12)
     assert recorder.made > 0
+
+
+def test_a_pass_that_is_nan_wins_nothing():
+    class Third(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.calls = network(), 0
+
+        def forward(self, z):
+            self.calls += 1
+            return self.inner(z) * (torch.nan if self.calls % 3 == 0 else 1)
+
+    x, _ = batch()
+    y = network()(x).argmax(1)
+    found = fastat.pgd(Third(), x, y, 0.03, steps=4, samples=3, early_stop=True, seed=0)
+    plain = fastat.pgd(network(), x, y, 0.03, steps=4, samples=3, early_stop=True, seed=0)
+    torch.testing.assert_close(found, plain)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import types
 import warnings
 
 import pytest
@@ -61,7 +62,7 @@ def test_probabilities(attack):
     with pytest.warns(WeakAttackWarning, match=r"outputs look like probabilities.*Attack the model without it"):
         attack(nn.Sequential(network(), nn.Softmax(1)), x, y)
     with pytest.warns(WeakAttackWarning, match="outputs look like probabilities"):
-        attack(nn.Sequential(network(classes=1), nn.Sigmoid()), x, y % 2)
+        attack(nn.Sequential(network(classes=1), nn.Sigmoid()), x, torch.arange(9) % 2)
 
 
 def test_sigmoids_and_what_only_looks_like_them(quiet):
@@ -285,15 +286,16 @@ def test_evaluation_compares_one_step_with_several():
             score = torch.where(wrong, 2 * score.detach() - score, score)
             return torch.stack([-score, score], 1)
 
-    values = torch.tensor([0.71, 0.72, 0.29, 0.28])
-    x, y = values.view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), torch.tensor([1, 1, 0, 0])
-    with pytest.warns(
-        WeakAttackWarning, match=r"several steps find less than a single one: .*% are robust under pgd-40"
-    ):
-        evaluate(Masked(), x, y, 0.25, attacks=("fgsm", "pgd-40"))
+    values = torch.tensor([0.71, 0.72, 0.29, 0.28]).repeat(3)
+    x, y = values.view(-1, 1, 1, 1).expand(-1, 1, 2, 2).contiguous(), torch.tensor([1, 1, 0, 0]).repeat(3)
+    several = functools.partial(fastat.pgd, steps=40)
+    for attacks in (("fgsm", "pgd-40"), (fastat.fgsm, several)):
+        with pytest.warns(WeakAttackWarning, match=r"several steps find less than a single one: 12 of 12 are robust"):
+            evaluate(Masked(), x, y, 0.25, attacks=attacks)
     with warnings.catch_warnings():
         warnings.simplefilter("error", WeakAttackWarning)
         evaluate(Masked(), x, y, 0.25, attacks=("fgsm",))
+        evaluate(Masked(), x[:4], y[:4], 0.25, attacks=("fgsm", "pgd-40"))  # four images may be chance
 
 
 def test_infinite_gradients_move_and_are_not_counted(quiet):
@@ -361,6 +363,29 @@ class Holder:
 
     def __call__(self, z):
         return self.models[0](z)
+
+
+def test_what_is_in_sight_and_does_not_run_changes_nothing(quiet):
+    """A network that a function's surroundings hold, in train mode, beside the one that it calls."""
+    student, model, (x, y) = network(nn.BatchNorm1d(16)).train(), network(nn.BatchNorm1d(16)), batch()
+    holder = types.SimpleNamespace(student=student, ema=model)
+    for attacked in (lambda z: holder.ema(z), functools.partial(lambda z, nets: nets[1](z), nets=[student, model])):
+        for options in ({}, {"early_stop": True}):
+            found = fastat.pgd(attacked, x, y, 0.1, steps=3, seed=0, **options)
+            assert torch.equal(found, fastat.pgd(model, x, y, 0.1, steps=3, seed=0, **options))
+
+
+def test_dropout_of_recurrent_layers_and_attention():
+    class Sequence(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm, self.out = nn.LSTM(3, 8, num_layers=2, dropout=0.3, batch_first=True), nn.Linear(8, 4)
+
+        def forward(self, z):
+            return self.out(self.lstm(z)[0][:, -1])
+
+    with pytest.warns(WeakAttackWarning, match="dropout draws at random"):
+        fastat.pgd(Sequence().train(), torch.rand(2, 5, 3), torch.tensor([0, 1]), 0.1, steps=1)
 
 
 @pytest.mark.parametrize(

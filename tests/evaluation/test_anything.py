@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import fastat
 from fastat.data import Split, make_dataset
@@ -40,9 +40,17 @@ class Own(Dataset):
         return self.x[i], int(self.y[i])
 
 
+class Endless(IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(1, 8, 8), 0
+
+
 KINDS = {
     "pair": lambda x, y: (x, y),
     "arrays": lambda x, y: (x.numpy(), y.numpy()),
+    "odd arrays": lambda x, y: (x.flip(0).numpy()[::-1].astype(">f4"), y.numpy().astype(">i8")),
+    "labels in a list": lambda x, y: (x, y.tolist()),
+    "empty batches": lambda x, y: [(x[:0], y[:0]), (x[:20], y[:20]), (x[20:], y[20:])],
     "bytes": lambda x, y: ((x * 255).round().to(torch.uint8), y.to(torch.int32)),
     "dataset": Own,
     "tensor dataset": TensorDataset,
@@ -72,6 +80,7 @@ def test_both_ways_to_call_it():
     ways = [
         fastat.evaluate(model, (x, y), 0.5, "l2", attacks=("pgd-3",)),
         fastat.evaluate(model, x, y, 0.5, "l2", attacks=("pgd-3",)),
+        fastat.evaluate(model, x, y.tolist(), 0.5, "l2", attacks=("pgd-3",)),
         fastat.evaluate(model, x, y, eps=0.5, norm="l2", attacks=("pgd-3",)),
         fastat.evaluate(model, data=(x, y), eps=0.5, norm="l2", attacks=("pgd-3",)),
         fastat.evaluate(model, (x, y), np.float64(0.5), "l2", attacks=("pgd-3",)),
@@ -90,12 +99,17 @@ def test_both_ways_to_call_it():
         (lambda x, y: None, TypeError, "got NoneType"),
         (lambda x, y: Split(KINDS["ours"](x, y), KINDS["ours"](x, y)), TypeError, "got a Split: pass its .test"),
         (lambda x, y: DataLoader(x), TypeError, r"must give pairs \(x, y\), got a Tensor: pick them out"),
+        (lambda x, y: Endless(), TypeError, r"got an IterableDataset: pass DataLoader\(data, 250\)"),
+        (lambda x, y: TensorDataset(x, y, y), TypeError, "must give pairs.*tuple of 3"),
+        (lambda x, y: (x, y + 1), ValueError, r"labels must be in \[0, 3\), the classes of the model, got 1..3"),
+        (lambda x, y: (x, y - 1), ValueError, r"labels must be in \[0, 3\).* got -1..1"),
+        (lambda x, y: (x, y[:, None]), ValueError, r"got x \(30, 1, 8, 8\) and labels \(30, 1\): y.flatten\(\)"),
         (lambda x, y: iter([{"image": x}]), TypeError, "must give pairs.*got a dict"),
         (lambda x, y: iter([(x, y, y)]), TypeError, "must give pairs.*got a tuple of 3"),
         (lambda x, y: iter([]), ValueError, "needs at least one image"),
         (lambda x, y: (x, y.float()), TypeError, "y must be integers, a class for each sample, got torch.float32"),
         (lambda x, y: (x.long(), y), TypeError, "x must be floating-point, or uint8"),
-        (lambda x, y: (x, F.one_hot(y)), ValueError, "one label each"),
+        (lambda x, y: (x, F.one_hot(y)), ValueError, r"one label each, got .*: y.argmax\(1\)"),
         (lambda x, y: (2 * x, y), ValueError, "outside the bounds"),
     ],
 )
@@ -107,7 +121,20 @@ def test_other_data_are_refused(data, error, message):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda m, x, y: fastat.evaluate(m, (x, y)), TypeError, "eps must be a number, got NoneType"),
+        (lambda m, x, y: fastat.evaluate(m, (x, y)), TypeError, "evaluate needs eps, the radius"),
+        (lambda m, x, y: fastat.evaluate(m, (x, y), 0.1, ""), ValueError, "norm must be one of"),
+        (lambda m, x, y: fastat.evaluate(m, (x, y), 0.1, batch_size=2.5), ValueError, "batch_size must be an integer"),
+        (lambda m, x, y: fastat.evaluate(m, ((255 * x).byte(), y), 25, bounds=(0, 255)), ValueError, "x of uint8 is"),
+        (
+            lambda m, x, y: fastat.evaluate(m, (x, y), 0.1, attacks={"worst case": "fgsm"}),
+            ValueError,
+            "'worst case' twice",
+        ),
+        (
+            lambda m, x, y: fastat.evaluate(m, (x, y), 0.1, attacks=[lambda x, y: x]),
+            TypeError,
+            r"is called as \(model, x, y\), which it does not take: .*lambda model, x, y: attack\(x, y\)",
+        ),
         (lambda m, x, y: fastat.evaluate(m, (x, y), -0.1), ValueError, "eps must be a finite number >= 0"),
         (lambda m, x, y: fastat.evaluate(m, (x, y), 0.1, "l3"), ValueError, "norm must be one of"),
         (lambda m, x, y: fastat.evaluate(m, x, y, 0.1, eps=0.2), TypeError, "eps or norm twice"),
@@ -188,7 +215,7 @@ def test_examples_on_request():
     [
         (lambda m, x, y: x + 0.2, r"attack 'wrong' left the ball: 0.2 away in linf, with eps 0.1"),
         (lambda m, x, y: x - 0.05, r"attack 'wrong' left the box: values in \[-0.05"),
-        (lambda m, x, y: x[:1], r"must return a tensor like x, \[\d+, 1, 8, 8\], got \[1, 1, 8, 8\]"),
+        (lambda m, x, y: x[:1], r"must return a tensor like x, \[\d+, 1, 8, 8\] on cpu, got \[1, 1, 8, 8\]"),
         (lambda m, x, y: (x, y), "must return a tensor like x.*got tuple"),
         (lambda m, x, y: x * float("nan"), "left the ball: nan away"),
     ],
@@ -251,14 +278,112 @@ def test_probabilities_are_attacked_as_their_logits_are(temperature):
     assert abs(found["fgsm"] - logits["fgsm"]) <= 0.02 and abs(found["pgd-20"] - logits["pgd-20"]) <= 0.02
 
 
-def test_functions_of_ones_own_get_the_model_as_it_is():
+def test_functions_of_ones_own_get_logits_too():
     x, y = images()
     model = nn.Sequential(network(), nn.Softmax(1))
     seen = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fastat.evaluate(model, (x, y), 0.1, attacks={"own": lambda m, x, y: seen.append(m) or x})
-    assert seen == [model]
+        fastat.evaluate(model, (x, y), 0.1, attacks={"own": lambda m, x, y: seen.append(m(x)) or x})
+    right = model(x).argmax(1) == y
+    torch.testing.assert_close(seen[0].softmax(1), model(x[right]))
+    seen.clear()
+    fastat.evaluate(network(), (x, y), 0.1, attacks={"own": lambda m, x, y: seen.append(m) or x})
+    assert isinstance(seen[0], nn.Sequential)
+
+
+@pytest.mark.parametrize("order", ["sorted", "shuffled"])
+def test_single_numbers_in_0_1_are_warned_of_and_taken_as_they_are(order):
+    torch.manual_seed(0)
+    linear = nn.Linear(12, 1)
+    x = torch.rand(200, 12)
+    linear.bias.data -= linear(x).median() + 1e-4
+    x = x[linear(x)[:, 0].argsort(descending=True)] if order == "sorted" else x
+    logit = lambda z: 0.9 * torch.tanh(linear(z))  # noqa: E731
+    y = (logit(x)[:, 0] > 0).long()
+    assert (logit(x)[:32] > 0).all() == (order == "sorted") and 0 < y.sum() < 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fastat.evaluate(logit, (x, y), 0.01, attacks=["fgsm"], batch_size=32).accuracy["clean"] == 1
+    sigmoid = lambda z: torch.sigmoid(linear(z))  # noqa: E731
+    with pytest.warns(fastat.WeakAttackWarning, match=r"one number for each of 200 .*model\(x\).logit\(\)"):
+        fastat.evaluate(sigmoid, (x, y), 0.01, attacks=["fgsm"], batch_size=7)
+    found = fastat.evaluate(lambda z: sigmoid(z).logit(), (x, y), 0.01, attacks=["fgsm"])
+    assert found.accuracy["clean"] == 1
+
+
+def test_attacks_cannot_hide_behind_what_they_change():
+    x, y = images()
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).eval()
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    y = model(x).argmax(1)
+
+    def in_place(model, x, y):
+        x += 0.5 * torch.randn_like(x).sign()
+        y.zero_()
+        return x.clamp_(0, 1)
+
+    with pytest.raises(ValueError, match=r"'in_place' left the ball: 0.5"):
+        fastat.evaluate(model, (x, y), 0.01, attacks=[in_place])
+    assert torch.equal(x, images()[0])
+
+    def messy(model, x, y):
+        model.train()
+        x.requires_grad_()
+        F.cross_entropy(model(x), y).backward()
+        return x.detach().double()
+
+    with torch.no_grad():
+        found = fastat.evaluate(model, (x, y), 0.1, attacks=[messy, "fgsm"], batch_size=9)
+    assert found.accuracy["messy"] == found.accuracy["clean"] == 1
+    assert not any(module.training for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("dtype", "norm", "eps", "far"), [
+    (torch.float16, "l1", 1.0, 3.0), (torch.float16, "l2", 0.5, 0.6), (torch.bfloat16, "linf", 8 / 255, 12 / 255),
+    (torch.float32, "l1", 0.01, 0.02),
+])  # fmt: skip
+def test_rounding_excuses_no_more_than_rounding(dtype, norm, eps, far):
+    x, y = images()
+    x = x.to(dtype)
+    model = lambda z: network()(z.float())  # noqa: E731
+
+    def beyond(model, x, y):
+        out = x.clone()
+        entries = {"linf": 64, "l2": 1, "l1": 4}[norm]
+        flat = out.flatten(1)
+        flat[:, :entries] += torch.where(flat[:, :entries] > 0.5, -1, 1) * far / (entries if norm == "l1" else 1)
+        return out
+
+    with pytest.raises(ValueError, match="left the ball"):
+        fastat.evaluate(model, (x, y), eps, norm, attacks=[beyond])
+    inside = functools.partial(fastat.pgd, steps=3)
+    fastat.evaluate(model, (x, y), eps, norm, attacks=[inside])
+
+
+def test_functions_are_evaluated_in_eval_mode():
+    x, y = images()
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).train()
+    before = net[1].running_mean.clone()
+    expected = fastat.evaluate(net, (x, y), 0.02, attacks=["pgd-3"])
+    found = fastat.evaluate(lambda z: net(z), (x, y), 0.02, attacks=["pgd-3"])
+    assert found.accuracy == expected.accuracy and net.training and torch.equal(net[1].running_mean, before)
+
+
+def test_nan_is_said():
+    x, y = images()
+    with pytest.warns(fastat.WeakAttackWarning, match="the model returns NaN: for 30 of 30"):
+        fastat.evaluate(lambda z: network()(z) * torch.nan, (x, y * 0), 0.1, attacks=["fgsm"])
+
+
+def test_one_masked_class_does_not_hide_randomness():
+    x, y = images()
+    net = network()
+    masked = lambda z: net(z + 0.05 * torch.randn_like(z)) + torch.tensor([0.0, 0.0, -1e6])  # noqa: E731
+    with pytest.warns(fastat.WeakAttackWarning, match="the model is random"):
+        fastat.evaluate(masked, (x, y.clamp(max=1)), 0.01, attacks=["fgsm"])
 
 
 def test_a_bar_on_a_terminal(monkeypatch, capsys):

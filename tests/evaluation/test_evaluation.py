@@ -99,9 +99,9 @@ def test_mode_is_restored_after_an_error():
         ({"attacks": ("pgd",)}, "unknown attack 'pgd'; known are fgsm, pgd-STEPS"),
         ({"attacks": ("pgd-0",)}, "unknown attack 'pgd-0'"),
         ({"x": X[:0], "y": Y[:0]}, "at least one image"),
-        ({"y": Y[:3]}, r"got 8 and labels \(3,\)"),
+        ({"y": Y[:3]}, r"got x \(8, 1, 2, 2\) and labels \(3,\)"),
         ({"sample_ids": Y[:3]}, "sample_ids must have the shape of y"),
-        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer, at least 1, got 0"),
     ],
 )
 def test_rejects(change, message):

@@ -199,7 +199,7 @@ class Problem:
         if self.mean is not None and self.std is not None:
             x_adv = (x_adv - self.mean) / self.std
         elif x_adv.dtype != dtype:
-            x_adv = ops.project_(x_adv.to(dtype), self.x.to(dtype), self.eps, self.norm, self.lower, self.upper)
+            x_adv = _rounded_inside(x_adv, self.x, dtype, self.lower, self.upper)
         return x_adv if self.mask is None else torch.where(self.mask, x_adv, self.given)
 
 
@@ -248,12 +248,11 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
         sizes |= {name: in_layout(torch.where(mask, sizes[name], start), start) for name in ("lower", "upper")}
 
     def shown(state: Tensor) -> Tensor:
-        """In the dtype of the data, inside the ball in that too: what the model sees is what is returned."""
+        """In the dtype of the data: what the model sees is what is returned."""
         cast = state.to(x.dtype)
-        if x.dtype == state.dtype or state.shape != start.shape:
+        if x.dtype == state.dtype:
             return cast
-        ball = (sizes["eps"], terms.norm, sizes["lower"], sizes["upper"])
-        inside = ops.project_(cast.detach().clone(), start.to(x.dtype), *ball)
+        inside = _rounded_inside(state.detach(), start, x.dtype, sizes["lower"], sizes["upper"])
         return inside + (cast - cast.detach())  # the gradient is that of the cast
 
     def forward(state: Tensor) -> Any:
@@ -270,6 +269,11 @@ def problem_of(model: Model, terms: Terms, tensors: Tensors, labels: Labels) -> 
         objective, start, terms.norm, sample_ids=tensors.get("sample_ids"), mean=mean, std=std, mask=mask, given=x,
         quantize=terms.quantize, movable=terms.movable, ends=(terms.lower, terms.upper), **sizes,
     )  # fmt: skip
+
+
+def _rounded_inside(state: Tensor, x: Tensor, dtype: torch.dtype, lower: Size, upper: Size) -> Tensor:
+    """A state in half precision, no entry farther from ``x`` than it is: inside any ball that it is in."""
+    return ops.project_(state.to(dtype), x.to(dtype), (state - x).abs(), "linf", lower, upper)
 
 
 def take(tensors: Tensors, index: Tensor) -> dict[str, Tensor]:

@@ -401,8 +401,23 @@ def test_half_precision_is_won_where_it_is_returned(norm, dtype):
         if len(z) == len(x):
             size = (z.double() - x.double()).flatten(1).norm(P[norm], dim=1)
             assert (size <= EPS[norm] * (1 + 1e-5) + 1e-6).all()
+    last = len(shown)
+    pgd(model, x, y, EPS[norm], steps=3, norm=norm, seed=0)
+    end = pgd(model, x, y, EPS[norm], EPS[norm] / 1.2, steps=2, norm=norm, seed=0)
+    seen = pgd(model, x, y, EPS[norm], EPS[norm] / 1.2, steps=3, norm=norm, seed=0)
+    assert torch.equal(shown[-1], end) and not torch.equal(seen, end) and len(shown) > last
     iterates = [pgd(model, x, y, EPS[norm], EPS[norm] / 4, k, norm, random_start=False) for k in range(10)]
     broken = torch.stack([model(a).argmax(1) != y for a in iterates]).any(0)
     stopped = pgd(model, x, y, EPS[norm], EPS[norm] / 4, 10, norm, random_start=False, early_stop=True)
     wrong = model(stopped).argmax(1) != y
     assert (wrong == broken).float().mean() > 0.9 and wrong.any() and found.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_noise_beyond_the_ball_is_shown_as_it_is_in_half_precision(dtype):
+    model, shown = network().to(dtype), []
+    x = torch.rand(8, 3, 12, 12).to(dtype)
+    model.register_forward_pre_hook(lambda module, args: shown.append(args[0].detach().clone()))
+    fgsm(model, x, torch.zeros(8, dtype=torch.int64), 0.1, noise=2, clip=False, bounds=None, seed=0)
+    start = ops.random_start(x.float(), 0.2, "linf", 0, None, None, None)
+    assert (shown[0].float() - start).abs().max() <= 2 * torch.finfo(dtype).eps and (shown[0] - x).abs().max() > 0.15

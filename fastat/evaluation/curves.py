@@ -35,7 +35,8 @@ def robust_accuracy_curve(
     """Robust accuracy for each radius in eps_list, in its order; for eps = 0 the clean accuracy.
 
     The balls are nested: an image broken at one radius is broken at every larger one and is not attacked again. So the
-    curve never rises, and the last radii are cheap. The other arguments are those of :func:`evaluate`.
+    curve never rises, and the last radii are cheap. x is a tensor [N, ...] where the model is, y int64 [N]; the other
+    arguments are those of :func:`evaluate`.
 
     Raises:
         ValueError, CaptureError: as :func:`evaluate`.
@@ -70,7 +71,8 @@ def adversarial_losses(
     """The cross-entropy of each image under attack, in eval mode; the model is left as found.
 
     PGD keeps the largest loss of all its iterates and restarts, the random starts included: the best lower bound of the
-    maximum over the ball that it has seen. The arguments are those of :func:`evaluate`.
+    maximum over the ball that it has seen. x is a tensor [N, ...] where the model is, y int64 [N]; the other arguments
+    are those of :func:`evaluate`.
 
     Returns:
         [N], float32 (float64 for float64 logits).

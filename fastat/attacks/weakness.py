@@ -72,7 +72,7 @@ Doubts = tuple[Tensor, Tensor]
 
 def without_gradient(grad: Tensor) -> Tensor:
     """bool ``[B]``: samples whose gradient has no entry that moves anything, all of them zero or NaN."""
-    return ~((grad != 0) & ~grad.isnan()).flatten(1).any(1)
+    return ~(grad.abs() > 0).flatten(1).any(1)
 
 
 def like_probabilities(output: Any, labels: Tensor | None, each: bool = False) -> Tensor:
@@ -95,11 +95,13 @@ _waiting: deque[tuple[Tensor, Site]] = deque(maxlen=64)
 def report(doubts: Doubts) -> None:
     """Warns of what is found: at once, or on CUDA when the next attack reads back from that device, or at the end."""
     still, probable = doubts
+    if not _waits(still):
+        count = int(still.sum())
+        if count > 0 or bool(probable):
+            tell((count, bool(probable), len(still)), calling_line())
+        return
     found = torch.stack([still.sum().double(), probable.double(), still.new_full((), len(still), dtype=torch.float64)])
-    if _waits(found):
-        _waiting.append((found, calling_line()))
-    else:
-        tell(found.tolist(), calling_line())
+    _waiting.append((found, calling_line()))
 
 
 def _waits(t: Tensor) -> bool:

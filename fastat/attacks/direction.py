@@ -54,6 +54,8 @@ class Direction:
             size: of the step that follows.
             seed, draw: key the random numbers of diverse inputs; the draws from ``draw * samples`` on are used.
         """
+        if velocity is None and self.samples == 1 and self.diversity == 0:
+            return problem.gradient(x_adv)
         point = x_adv
         if self.nesterov and velocity is not None:
             point = x_adv + size * self.momentum * velocity

@@ -76,8 +76,8 @@ def without_gradient(grad: Tensor) -> Tensor:
 
 
 def like_probabilities(output: Any, labels: Tensor | None, each: bool = False) -> Tensor:
-    """bool, 0-d: whether no number is negative and rows sum to one, as after a softmax; of single numbers, or if
-    ``each`` stands for itself, whether several of them lie in [0, 1] for labels of both kinds, as after a sigmoid."""
+    """bool, 0-d: whether no number is negative and rows sum to one, as after a softmax; of single numbers, or with
+    ``each`` number by number, whether several lie in [0, 1] for labels of both kinds, as after a sigmoid."""
     rows = logits_of(output).detach().float()
     rows = rows.unsqueeze(1) if rows.dim() == 1 else rows
     positive = (rows >= 0).all()

@@ -204,17 +204,10 @@ class Ascent:
         if loss is None or plan.direction.elsewhere or x_adv is not state["x_adv"]:
             output, loss = problem.objective.value(x_adv)
         score = loss.to(x_adv.dtype) if plan.keep == "best" else torch.full_like(state["score"], -torch.inf)
-        if plan.early_stop and self.labels.couples_samples():
-            raise ValueError(COUPLED)
         if plan.early_stop:
-            score = score.clamp(max=torch.finfo(score.dtype).max)  # a loss of one's own may be infinite
-            won = problem.objective.won(output, len(x_adv))
-            if won is None:
-                raise ValueError(
-                    "early_stop needs won, a function (output, y) -> bool [B] that says which samples the attack has "
-                    "won, unless there are labels y [B] and one prediction for each sample, logits [B, C]"
-                )
-            score = torch.where(won, torch.inf, score)
+            if self.labels.couples_samples():
+                raise ValueError(COUPLED)
+            score = problem.objective.score(output, score, early_stop=True)
         ops.best_(state["kept"], state["score"], x_adv, score)
 
     def _problem(self, tensors: Tensors) -> Problem:

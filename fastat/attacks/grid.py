@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from fastat.kernels.arguments import check_integer
 from fastat.kernels.sizes import Size
 from fastat.support.threat import Norm
 
@@ -61,8 +61,7 @@ def _image(k: Tensor, lower: float, upper: float, levels: int) -> Tensor:
 
 def check_levels(levels: object, lower: Size, upper: Size, dtype: torch.dtype) -> None:
     """Raises TypeError or ValueError for a grid that there is not."""
-    if isinstance(levels, bool) or not isinstance(levels, Integral) or levels < 1:
-        raise ValueError(f"quantize must be an integer >= 1, the steps of the grid: 255 for 8 bits, got {levels!r}")
+    check_integer(levels, "quantize", 1, ", the steps of the grid: 255 for 8 bits")
     if not all(isinstance(end, float | int) and math.isfinite(end) for end in (lower, upper)):
         raise ValueError("quantize needs bounds of two numbers, the ends of the grid")
     if dtype not in (torch.float32, torch.float64):

@@ -80,9 +80,15 @@ class Objective:
         predicted = logits.argmax(dim=1)
         return predicted != wanted if self.targets is None else predicted == wanted
 
-    def score(self, output: Any, loss: Tensor) -> Tensor:
-        """What a result is ranked by, ``[B]``: infinite if it is won, else its loss."""
+    def score(self, output: Any, loss: Tensor, early_stop: bool = False) -> Tensor:
+        """What a result is ranked by, ``[B]``: infinite if it is won, else its loss. ``early_stop`` must know which
+        are won."""
         won = self.won(output, len(loss))
+        if won is None and early_stop:
+            raise ValueError(
+                "early_stop needs won, a function (output, y) -> bool [B] that says which samples the attack has "
+                "won, unless there are labels y [B] and one prediction for each sample, logits [B, C]"
+            )
         finite = loss.clamp(max=torch.finfo(loss.dtype).max)  # of a user's own it may be infinite
         return finite if won is None else torch.where(won, torch.inf, finite)
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Integral
 from typing import Any, Literal
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from fastat.attacks.objective import Goal, LossFunction, WonFunction
 from fastat.attacks.weakness import check_modes, report
 from fastat.graphs import Graph, capturing, check_graph
 from fastat.kernels import ops
-from fastat.kernels.arguments import check_number
+from fastat.kernels.arguments import check_integer, check_number
 from fastat.kernels.sizes import Box, Size, check_size
 from fastat.models import Model
 from fastat.support.threat import Norm
@@ -144,8 +143,8 @@ def pgd(
             end of the process, for the line that they were found at.
     """
     check_images(x)
-    _check_count(steps, "steps", 0)
-    _check_count(restarts, "restarts", 1)
+    check_integer(steps, "steps", 0)
+    check_integer(restarts, "restarts", 1)
     if restarts > 1 and not random_start:
         raise ValueError(f"restarts={restarts} needs random_start=True: every run would be the same")
     if keep not in ("last", "best"):
@@ -195,16 +194,11 @@ def pgd(
     return x_adv
 
 
-def _check_count(value: int, name: str, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
-
-
 def _direction(momentum: float, nesterov: bool, samples: int, diversity: float, norm: Norm, x: Tensor) -> Direction:
     momentum, diversity = check_number(momentum, "momentum"), check_number(diversity, "diversity")
     if diversity > 1:
         raise ValueError(f"diversity must be a probability, in [0, 1], got {diversity}")
-    _check_count(samples, "samples", 1)
+    check_integer(samples, "samples", 1)
     if nesterov and (momentum == 0 or norm != "linf"):
         raise ValueError(f"nesterov needs momentum > 0 and norm 'linf', got {momentum} and {norm!r}")
     if diversity > 0 and x.dim() != 4:

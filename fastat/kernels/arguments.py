@@ -5,7 +5,7 @@ kernels do not know are copied into ones they do.
 """
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -103,6 +103,12 @@ def logits_pair(logits: Tensor, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, 
     check_like(logits_adv, logits, "logits_adv")
     labels = class_labels(y, logits, "y")
     return widened(logits), widened(logits_adv), labels
+
+
+def check_integer(value: object, name: str, least: int, what: str = "") -> None:
+    """ValueError for anything but a whole number from ``least`` on; ``what`` says more of it."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}{what}, got {value!r}")
 
 
 def check_number(value: object, name: str, above: bool = False) -> float:

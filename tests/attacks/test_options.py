@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from steep import Steep
 from torch import nn
 
 import fastat
@@ -222,16 +223,6 @@ def test_n_fgsm_on_the_grid_leaves_the_ball_as_it_does_off_it(clip):
 
 
 def test_momentum_keeps_infinite_and_huge_gradients():
-    class Steep(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, z, scale):
-            ctx.scale = scale
-            return z.clone()
-
-        @staticmethod
-        def backward(ctx, grad):
-            return grad * ctx.scale, None
-
     x, y = torch.full((2, 6), 0.5), torch.tensor([0, 1])
     linear = nn.Linear(6, 2)
     plain = fastat.pgd(linear, x, y, 0.1, steps=3, random_start=False)

@@ -32,6 +32,12 @@ FASTAT_HD C at_sample(const Sizes& s, int64_t sample) {
   return s.values == nullptr ? static_cast<C>(s.number) : static_cast<const C*>(s.values)[sample * s.stride];
 }
 
+// The length of a step. An infinite one goes as far as there are numbers: times a gradient of zero it would be NaN.
+template <class C>
+FASTAT_HD C step_at(const SampleStepArgs& a, int64_t sample) {
+  return within_range(at_sample<C>(a.step, sample));
+}
+
 template <class C, class Args>
 FASTAT_HD Ball<C> ball_at(const Args& a, int64_t sample) {
   return {at_sample<C>(a.eps, sample), static_cast<C>(a.lower), static_cast<C>(a.upper)};

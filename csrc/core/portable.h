@@ -106,8 +106,9 @@ FASTAT_HD void store_nearest(Half& to, float v) {
   to.bits = static_cast<uint16_t>(nearest_bits(Half{}, v));
 }
 
-// Stores v, a point of the ball {|p - x| <= radius} and the box [lower, upper], without leaving either: where the
-// nearest representable number lies outside, the next one toward x is taken. x is representable, so it lies between.
+// Stores v, a point of the ball {|p - x| <= radius} and the box [lower, upper], without leaving either: the ends of the
+// box are numbers of type T, and where the nearest number lies outside of the ball, the next one toward x is taken. An
+// x outside of the box counts for less than the box.
 template <class T, class C = compute_t<T>>
 FASTAT_HD void store_inside(T& to, C v, C x, C radius, C lower, C upper) {
   if constexpr (is_compute_type<T>) {
@@ -123,8 +124,8 @@ FASTAT_HD void store_inside(T& to, C v, C x, C radius, C lower, C upper) {
     const uint32_t from_zero = x > C(0) ? 0x0001u : 0x8001u;
     const uint32_t toward = q == C(0) ? from_zero : next;
     uint32_t outside = distance > radius ? ~0u : 0u;
-    outside |= q < lower ? ~0u : 0u;
-    outside |= q > upper ? ~0u : 0u;
+    outside &= x >= lower ? ~0u : 0u;
+    outside &= x <= upper ? ~0u : 0u;
     outside &= q != x ? ~0u : 0u;
     to.bits = static_cast<uint16_t>(nearest ^ ((nearest ^ toward) & outside));
   }
@@ -137,6 +138,11 @@ FASTAT_HD C clamp(C v, C lower, C upper) {  // a NaN stays NaN
 }
 
 template <class C>
+FASTAT_HD C within_range(C v) {  // infinity is the largest number
+  return clamp(v, std::numeric_limits<C>::lowest(), std::numeric_limits<C>::max());
+}
+
+template <class C>
 FASTAT_HD C sign_of(C v) {  // 0 for NaN and for both zeros, like torch.sign
   return static_cast<C>(v > C(0)) - static_cast<C>(v < C(0));
 }
@@ -144,6 +150,16 @@ FASTAT_HD C sign_of(C v) {  // 0 for NaN and for both zeros, like torch.sign
 template <class C>
 FASTAT_HD C abs_of(C v) {
   return v < C(0) ? -v : v;
+}
+
+// The number next to v on the way to another one.
+template <class C>
+FASTAT_HD C next_toward(C v, C other) {
+  using Int = std::conditional_t<sizeof(C) == 8, int64_t, int32_t>;
+  const Int bits = bits_of<Int>(v), up = other > v ? Int(1) : Int(-1);
+  const Int next = v > C(0) ? bits + up : bits - up;
+  const Int from_zero = other > C(0) ? Int(1) : std::numeric_limits<Int>::lowest() + 1;
+  return bits_of<C>(v == C(0) ? from_zero : next);
 }
 
 // Calls f(k) for k = 0 .. n - 1, each a compile-time constant: unrolled before any optimizer looks at it.

@@ -2,7 +2,8 @@
 //
 //   linf   clamp(x + clamp((adv + step sign g) - x, -eps, eps), lower, upper), each operation rounded: the same bits as
 //          the plain PyTorch expression (Madry et al. 2018)
-//   l2     adv + step g/||g||, scaled into the ball, then clipped to the box
+//   l2     adv + step g/||g||, scaled into the ball, then clipped to the box; measured in double, and where the three
+//          sums of the first pass leave that in doubt, by a pass over what was stepped
 //   l1     the step spread over the largest gradient entries that can still move, then the Euclidean projection onto
 //          ball and box together (Croce and Hein, "Mind the box: l1-APGD for sparse adversarial attacks", 2021)
 //
@@ -67,38 +68,48 @@ struct L2Sums {
 // How to move and scale the elements of one sample.
 template <class C>
 struct L2Plan {
-  C first, second;  // g times first times second is the step; split so that neither factor overflows
-  C scale;          // applied to the stepped perturbation; 1 leaves it alone
+  C first, second;  // g times first times second is the step, scaled; split so that neither factor overflows
+  C scale;          // of the perturbation; 1 leaves it alone
   bool moves;
 };
 
+// ||stepped perturbation||^2.
+FASTAT_HD double l2_squared(const L2Sums& sums, double step) {
+  return sums.gg > 0 ? sums.dd + 2.0 * (step / sqrt(sums.gg)) * sums.dg + step * step : sums.dd;
+}
+
 template <class C>
 FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
-  L2Plan<C> plan{C(0), C(0), C(1), sums.gg > 0 && is_finite(sums.gg) && is_finite(sums.dg)};
-  double squared = sums.dd;
+  L2Plan<C> plan{C(0), C(0), C(1), sums.gg > 0};
+  const double squared = l2_squared(sums, step), radius = static_cast<double>(eps);
+  const double scale = squared > radius * radius ? radius / sqrt(squared) : 1.0;
   if (plan.moves) {
     const double norm = sqrt(sums.gg);
     const double lift = norm < 0x1p-100 ? 0x1p+100 : 1.0;
     plan.first = static_cast<C>(lift);
-    plan.second = static_cast<C>(step / (norm * lift));
-    squared = sums.dd + 2.0 * (step / norm) * sums.dg + static_cast<double>(step) * step;
+    plan.second = static_cast<C>(step * scale / (norm * lift));
   }
-  if (squared > static_cast<double>(eps) * eps) plan.scale = static_cast<C>(eps / sqrt(squared));
+  plan.scale = static_cast<C>(scale);
   return plan;
 }
 
 template <bool has_grad, class C>
 FASTAT_HD C l2_point(C adv, C grad, C x, const L2Plan<C>& plan, const Ball<C>& ball) {
-  const C moved = has_grad && plan.moves ? adv + grad * plan.first * plan.second : adv;
-  const C inside = plan.scale < C(1) ? x + (moved - x) * plan.scale : moved;
-  return clamp(inside, ball.lower, ball.upper);
+  C inside = plan.scale < C(1) ? (adv - x) * plan.scale : adv;
+  if (has_grad && plan.moves) inside = inside + grad * plan.first * plan.second;
+  return clamp(plan.scale < C(1) ? x + inside : inside, ball.lower, ball.upper);
 }
 
-// Whether the sums say too little: entries that are not finite, or squares of doubles beyond the range.
+// Whether the sums say too little: entries that are not finite, numbers near the end of the range, or a long step
+// nearly undone by another.
 template <class C>
-FASTAT_HD bool l2_unclear(const L2Sums& sums) {
-  const bool tiny = std::is_same_v<C, double> && sums.gg < 1e-280;
-  return tiny || !is_finite(sums.gg) || !is_finite(sums.dg);
+FASTAT_HD bool l2_unclear(const L2Sums& sums, C step, C eps) {
+  const double size = static_cast<double>(step), radius = static_cast<double>(eps);
+  const double parts = sums.dd + size * size, most = 0x1p+250;
+  const bool finite = is_finite(sums.gg) & is_finite(sums.dg) & (parts < most);  // false for NaN
+  const bool tiny = sums.gg < (std::is_same_v<C, double> ? 1e-280 : size > 0x1p+20 ? 0x1p-200 : 0.0);
+  const bool cancels = parts > radius * radius && l2_squared(sums, size) < 0x1p-6 * parts;
+  return !finite | tiny | cancels;
 }
 
 // What an entry of such a gradient counts for: itself times a power of two, or, where some are infinite, the sign of
@@ -125,38 +136,68 @@ FASTAT_HD L2Entries<C> l2_entries(C largest) {
   return {C(1), false};
 }
 
+// Step and scaling of a sample whose sums are unclear, in double throughout, the stepped perturbation measured as it
+// is.
+template <bool has_grad, class Team, class T, class Balls, class C = compute_t<T>>
+FASTAT_HD void l2_carefully(const Team& team, const Sample<T>& s, int64_t n, C step, const Balls& balls) {
+  const double eps = static_cast<double>(balls.radius());
+  L2Entries<C> entry{C(1), false};
+  double factor = 0.0;  // of the gradient
+  if constexpr (has_grad) {
+    entry = l2_entries(max_of<C>(team, n, [=](int64_t i) { return abs_of(load(s.grad[i])); }));
+    const double gg = sums<1, double>(team, n, [=](int64_t i, auto v) {
+      const double g = static_cast<double>(entry(load(s.grad[i])));
+      v[0] += g * g;
+    })[0];
+    if (gg > 0.0) factor = static_cast<double>(step) / sqrt(gg);
+  }
+  const auto stepped = [=](int64_t i) {
+    if constexpr (has_grad) return factor * static_cast<double>(entry(load(s.grad[i])));
+    return 0.0;
+  };
+  const double far = max_of<double>(team, n, [=](int64_t i) {
+    return abs_of(0.5 * static_cast<double>(load(s.adv[i])) - 0.5 * static_cast<double>(load(s.x[i])));
+  });
+  const double unit = far > 0x1p+400 || static_cast<double>(step) > 0x1p+400 ? 0x1p-600 : 1.0;
+  const auto perturbation = [=](int64_t i) {
+    return (unit * static_cast<double>(load(s.adv[i])) - unit * static_cast<double>(load(s.x[i]))) + unit * stepped(i);
+  };
+  const double norm = sqrt(sums<1, double>(team, n, [=](int64_t i, auto v) {
+    const double d = perturbation(i);
+    v[0] += d * d;
+  })[0]);
+  const double scale = norm > unit * eps ? eps / norm : 1.0 / unit;
+  const bool stays = !(norm > unit * eps);
+  for_each(team, n, [=](int64_t i) {
+    const Ball<C> ball = balls.at(i);
+    const C adv = load(s.adv[i]), x = load(s.x[i]);
+    const C moved = within_range(static_cast<C>(static_cast<double>(x) + scale * perturbation(i)));
+    const C point = clamp(stays & (stepped(i) == 0.0) ? adv : moved, ball.lower, ball.upper);
+    store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
+  });
+}
+
 template <bool has_grad, class Team, class T, class Balls, class C = compute_t<T>>
 FASTAT_HD void l2_sample(const Team& team, const Sample<T>& s, int64_t n, C step, const Balls& balls) {
-  const auto totals = [&](auto entry) {
-    const auto total = sums<3, double>(team, n, [=](int64_t i, auto v) {
-      const double d = static_cast<double>(load(s.adv[i])) - static_cast<double>(load(s.x[i]));
-      v[2] += d * d;
-      if constexpr (has_grad) {
-        const double g = entry(load(s.grad[i]));
-        v[0] += g * g;
-        v[1] += d * g;
-      }
-    });
-    return L2Sums{total[0], total[1], total[2]};
-  };
-  const auto move = [&](const L2Sums& total, auto entry) {
-    const L2Plan<C> plan = l2_plan(total, step, balls.radius());
-    for_each(team, n, [=](int64_t i) {
-      const Ball<C> ball = balls.at(i);
-      const C x = load(s.x[i]);
-      const C grad = has_grad ? entry(load(s.grad[i])) : C(0);
-      const C point = l2_point<has_grad>(load(s.adv[i]), grad, x, plan, ball);
-      store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
-    });
-  };
-  const auto as_it_is = [](C g) { return g; };
-  const L2Sums total = totals(as_it_is);
-  if (has_grad && l2_unclear<C>(total)) {
-    const auto entries = l2_entries(max_of<C>(team, n, [=](int64_t i) { return abs_of(load(s.grad[i])); }));
-    move(totals(entries), entries);
-  } else {
-    move(total, as_it_is);
-  }
+  const auto total = sums<3, double>(team, n, [=](int64_t i, auto v) {
+    const double d = static_cast<double>(load(s.adv[i])) - static_cast<double>(load(s.x[i]));
+    v[2] += d * d;
+    if constexpr (has_grad) {
+      const double g = load(s.grad[i]);
+      v[0] += g * g;
+      v[1] += d * g;
+    }
+  });
+  const L2Sums known{total[0], total[1], total[2]};
+  if (l2_unclear(known, step, balls.radius())) return l2_carefully<has_grad>(team, s, n, step, balls);
+  const L2Plan<C> plan = l2_plan(known, step, balls.radius());
+  for_each(team, n, [=](int64_t i) {
+    const Ball<C> ball = balls.at(i);
+    const C x = load(s.x[i]);
+    const C grad = has_grad ? load(s.grad[i]) : C(0);
+    const C point = l2_point<has_grad>(load(s.adv[i]), grad, x, plan, ball);
+    store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
+  });
 }
 
 // Bits of a non-negative float order like the number itself: the selection bisects over them.
@@ -204,35 +245,124 @@ FASTAT_HD L1Selection<C> l1_select(const Team& team, const Sample<T>& s, int64_t
 }
 
 // The Euclidean projection of v = moved - x onto {||u||_1 <= eps, x + u in the box} is u_i = sign(v_i) clip(|v_i| -
-// shift, 0, room_i), room_i what the box leaves in the direction of v_i. shift >= 0 is the root of a decreasing
-// piecewise-linear function: Newton steps within a bracket, exact once the right piece is reached.
+// shift, 0, room_i), room_i what the box leaves in the direction of v_i.
+
+// The shift is hi + lo, and u is multiplied by `scale`, which takes back what rounding leaves beyond eps. Two numbers,
+// since far from the ball a shift of one has no digits left for what lies within it.
+struct L1Shift {
+  double hi, lo, scale;
+  FASTAT_HD L1Shift plus(double step) const {
+    const double low = lo + step, sum = hi + low;
+    return {sum, low - (sum - hi), 1.0};  // exact where |low| <= hi, else as good as the step
+  }
+  FASTAT_HD bool operator<(const L1Shift& other) const { return (hi - other.hi) + (lo - other.lo) < 0.0; }
+};
+
+// One coordinate of v, mirrored where it is negative.
+struct L1Coordinate {
+  double centre, distance, lost, room;  // |v| is distance + lost
+  bool up;
+  FASTAT_HD double rest(const L1Shift& shift) const { return (distance - shift.hi) - (shift.lo - lost); }
+  FASTAT_HD double kept(double rest) const { return clamp(rest, 0.0, room); }
+};
+
+template <class C>
+FASTAT_HD L1Coordinate l1_coordinate(C moved, C x, const Ball<C>& ball) {
+  const bool up = moved > x;
+  const double far = static_cast<double>(up ? moved : -moved);
+  const double centre = static_cast<double>(up ? x : -x);
+  const double room = static_cast<double>(up ? ball.upper : -ball.lower) - centre;
+  const double difference = far - centre, most = std::numeric_limits<double>::max();
+  const double distance = difference > most ? most : difference;
+  return {centre, distance, (far - distance) - centre, room > 0.0 ? room : 0.0, up};
+}
+
+// Between the two, off both ends: geometrically where they are of different magnitude.
+FASTAT_HD L1Shift l1_between(const L1Shift& low, const L1Shift& high, double eps) {
+  const double least = low.hi > eps * 0x1p-20 ? low.hi : eps * 0x1p-20;
+  if (high.hi > least * 0x1p+20) return {sqrt(least) * sqrt(high.hi), 0.0, 1.0};
+  return low.plus(0.5 * ((high.hi - low.hi) + (high.lo - low.lo)));
+}
+
+// Where to begin, in the arithmetic of the data: 0 where v may be in the ball.
+struct L1Guess {
+  double shift, top;  // |v| is nowhere above the top
+  bool inside;
+};
+
 template <class Team, class T, class C, class Balls>
-FASTAT_HD double l1_shift(const Team& team, const C* moved, const T* points, int64_t n, const Balls& balls) {
+FASTAT_HD L1Guess l1_guess(const Team& team, const C* moved, const T* points, int64_t n, const Balls& balls) {
   const double eps = static_cast<double>(balls.radius());
-  double low = 0.0, high = 0.0, shift = 0.0;
-  for (int iteration = 0; iteration < 200; ++iteration) {
-    const auto at = sums<2, double>(team, n, [=](int64_t i, auto v) {
+  double low = 0.0, high = 0.0, shift = 0.0, top = 0.0;
+  for (int iteration = 0; iteration < 30; ++iteration) {
+    const C less = static_cast<C>(shift);
+    const auto at = sums<2, C, double>(team, n, [=](int64_t i, auto v) {
       const C x = load(points[i]);
       const C delta = moved[i] - x;
       const C room = delta > C(0) ? balls.at(i).upper - x : x - balls.at(i).lower;
-      const C limit = room > C(0) ? room : C(0);
-      const double rest = static_cast<double>(abs_of(delta)) - shift;
-      const double kept = clamp(rest, 0.0, static_cast<double>(limit));
+      const C rest = abs_of(delta) - less;
+      const C kept = clamp(rest, C(0), room > C(0) ? room : C(0));
       v[0] += kept;
-      v[1] += static_cast<double>((rest > 0.0) & (kept == rest));
+      v[1] += static_cast<C>((rest > C(0)) & (kept == rest));
     });
     if (iteration == 0) {
-      if (at[0] <= eps) return 0.0;
-      high = static_cast<double>(max_of<C>(team, n, [=](int64_t i) { return abs_of(moved[i] - load(points[i])); }));
+      if (at[0] < 0.99 * eps) return {0.0, 0.0, true};
+      const C far = max_of<C>(team, n, [=](int64_t i) { return abs_of(moved[i] - load(points[i])); });
+      const double most = static_cast<double>(std::numeric_limits<C>::max());
+      top = high = within_range(is_finite(far) ? static_cast<double>(far) * (1.0 + 0x1p-20) : 4.0 * most);
+      if (eps == 0.0 || !(at[0] > 1.01 * eps)) break;
     }
+    if (abs_of(at[0] - eps) < 0x1p-18 * eps) break;
     (at[0] > eps ? low : high) = shift;
     double next = shift + (at[0] - eps) / at[1];
-    if (next == shift) break;
-    if (!((next > low) & (next < high))) next = low + (high - low) * 0.5;  // off the bracket, or on a flat piece
+    if (!((next > low) & (next < high))) next = low + (high - low) * 0.5;
     if (!((next > low) & (next < high))) break;
     shift = next;
   }
-  return high < shift ? high : shift;
+  return {shift, top, false};
+}
+
+// What u keeps of v falls with the shift along a piecewise-linear function: Newton steps to where it is eps, within a
+// bracket. hi < 0: the whole of v is in the ball.
+template <class Team, class T, class C, class Balls>
+FASTAT_HD L1Shift l1_shift(const Team& team, const C* moved, const T* points, int64_t n, const Balls& balls) {
+  const double eps = static_cast<double>(balls.radius());
+  const L1Guess guess = l1_guess(team, moved, points, n, balls);
+  if (guess.inside) return {-1.0, 0.0, 1.0};
+  L1Shift low{0.0, 0.0, 1.0}, high{guess.top, 0.0, 1.0}, shift{guess.shift, 0.0, 1.0};
+  const double close = eps * (0x1p-46 + 0x1p-58 * static_cast<double>(n));  // as sums of n terms round
+  for (int iteration = 0;; ++iteration) {
+    const auto at = sums<2, double>(team, n, [=](int64_t i, auto v) {
+      const L1Coordinate c = l1_coordinate<C>(moved[i], load(points[i]), balls.at(i));
+      const double rest = c.rest(shift), kept = c.kept(rest);
+      v[0] += kept;
+      v[1] += static_cast<double>((rest > 0.0) & (kept == rest));
+    });
+    if (shift.hi == 0.0) {
+      if (at[0] <= eps) return {-1.0, 0.0, 1.0};
+      if (eps == 0.0) return {std::numeric_limits<double>::infinity(), 0.0, 1.0};
+    }
+    shift.scale = at[0] > eps ? eps / at[0] : 1.0;
+    if (abs_of(at[0] - eps) <= close || iteration == 300) break;
+    (at[0] > eps ? low : high) = shift;
+    L1Shift next = shift.plus((at[0] - eps) / at[1]);
+    if (!((low < next) & (next < high))) next = l1_between(low, high, eps);  // off the bracket, or on a flat piece
+    if (!((low < next) & (next < high))) break;
+    shift = next;
+  }
+  return shift;
+}
+
+// x + u, its rounding toward x.
+template <class C>
+FASTAT_HD C l1_point(C moved, C x, const L1Shift& shift, const Ball<C>& ball) {
+  const L1Coordinate c = l1_coordinate(moved, x, ball);
+  const double u = c.kept(c.rest(shift)) * shift.scale;
+  const double exact = c.centre + u;
+  const C nearest = static_cast<C>(c.up ? exact : -exact);
+  const double distance = static_cast<double>(c.up ? nearest : -nearest) - c.centre;
+  const C point = distance > u ? next_toward(nearest, x) : nearest;
+  return clamp(shift.hi < 0.0 ? moved : point, ball.lower, ball.upper);
 }
 
 // `moved` holds n numbers of the compute type; it may be adv itself where that is the element type.
@@ -245,19 +375,16 @@ FASTAT_HD void l1_sample(const Team& team, const Sample<T>& s, C* moved, int64_t
     for_each(team, n, [=](int64_t i) {
       const C adv = load(s.adv[i]), grad = load(s.grad[i]);
       const C move = amount * sign_of(grad);
-      moved[i] = adv + (movable_key<C>(adv, grad, balls.at(i)) >= selection.threshold ? move : C(0));
+      moved[i] = within_range(adv + (movable_key<C>(adv, grad, balls.at(i)) >= selection.threshold ? move : C(0)));
     });
   } else {
-    for_each(team, n, [=](int64_t i) { moved[i] = load(s.adv[i]); });
+    for_each(team, n, [=](int64_t i) { moved[i] = within_range(load(s.adv[i])); });
   }
-  const double shift = l1_shift(team, moved, s.x, n, balls);
+  const L1Shift shift = l1_shift(team, moved, s.x, n, balls);
   for_each(team, n, [=](int64_t i) {
     const Ball<C> ball = balls.at(i);
     const C x = load(s.x[i]);
-    const C delta = moved[i] - x;
-    const C rest = static_cast<C>(static_cast<double>(abs_of(delta)) - shift);
-    const C shrunk = x + sign_of(delta) * (rest > C(0) ? rest : C(0));
-    const C point = clamp(shift > 0.0 ? shrunk : moved[i], ball.lower, ball.upper);
+    const C point = l1_point(moved[i], x, shift, ball);
     store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
   });
 }

@@ -31,11 +31,12 @@ void step_elements(const StepArgs& a, int64_t begin, int64_t end) {
         if (by_element(a)) {
           const BallOfElements<C> balls = balls_at<C>(a, sample);
           const SizeOfElements<C> steps = sizes_at<C>(a.step, a.steps_differ, sample);
-          for_each(SerialTeam{}, last - first,
-                   [=](int64_t i) { linf_element<grad>(s, first + i, steps.at(first + i), balls.at(first + i)); });
+          for_each(SerialTeam{}, last - first, [=](int64_t i) {
+            linf_element<grad>(s, first + i, within_range(steps.at(first + i)), balls.at(first + i));
+          });
         } else {
           const Ball<C> ball = ball_at<C>(a, sample);
-          const C step = at_sample<C>(a.step, sample);
+          const C step = step_at<C>(a, sample);
           for_each(SerialTeam{}, last - first, [=](int64_t i) { linf_element<grad>(s, first + i, step, ball); });
         }
       };
@@ -57,7 +58,7 @@ void step_samples(const StepArgs& a, int64_t begin, int64_t end) {
     };
     for (int64_t sample = begin; sample < end; ++sample) {
       const Sample<T> s = step_sample_at<T>(a, sample);
-      const C step = at_sample<C>(a.step, sample);
+      const C step = step_at<C>(a, sample);
       const auto run = [&](auto has_grad, const auto& ball) {
         constexpr bool grad = decltype(has_grad)::value;
         if (static_cast<Norm>(a.norm) == Norm::l2)

@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(threads) l1_step_kernel(const step_args_t<by_e
     s = {staged_adv, staged_grad, staged_x};
   }
   if constexpr (is_compute_type<T>) moved = s.adv;
-  const C step = at_sample<C>(a.step, blockIdx.x);
+  const C step = step_at<C>(a, blockIdx.x);
   if constexpr (by_element)
     l1_sample<has_grad>(team, s, moved, a.n, step, a.selected, balls_at<C>(a, blockIdx.x));
   else

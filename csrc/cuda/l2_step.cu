@@ -39,12 +39,12 @@ __device__ __forceinline__ void move(Vector<T, width>& adv, const Vector<T, widt
   }
 }
 
-// A sample whose gradient has entries that are not finite, or doubles whose squares leave the range: read from memory
-// in every pass, and never inlined, so that no other sample pays for its registers.
-template <class T, class Team, class Balls, class C = compute_t<T>>
-__device__ __attribute__((noinline)) void move_unclear(const Team team, const Sample<T> s, int64_t n, C step,
-                                                       const Balls balls) {
-  l2_sample<true>(team, s, n, step, balls);
+// A sample whose sums are unclear: read from memory in every pass, and never inlined, so that no other sample pays for
+// its registers.
+template <bool has_grad, class T, class Team, class Balls, class C = compute_t<T>>
+__device__ __attribute__((noinline)) void move_carefully(const Team team, const Sample<T> s, int64_t n, C step,
+                                                         const Balls balls) {
+  l2_carefully<has_grad>(team, s, n, step, balls);
 }
 
 // All in one reduction: a third of the barriers, which count where a block has little else to wait for.
@@ -82,9 +82,9 @@ __global__ void __launch_bounds__(threads) l2_step_in_registers(const SampleStep
   for (int k = 0; k < items; ++k) add_terms<has_grad, 4>(sums, adv[k], grad[k], x[k]);
   const Ball<float> ball = ball_at<float>(a, blockIdx.x);
   const L2Sums total = totals_together(team, sums);
-  const float step = at_sample<float>(a.step, blockIdx.x);
-  if (has_grad && l2_unclear<float>(total))
-    return move_unclear(team, step_sample_at<float>(a, blockIdx.x), a.n, step, ball);
+  const float step = step_at<float>(a, blockIdx.x);
+  if (l2_unclear(total, step, ball.eps))
+    return move_carefully<has_grad>(team, step_sample_at<float>(a, blockIdx.x), a.n, step, ball);
   const L2Plan<float> plan = l2_plan(total, step, ball.eps);
 #pragma unroll
   for (int k = 0; k < items; ++k) {
@@ -117,8 +117,9 @@ __global__ void __launch_bounds__(threads) l2_step_streamed(const step_args_t<by
       return ball_at<C>(a, blockIdx.x);
   }();
   const L2Sums total = totals_in_turn(team, sums);
-  const C step = at_sample<C>(a.step, blockIdx.x);
-  if (has_grad && l2_unclear<C>(total)) return move_unclear(team, step_sample_at<T>(a, blockIdx.x), a.n, step, balls);
+  const C step = step_at<C>(a, blockIdx.x);
+  if (l2_unclear(total, step, balls.radius()))
+    return move_carefully<has_grad>(team, step_sample_at<T>(a, blockIdx.x), a.n, step, balls);
   const L2Plan<C> plan = l2_plan(total, step, balls.radius());
 #pragma unroll 2
   for (int64_t i = threadIdx.x; i < vectors; i += threads) {

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(threads) linf_step_kernel(const SampleStepArgs
     if (index >= vectors) break;
     const int64_t sample = per_sample ? index / (a.n / width) : 0;
     const Ball<C> ball = ball_at<C>(a, sample);
-    const C step = at_sample<C>(a.step, sample);
+    const C step = step_at<C>(a, sample);
     const Sample<T> s{adv[k].v, grad[k].v, x[k].v};
 #pragma unroll
     for (int i = 0; i < width; ++i) linf_element<has_grad>(s, i, step, ball);
@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(threads) linf_step_by_element(const StepArgs a
   const int64_t index = static_cast<int64_t>(blockIdx.x) * threads + threadIdx.x;
   if (index >= a.batch * a.n) return;
   const int64_t sample = index / a.n, i = index % a.n;
-  const C step = sizes_at<C>(a.step, a.steps_differ, sample).at(i);
+  const C step = within_range(sizes_at<C>(a.step, a.steps_differ, sample).at(i));
   linf_element<has_grad>(step_sample_at<T>(a, sample), i, step, balls_at<C>(a, sample).at(i));
 }
 

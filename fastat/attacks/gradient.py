@@ -1,7 +1,7 @@
 """What every attack loop needs of a model: frozen parameters, and gradients to the input alone."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from fastat.graphs import capturing
 from fastat.models import (
     Model,
     any_compiled,
+    changed,
     fresh_casts,
     half_scale,
     is_sharded,
@@ -67,7 +68,8 @@ def attacking(model: Model, device: torch.device) -> Iterator[Model]:
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     kept = set() if any_compiled(model) else set(parameters) if casts else _matrices(modules)
     frozen = [] if is_sharded(model) else [p for p in parameters if p.requires_grad and p not in kept]
-    with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare:
+    watched = changed(model, "attacks it with frozen parameters") if frozen else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare, watched:
         try:
             for p in frozen:
                 p.requires_grad_(False)

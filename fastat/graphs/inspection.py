@@ -5,12 +5,15 @@ from __future__ import annotations
 import types
 import weakref
 from collections import OrderedDict, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _modules
+
+from fastat.models import Watch
 
 
 class CaptureError(RuntimeError):
@@ -113,12 +116,20 @@ def survey(model: nn.Module) -> Survey:
     for module in modules:  # grows meanwhile
         values = [  # most are empty hooks: not worth a call
             v if (kind := type(v)) in _PLAIN else () if kind in _CONTAINERS and not v else comparable(v)
-            for name, v in vars(module).items()
-            if name not in _NOT_OF_FORWARD
+            for name, v in _attributes(module)
         ]
         states.append((type(module), *values))
     hooks = tuple(tuple(getattr(_modules, name, ())) for name in _GLOBAL_HOOKS)
     return Survey(modules, objects, tensors, (hooks, *states))
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """Those that a forward pass may read, without the hook of whoever changes the module now."""
+    for name, value in vars(module).items():
+        if name == "_forward_pre_hooks" and value:
+            yield name, {key: hook for key, hook in value.items() if not isinstance(hook, Watch)}
+        elif name not in _NOT_OF_FORWARD:
+            yield name, value
 
 
 def place(t: Tensor) -> tuple[Any, ...]:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fastat.kernels._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
-from fastat.kernels.sizes import Size, check_size, one_per_sample, spread
-from fastat.support.threat import Norm
+from fastat.kernels.sizes import Size, check_size, inward, one_per_sample, spread
+from fastat.support.threat import Norm, as_float
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+_HALVES = (torch.float16, torch.bfloat16)
+_FLOATS = (torch.float32, torch.float64, *_HALVES)
 
 
 def check_data(t: Tensor, name: str) -> None:
@@ -40,6 +41,69 @@ def check_like(t: Tensor, other: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be on {other.device}, got {t.device}")
 
 
+def check_written(target: Tensor, name: str, **inputs: object) -> None:
+    """Checks a tensor that an op writes before anything is written.
+
+    Raises:
+        RuntimeError: it requires grad while grad mode is on.
+        ValueError: entries of it share memory with each other, or with an input.
+    """
+    if target.requires_grad and torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{name} requires grad, and an in-place op cannot write it while grad mode is on: detach it, or use no_grad"
+        )
+    if torch.compiler.is_compiling():
+        return
+    if not samples_dense(target) and _overlaps_itself(target):
+        raise ValueError(f"{name} has entries that share memory (it is expanded): pass {name}.clone()")
+    for other, value in inputs.items():
+        if isinstance(value, Tensor) and _overlap(target, value):
+            raise ValueError(f"{name}, which is written, shares memory with {other}: pass {other}.clone()")
+
+
+def _overlaps_itself(t: Tensor) -> bool:
+    if t.numel() == 0:
+        return False
+    dims = sorted((stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1)
+    extent = 1
+    for stride, size in dims:
+        if stride < extent:  # of an overlap or of strides that interlock
+            return _places(t).bincount().max().item() > 1
+        extent += stride * (size - 1)
+    return False
+
+
+def _overlap(written: Tensor, read: Tensor) -> bool:
+    """Whether two tensors have an entry at the same place in memory."""
+    first, last = _extent(written)
+    start, end = _extent(read)
+    if last <= start or end <= first or written.device != read.device:
+        return False
+    size = written.element_size()
+    if start == first or read.element_size() != size or (start - first) % size != 0:
+        return True
+    return bool(torch.isin(_places(written), _places(read) + (start - first) // size).any())
+
+
+def _extent(t: Tensor) -> tuple[int, int]:
+    """The addresses of its first byte and of the byte after its last."""
+    first = t.data_ptr()
+    if t.is_contiguous():
+        return first, first + t.nbytes
+    if t.numel() == 0:
+        return first, first
+    entries = 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
+    return first, first + entries * t.element_size()
+
+
+def _places(t: Tensor) -> Tensor:
+    """Where its entries stand, counted from the first one."""
+    places = torch.zeros((), dtype=torch.int64)
+    for stride, size in zip(t.stride(), t.shape, strict=True):
+        places = places.unsqueeze(-1) + stride * torch.arange(size)
+    return places.flatten()
+
+
 def compute_dtype(t: Tensor) -> torch.dtype:
     """What the ops compute in for this data."""
     return torch.float64 if t.dtype == torch.float64 else torch.float32
@@ -55,7 +119,7 @@ def sized(value: Size, name: str, x: Tensor, norm: Norm) -> tuple[float, Tensor 
     as many dimensions as ``x``. Tensors in the compute type."""
     check_size(value, name, x)
     if not isinstance(value, Tensor):
-        return float(value), None
+        return as_float(value), None
     full = spread(value.detach(), name, x).to(compute_dtype(x))
     if one_per_sample(full):
         return 0.0, full.reshape(-1).expand(x.shape[0])
@@ -115,7 +179,7 @@ def check_number(value: object, name: str, above: bool = False) -> float:
     """A finite number >= 0, or above 0, as a float; TypeError or ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
+    number = as_float(value)
     if not (0 < number < math.inf or (number == 0 and not above)):
         raise ValueError(f"{name} must be a finite number {'above' if above else '>='} 0, got {value}")
     return number
@@ -123,13 +187,20 @@ def check_number(value: object, name: str, above: bool = False) -> float:
 
 def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float, Tensor | None, Tensor | None]:
     """The ends as the ops take them: numbers, infinite for None, and where an end is a tensor one number per element,
-    of as many dimensions as ``x``, in the compute type."""
+    of as many dimensions as ``x``, in the compute type.
+
+    For data in half precision they are moved inward to numbers of that dtype, where there is one between them.
+    """
     ends: list[tuple[float, Tensor | None]] = []
     for value, name, none in ((lower, "lower", -math.inf), (upper, "upper", math.inf)):
         if isinstance(value, Tensor):
             ends.append((none, spread(value.detach(), name, x).to(compute_dtype(x))))
+        elif value is None:
+            ends.append((none, None))
+        elif isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, a tensor or None, got {type(value).__name__}")
         else:
-            ends.append((none if value is None else float(value), None))
+            ends.append((as_float(value), None))
     (low, lows), (high, highs) = ends
     if lows is None and highs is None:
         if not low <= high:
@@ -138,7 +209,36 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
         right = torch.as_tensor(low if lows is None else lows) <= (high if highs is None else highs)
         if not bool(right.all()):
             raise ValueError("lower must be <= upper, got entries for which it is not")
+    if x.dtype in _HALVES:
+        return _inward(low, high, lows, highs, x)
     return low, high, lows, highs
+
+
+def _inward(
+    low: float, high: float, lows: Tensor | None, highs: Tensor | None, x: Tensor
+) -> tuple[float, float, Tensor | None, Tensor | None]:
+    if lows is None and highs is None:
+        inner_low, inner_high = _number_inward(low, x.dtype, up=True), _number_inward(high, x.dtype, up=False)
+        return (inner_low, inner_high, None, None) if inner_low <= inner_high else (low, high, None, None)
+    first = torch.full_like(highs, low) if lows is None and highs is not None else lows
+    last = torch.full_like(lows, high) if highs is None and lows is not None else highs
+    assert first is not None and last is not None
+    inner_first, inner_last = inward(first, x.dtype, up=True), inward(last, x.dtype, up=False)
+    some = inner_first <= inner_last
+    return low, high, torch.where(some, inner_first, first), torch.where(some, inner_last, last)
+
+
+def _number_inward(end: float, dtype: torch.dtype, *, up: bool) -> float:
+    """:func:`fastat.kernels.sizes.inward` of a number, without a tensor."""
+    if end == 0 or math.isinf(end):
+        return end
+    digits, least = (11, -24) if dtype == torch.float16 else (8, -133)
+    unit = 2.0 ** max(math.frexp(end)[1] - digits, least)
+    number = (math.ceil(end / unit) if up else math.floor(end / unit)) * unit
+    largest = torch.finfo(dtype).max
+    if abs(number) > largest:
+        return math.copysign(largest if (number > 0) != up else math.inf, number)
+    return number
 
 
 def row_major_or_channels_last(t: Tensor) -> bool:

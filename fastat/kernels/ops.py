@@ -25,6 +25,7 @@ from fastat.kernels.arguments import (
     box,
     check_data,
     check_like,
+    check_written,
     class_labels,
     compute_dtype,
     integer_labels,
@@ -144,6 +145,7 @@ def project_(
     check_like(x, x_adv, "x")
     radius, radii = sized(eps, "eps", x_adv, norm)
     low, high, lows, highs = box(lower, upper, x_adv)
+    check_written(x_adv, "x_adv", x=x, eps=eps, lower=lower, upper=upper)
 
     def write(work: Tensor) -> None:
         radii_, lows_, highs_ = _laid_out(work, radii, lows, highs)
@@ -293,12 +295,16 @@ def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> Non
     """
     check_like(x_adv, best_x, "x_adv")
     for value, name in ((best_loss, "best_loss"), (loss, "loss")):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         if value.dtype not in (torch.float32, torch.float64) or value.dtype != best_loss.dtype:
             raise TypeError(f"{name} must be float32 or float64, like best_loss, got {value.dtype}")
         if value.shape != (best_x.shape[0],) or value.device != best_x.device:
             raise ValueError(
                 f"{name} must be [{best_x.shape[0]}] on {best_x.device}, got {list(value.shape)} on {value.device}"
             )
+    check_written(best_x, "best_x", best_loss=best_loss, x_adv=x_adv, loss=loss)
+    check_written(best_loss, "best_loss", x_adv=x_adv, loss=loss)
     loss = loss.detach().contiguous()
     _in_place(
         best_loss,
@@ -345,6 +351,7 @@ def _step_(
     step, steps = sized(step_size, "step_size", x_adv, norm)
     radius, radii = sized(eps, "eps", x_adv, norm)
     low, high, lows, highs = box(lower, upper, x_adv)
+    check_written(x_adv, "x_adv", grad=grad, x=x, step_size=step_size, eps=eps, lower=lower, upper=upper)
 
     def write(work: Tensor) -> None:
         steps_, radii_, lows_, highs_ = _laid_out(work, steps, radii, lows, highs)
@@ -360,10 +367,6 @@ def _laid_out(like: Tensor, *values: Tensor | None) -> list[Tensor | None]:
 
 def _in_place(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:
     """Runs ``write`` on ``target``, or on a dense copy that is copied back, so that autograd learns of the change."""
-    if target.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError(
-            "an in-place op cannot write a tensor that requires grad while grad mode is on: detach it, or use no_grad"
-        )
     data = target.detach()
     if samples_dense(data):
         write(data)

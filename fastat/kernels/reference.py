@@ -6,6 +6,7 @@ calls the compiled code.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 def linf_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):  # type: ignore[no-untyped-def]
     """See :func:`fastat.linf_step_`."""
+    lower, upper = _inner(lower, upper, x)
     adv, g, x0 = _compute(x_adv), _compute(grad), _compute(x)
     step, radius = _column(step_size, adv), _column(eps, adv)
     moved = adv + step * g.sign()
@@ -24,6 +26,7 @@ def linf_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):  # type: i
 
 def l2_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):  # type: ignore[no-untyped-def]
     """See :func:`fastat.l2_step_`."""
+    lower, upper = _inner(lower, upper, x)
     adv, g, x0 = _compute(x_adv), _compute(grad), _compute(x)
     infinite = g.isinf()
     some = infinite.flatten(1).any(1).view(-1, *[1] * (g.dim() - 1))
@@ -37,6 +40,7 @@ def l2_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0):  # type: ign
 
 def l1_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0, sparsity=0.05):  # type: ignore[no-untyped-def]
     """See :func:`fastat.l1_step_`."""
+    lower, upper = _inner(lower, upper, x)
     adv, g, x0 = _compute(x_adv), _compute(grad), _compute(x)
     if adv.numel() == 0:
         return x_adv
@@ -53,6 +57,7 @@ def l1_step_(x_adv, grad, x, step_size, eps, lower=0.0, upper=1.0, sparsity=0.05
 
 def project_(x_adv, x, eps, norm, lower=0.0, upper=1.0):  # type: ignore[no-untyped-def]
     """See :func:`fastat.project_`."""
+    lower, upper = _inner(lower, upper, x)
     adv, x0 = _compute(x_adv), _compute(x)
     if norm == "linf":
         radius = _column(eps, adv)
@@ -64,6 +69,7 @@ def project_(x_adv, x, eps, norm, lower=0.0, upper=1.0):  # type: ignore[no-unty
 
 def random_start(x, eps, norm, seed=None, sample_ids=None, lower=0.0, upper=1.0, *, draw=0):  # type: ignore[no-untyped-def]
     """See :func:`fastat.random_start`; ``seed`` must be an int."""
+    lower, upper = _inner(lower, upper, x)
     x0 = _compute(x)
     batch, n = x.shape[0], math.prod(x.shape[1:])
     ids = torch.arange(batch, device=x.device) if sample_ids is None else sample_ids.to(torch.int64)
@@ -173,7 +179,7 @@ def discrimination_loss(features, y, tau=0.1, positives="outside"):  # type: ign
 def benign_loss(logits, features, y, gamma=1.0, beta=0.2, tau=0.1, positives="outside"):  # type: ignore[no-untyped-def]
     """See :func:`fastat.benign_loss`."""
     weights = benign_weights(logits, y, gamma)
-    fit = (weights * F.cross_entropy(_compute(logits), y, reduction="none")).sum() / weights.sum()
+    fit = (weights * F.cross_entropy(_compute(logits), y, reduction="none")).sum() / weights.sum().clamp(min=1e-37)
     return fit + beta * discrimination_loss(features, y, tau, positives)
 
 
@@ -303,31 +309,51 @@ def _l1_project(
     upper: float | Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Projection onto ball and box by sorting the breakpoints of the kept l1 norm as a function of the shift."""
+    """Projection onto ball and box: the shift of every sample is bisected, first among all float64 numbers, then for
+    what is to be taken from the one found or added to the one before."""
     if x.numel() == 0:
         return moved.to(dtype)
-    delta = (moved - x).flatten(1).double()
-    size = delta.abs()
-    low, high = _box(x, lower, upper)
-    room = torch.where(delta > 0, (high - x).flatten(1), (x - low).flatten(1)).double().clamp(min=0)
+    up = moved > x
+    far, centre = (torch.where(up, t, -t).flatten(1).double() for t in (moved, x))
+    low, high = (torch.as_tensor(end).expand_as(x) for end in _box(x, lower, upper))
+    room = (torch.where(up, high, -low).flatten(1).double() - centre).clamp(min=0)
     radius = _column(eps, x).double().flatten(1)
-    kept = torch.minimum(size, room)
-    # The kept norm falls with slope -1 per coordinate between shift = size - room (where the box stops holding it) and
-    # shift = size (where it reaches zero).
-    starts = (size - room).clamp(min=0)
-    where = torch.cat([starts, torch.maximum(size, starts)], dim=1)
-    slopes = torch.cat([-torch.ones_like(size), torch.ones_like(size)], dim=1)
-    where, order = where.sort(dim=1, stable=True)
-    slope = slopes.gather(1, order).cumsum(1)
-    drop = torch.diff(where, dim=1) * slope[:, :-1]
-    value = torch.cat([kept.sum(1, keepdim=True), kept.sum(1, keepdim=True) + drop.cumsum(1)], dim=1)
-    segment = ((value > radius).sum(1, keepdim=True) - 1).clamp(min=0)
-    at, f, m = where.gather(1, segment), value.gather(1, segment), slope.gather(1, segment)
-    shift = torch.where(value[:, :1] > radius, at + (f - radius) / (-m).clamp(min=1e-300), 0.0)
-    u = delta.sign() * torch.minimum((size - shift).clamp(min=0), room)
-    point = torch.where(shift.view(-1, *[1] * (x.dim() - 1)) > 0, x + u.view_as(x), moved.double()).to(x.dtype)
-    point = _clamp(point, lower, upper)
+    distance = far - centre
+    lost = (far - distance) - centre  # the distance is exactly distance + lost
+
+    def kept(shift: Tensor, less: Tensor) -> Tensor:
+        return torch.minimum(((distance - shift) + (less + lost)).clamp(min=0), room)
+
+    def enough(shift: Tensor, less: Tensor) -> Tensor:
+        return kept(shift, less).sum(1, keepdim=True) <= radius
+
+    none = torch.zeros_like(radius + distance[:, :1])
+    inside = enough(none, none)
+    most = distance.nan_to_num(0.0).amax(1, keepdim=True) * (1 + 2**-50)
+    shift = _bisected(none, most, lambda middle: enough(middle, none))
+    before = (shift.view(torch.int64) - 1).clamp(min=0).view(torch.float64)
+    half = (shift - before) / 2
+    less = _bisected(none, half, lambda middle: ~enough(shift, middle), last=False)
+    more = _bisected(none, half, lambda middle: enough(before, -middle))
+    u = torch.where(enough(shift, half), kept(before, -more), kept(shift, less))
+    u = torch.where(radius > 0, u, 0.0)
+    exact = centre + u
+    nearest = exact.to(x.dtype)
+    outside = nearest.double() - centre > u
+    nearest = torch.where(outside, torch.nextafter(nearest, centre.to(x.dtype)), nearest).view_as(x)
+    unchanged = inside.view(-1, *[1] * (x.dim() - 1))
+    point = _clamp(torch.where(unchanged, moved, torch.where(up, nearest, -nearest)), lower, upper)
     return _store(point, x, (point - x).abs(), lower, upper, dtype)
+
+
+def _bisected(low: Tensor, high: Tensor, right: Callable[[Tensor], Tensor], last: bool = True) -> Tensor:
+    """Where ``right`` begins to hold between the two, numbers >= 0: its first number, or the one before."""
+    below, above = low.view(torch.int64), high.view(torch.int64)
+    for _ in range(64):
+        middle = below + (above - below) // 2
+        found = right(middle.view(torch.float64))
+        below, above = torch.where(found, below, middle), torch.where(found, middle, above)
+    return (above if last else below).view(torch.float64)
 
 
 def _store(
@@ -338,17 +364,36 @@ def _store(
     upper: float | Tensor | None,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Rounds to ``dtype``; where half precision would leave the ball or the box, takes the next number toward ``x``."""
+    """Rounds to ``dtype``; where half precision would leave the ball and ``x`` is in the box, takes the next number
+    toward ``x``."""
     stored = point.to(dtype)
     if dtype not in (torch.float16, torch.bfloat16):
         return stored
-    q = stored.to(point.dtype)
     low, high = _box(x, lower, upper)
-    outside = ((q - x).abs() > radius) | (q < low) | (q > high)
-    bits = stored.view(torch.int16)
-    away_from_zero = (x > q) == (q > 0)
-    toward = torch.where(q == 0, torch.where(x > 0, 1, -32767), torch.where(away_from_zero, bits + 1, bits - 1))
-    return torch.where(outside & (q != x), toward.to(torch.int16), bits).view(dtype)
+    q = stored.to(point.dtype)
+    outside = ((q - x).abs() > radius) & (x >= low) & (x <= high) & (q != x)
+    return torch.where(outside, _toward(stored, x), stored)
+
+
+def _inner(lower: float | Tensor | None, upper: float | Tensor | None, x: Tensor) -> tuple[Any, Any]:
+    """The box of half-precision data: its ends moved inward to numbers of that dtype, where there is one between."""
+    if x.dtype not in (torch.float16, torch.bfloat16):
+        return lower, upper
+    low, high = (torch.as_tensor(end).float().expand_as(x) for end in _box(x.float(), lower, upper))
+    near_low, near_high = low.to(x.dtype), high.to(x.dtype)
+    inner_low = torch.where(near_low.float() < low, _toward(near_low, torch.full_like(low, math.inf)), near_low).float()
+    inner_high = torch.where(near_high.float() > high, _toward(near_high, -torch.full_like(high, math.inf)), near_high)
+    some = inner_low <= inner_high.float()
+    return torch.where(some, inner_low, low), torch.where(some, inner_high.float(), high)
+
+
+def _toward(q: Tensor, goal: Tensor) -> Tensor:
+    """The next number of the dtype of ``q`` on the way to ``goal``."""
+    bits, value = q.view(torch.int16), q.to(goal.dtype)
+    away_from_zero = (goal > value) == (value > 0)
+    from_zero = torch.where(goal > 0, 1, -32767)
+    step = torch.where(away_from_zero, bits + 1, bits - 1)
+    return torch.where(value == 0, from_zero, step).to(torch.int16).view(q.dtype)
 
 
 def _trim(values: Tensor, k: Tensor | float) -> Tensor:

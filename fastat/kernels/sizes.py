@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Real
 
 import torch
@@ -24,22 +23,21 @@ def check_size(value: Size, name: str, x: Tensor, check_values: bool = True) -> 
 
     Values inside a tensor are looked at only where that costs no synchronization (CPU) and ``check_values`` allows it.
     """
+    most = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).max
     if isinstance(value, Tensor):
         spread(value, name, x)
         if check_values and value.device.type == "cpu" and not torch.compiler.is_compiling():
-            bad = ~(value >= 0)
+            bad = ~((value >= 0) & (value.double() <= most))
             if bad.any():
-                raise ValueError(f"{name} must be >= 0, got {value[bad].flatten()[0].item()}")
-            if value.isinf().any():
-                raise ValueError(f"{name} must be finite, got inf")
+                raise ValueError(f"{name} must be in [0, {most:g}], got {value[bad].flatten()[0].item()}")
         return
     if isinstance(value, bool) or not isinstance(value, Real):
         cure = ": torch.as_tensor(...)" if type(value).__name__ == "ndarray" else ""
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}{cure}")
     if not value >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
-    if name == "step_size" and math.isinf(value):  # times a zero gradient it would be NaN
-        raise ValueError(f"step_size must be finite, got {value}")
+    if name == "step_size" and value > most:
+        raise ValueError(f"step_size must be at most {most:g}, the largest number there is, got {value}")
 
 
 def spread(value: Tensor, name: str, x: Tensor) -> Tensor:
@@ -74,6 +72,19 @@ def spread(value: Tensor, name: str, x: Tensor) -> Tensor:
 def one_per_sample(full: Tensor) -> bool:
     """Whether a tensor of as many dimensions as the inputs is the same for all of a sample."""
     return all(n == 1 for n in full.shape[1:])
+
+
+def inward(end: Tensor, dtype: torch.dtype, *, up: bool) -> Tensor:
+    """An end of the box for data in half precision: the next number of that dtype which is not outside of it, in the
+    dtype of ``end``."""
+    near = end.to(dtype)
+    outside = near.to(end.dtype) < end if up else near.to(end.dtype) > end
+    bits = near.view(torch.int16)
+    away_from_zero = (near > 0) if up else (near < 0)
+    step = torch.where(away_from_zero, 1, -1)
+    beyond_zero = torch.full_like(bits, 1 if up else -32767)
+    further = torch.where(near == 0, beyond_zero, bits + step).to(torch.int16)
+    return torch.where(outside, further, bits).view(dtype).to(end.dtype)
 
 
 def in_layout(values: Tensor, like: Tensor) -> Tensor:

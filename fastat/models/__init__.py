@@ -33,6 +33,7 @@ from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact
 from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.sight import modules_in_sight
 from fastat.models.small_cnn import small_cnn
+from fastat.models.threads import Watch, changed
 from fastat.models.weights import closest_network, load_weights, read_weights
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.support import did_you_mean
@@ -44,9 +45,11 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Normalized",
+    "Watch",
     "any_compiled",
     "buffers_put_back",
     "build",
+    "changed",
     "check_name",
     "class_logits",
     "closest_named",

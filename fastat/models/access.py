@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastat.models.sight import modules_in_sight
+from fastat.models.threads import changed
 
 Model = Callable[[Tensor], Any]
 """An ``nn.Module`` or any function from inputs ``[B, ...]`` to logits ``[B, C]``, or to what holds them
@@ -130,7 +131,7 @@ def in_eval_mode(model: Model) -> Iterator[None]:
     if not any(module.training for module in modules):
         yield
         return
-    with modes_kept(model):
+    with modes_kept(model), changed(model, "evaluates it in eval mode"):
         for module in modules[:1] if isinstance(model, nn.Module) else modules:
             with suppress(NotImplementedError):
                 module.eval()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -20,7 +21,8 @@ def with_features(model: Model, features: Features = None) -> Callable[[Tensor],
     Both carry the gradient. Nothing stays on the model: hooks live during a call only, also where it raises. Under
     DistributedDataParallel the call goes through the wrapper, so that gradients are synchronized. A compiled model runs
     uncompiled in these calls, since compiled code passes hooks by; it keeps its speed where it returns the features
-    itself and ``features`` is the function that says so, ``lambda model, x: model(x)``.
+    itself and ``features`` is the function that says so, ``lambda model, x: model(x)``. What is returned can be pickled
+    where the model and a function ``features`` can.
 
     Args:
         model: returns logits ``[B, C]``, or (logits, features).
@@ -34,11 +36,10 @@ def with_features(model: Model, features: Features = None) -> Callable[[Tensor],
             if the logits are not ``[B, C]``. The message says what was found.
     """
     if isinstance(features, str):
-        module = {features: _submodule(model, features)}
-        return lambda x: _checked(_module_output(model, module, x), x)
+        return partial(_module_output, model, {features: _submodule(model, features)})
     if features is None:
-        return lambda x: _checked(_classifier_input(model, x), x)
-    return lambda x: _checked(features(model, x), x)
+        return partial(_classifier_input, model)
+    return partial(_of_function, model, features)
 
 
 class _Call(NamedTuple):
@@ -73,14 +74,20 @@ def _calls(model: Model, modules: dict[str, nn.Module]) -> Iterator[list[_Call]]
             handle.remove()
 
 
-def _classifier_input(model: Model, x: Tensor) -> tuple[Any, Any]:
+def _of_function(
+    model: Model, features: Callable[[Model, Tensor], tuple[Tensor, Tensor]], x: Tensor
+) -> tuple[Tensor, Tensor]:
+    return _checked(features(model, x), x)
+
+
+def _classifier_input(model: Model, x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits and features of a model that returns both, or the input of the linear layer that makes the logits."""
     inner = innermost(model)
     modules = inner.named_modules() if isinstance(inner, nn.Module) else []
     with _calls(model, {name: module for name, module in modules if isinstance(module, nn.Linear)}) as calls:
         output = model(x)
     if _is_pair(output):
-        return _pair(output)
+        return _checked(output, x)
     output = logits_of(output)
     # what follows the layer (a temperature, a log-softmax, DDP's own bookkeeping) makes another tensor of its output
     made = [call for call in calls if call.given is output][-1:] or [
@@ -92,7 +99,8 @@ def _classifier_input(model: Model, x: Tensor) -> tuple[Any, Any]:
             f"cannot tell which linear layer makes the logits {list(output.shape)} (linear layers called: {seen}): "
             f"name the module whose output are the features, one of {_names(inner)}"
         )
-    return output, _unchanged(made[0].taken, made[0].versions[0], f"the input of {made[0].name!r}")
+    taken = _unchanged(made[0].taken, made[0].versions[0], f"the input of {made[0].name!r}")
+    return _checked((output, taken), x)
 
 
 def _made_of(output: Tensor, given: Tensor) -> bool:
@@ -113,7 +121,7 @@ def _made_of(output: Tensor, given: Tensor) -> bool:
     return found
 
 
-def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tuple[Any, Any]:
+def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tuple[Tensor, Tensor]:
     """Logits, and the output of a module."""
     (name,) = module
     with _calls(model, module) as calls:
@@ -126,7 +134,7 @@ def _module_output(model: Model, module: dict[str, nn.Module], x: Tensor) -> tup
     if not isinstance(given, Tensor):
         raise ValueError(f"features {name!r}: the output of that module is a {type(given).__name__}, not a tensor")
     logits = _pair(output)[0] if _is_pair(output) else logits_of(output)
-    return logits, _unchanged(given, calls[-1].versions[1], f"the output of {name!r}")
+    return _checked((logits, _unchanged(given, calls[-1].versions[1], f"the output of {name!r}")), x)
 
 
 def _is_pair(output: Any) -> bool:
@@ -140,7 +148,7 @@ def _pair(output: Any) -> tuple[Any, Any]:
     raise ValueError(f"the model must return logits, or (logits, features), got {found}")
 
 
-def _checked(found: tuple[Any, Any], x: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(found: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     logits, features = _pair(found)
     batch = x.shape[0]
     for name, value, form in (("logits", logits, "C"), ("features", features, "...")):

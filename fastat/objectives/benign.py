@@ -26,6 +26,8 @@ from fastat.support.distributed import Group, first_of, gather_parts, gathered, 
 Positives = Literal["outside", "inside"]
 POSITIVES: tuple[str, ...] = get_args(Positives)
 
+_LEAST_TAU = 1e-30
+
 _TILE = 1 << 24
 """Similarities computed at a time: 64 MiB of float32."""
 
@@ -74,7 +76,7 @@ def discrimination_loss(
     Args:
         features: ``[B, D]``, any float dtype (half ones are worked on in float32).
         y: integer labels ``[B]`` of at most 32 bits.
-        tau: temperature, above 0.
+        tau: temperature, at least 1e-30.
         positives: "outside" or "inside".
         group: None for this process alone, or a process group of torch.distributed over which the batch is spread: the
             features of all its processes are compared. Every process returns the same loss; gradients are multiplied by
@@ -94,7 +96,8 @@ def discrimination_loss(
     labels = integer_labels(y, features, "y")
     if not labels.is_cuda and not torch.compiler.is_compiling() and (labels.int() != labels).any():
         raise ValueError(f"y must fit in 32 bits, got labels from {int(labels.min())} to {int(labels.max())}")
-    check_number(tau, "tau", above=True)
+    if check_number(tau, "tau", above=True) < _LEAST_TAU:
+        raise ValueError(f"tau must be at least {_LEAST_TAU}, got {tau}: similarities are divided by it")
     with torch.autocast(features.device.type, enabled=False):
         wide = features.to(compute_dtype(features))
         return _Discrimination.apply(_normalized(wide), labels, 1.0 / tau, positives == "inside", group)
@@ -127,7 +130,7 @@ def benign_loss(
         tau, positives, group: see :func:`discrimination_loss`; the sums of the weighted mean go over the group as well.
 
     Returns:
-        0-d, float32 (float64 for float64 logits).
+        0-d, float32 (float64 for float64 logits); 0 for an empty batch.
 
     Raises:
         TypeError, ValueError, RuntimeError: as for :func:`benign_weights` and :func:`discrimination_loss`.
@@ -193,14 +196,15 @@ class _WeightedCrossEntropy(torch.autograd.Function):
         if group is not None:
             dist.all_reduce(total, group=group)
             ctx.processes = group.size()
-        ctx.save_for_backward(grad, weights, total)
-        return total[0] / total[1]
+        whole = _of_weights(total[1])
+        ctx.save_for_backward(grad, weights, whole)
+        return total[0] / whole
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         ops.refuse_second_derivatives()
-        grad, weights, total = ctx.saved_tensors
-        return ops.scale_rows(grad, weights, ctx.processes * grads[0] / total[1]), None, None, None
+        grad, weights, whole = ctx.saved_tensors
+        return ops.scale_rows(grad, weights, ctx.processes * grads[0] / whole), None, None, None
 
 
 def _weighted_mean(losses: Tensor, weights: Tensor, group: Group | None) -> Tensor:
@@ -208,7 +212,12 @@ def _weighted_mean(losses: Tensor, weights: Tensor, group: Group | None) -> Tens
         raise ValueError(f"losses must have shape {list(weights.shape)}, got {list(losses.shape)}")
     if group is not None:
         losses, weights = gathered(losses, group), gathered(weights, group)
-    return (weights * losses).sum() / weights.sum()
+    return (weights * losses).sum() / _of_weights(weights.sum())
+
+
+def _of_weights(total: Tensor) -> Tensor:
+    """A sum of weights to divide by: none of a batch is 0, that of no samples must not be."""
+    return total.clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def _normalized(features: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""The l1 projection against exact arithmetic, at any distance from the ball."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+import fastat
+from fastat.kernels import ops, reference
+
+BOXES = [(0.0, 1.0), (None, None), (0.0, None)]
+
+
+def projected(moved, x, eps, lower, upper):
+    """u with x + u the projection of ``moved``, in fractions: the shift lies between two of the points where what is
+    kept bends."""
+    moved, x, eps = [Fraction(v) for v in moved], [Fraction(v) for v in x], Fraction(eps)
+    v = [a - b for a, b in zip(moved, x, strict=True)]
+    ends = [upper if d > 0 else lower for d in v]
+    most = sum(map(abs, v)) + 1
+    room = [most if end is None else max(abs(Fraction(end) - b), 0) for end, b in zip(ends, x, strict=True)]
+
+    def kept(shift):
+        return [min(max(abs(d) - shift, 0), r) for d, r in zip(v, room, strict=True)]
+
+    def signed(sizes):
+        return [math.copysign(1, d) * size for size, d in zip(sizes, v, strict=True)]
+
+    if sum(kept(0)) <= eps:
+        return signed(kept(0))
+    bends = sorted({Fraction(0), *map(abs, v), *(max(abs(d) - r, 0) for d, r in zip(v, room, strict=True))})
+    low, high = 0, len(bends) - 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if sum(kept(bends[middle])) > eps else (low, middle)
+    above, below = sum(kept(bends[low])), sum(kept(bends[high]))
+    return signed(kept(bends[low] + (bends[high] - bends[low]) * (above - eps) / (above - below)))
+
+
+@pytest.mark.parametrize("project_", [ops.project_, reference.project_], ids=["kernel", "twin"])
+@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [1e-3, 1.0, 1e3, 1e8, 1e16, 1e20, 1e37])
+def test_projection_is_exact_at_any_distance(distance, dtype, box, project_):
+    g = torch.Generator().manual_seed(0)
+    for eps in (0.125, 66.25, 2.0**-20):
+        for n in (1, 5, 40):
+            x = torch.rand(1, n, generator=g, dtype=dtype)
+            moved = x + distance * torch.randn(1, n, generator=g, dtype=torch.float64).to(dtype).clamp(-3, 3)
+            moved[0, : n // 2] = moved[0, 0]  # ties, which only x tells apart
+            found = project_(moved.clone(), x, eps, "l1", *box)
+            u = [Fraction(a) - Fraction(b) for a, b in zip(found[0].tolist(), x[0].tolist(), strict=True)]
+            assert sum(map(abs, u)) <= Fraction(eps) * (1 + Fraction(1, 10**12))
+            expected = projected(moved[0].tolist(), x[0].tolist(), eps, *box)
+            error = max(abs(a - b) for a, b in zip(u, expected, strict=True))
+            assert error <= 16 * torch.finfo(dtype).eps * max(1, eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("box", BOXES)
+def test_a_ball_of_one_point_is_that_point(dtype, box):
+    g = torch.Generator().manual_seed(0)
+    x = torch.rand(4, 37, generator=g, dtype=torch.float64).to(dtype)
+    for scale in (1e-4, 1.0, 1e4):
+        moved = (x + scale * torch.randn(4, 37, generator=g, dtype=torch.float64)).to(dtype)
+        assert torch.equal(ops.project_(moved.clone(), x, 0.0, "l1", *box), x)
+        assert torch.equal(reference.project_(moved, x, 0.0, "l1", *box), x)
+
+
+def test_differences_beyond_the_largest_number():
+    for dtype in (torch.float32, torch.float64):
+        most = torch.finfo(dtype).max
+        x = torch.tensor([[-0.75 * most, 0.0, 1.0]], dtype=dtype)
+        moved = torch.tensor([[0.75 * most, most, -most]], dtype=dtype)
+        found = ops.project_(moved, x, 0.5, "l1", None, None)
+        assert (found - x).double().abs().sum() <= 0.5
+
+
+@pytest.mark.parametrize("distance", [1e8, 1e20])
+def test_attack_from_far_away_ends_in_the_ball(distance):
+    torch.manual_seed(0)
+    x, y = torch.rand(4, 3, 4, 4), torch.zeros(4, dtype=torch.int64)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    for steps in (0, 3):
+        start = x + distance * torch.randn_like(x)
+        x_adv = fastat.pgd(model, x, y, 0.125, norm="l1", steps=steps, start=start, step_size=distance)
+        assert ((x_adv.double() - x.double()).abs().flatten(1).sum(1) <= 0.125 * (1 + 1e-12)).all()

@@ -245,7 +245,8 @@ FASTAT_HD L1Selection<C> l1_select(const Team& team, const Sample<T>& s, int64_t
 }
 
 // The Euclidean projection of v = moved - x onto {||u||_1 <= eps, x + u in the box} is u_i = sign(v_i) clip(|v_i| -
-// shift, 0, room_i), room_i what the box leaves in the direction of v_i.
+// shift, 0, room_i), room_i what the box leaves in the direction of v_i. Where x is outside of the box, v_i is taken to
+// point into it, and the clip begins at what brings x there.
 
 // The shift is hi + lo, and u is multiplied by `scale`, which takes back what rounding leaves beyond eps. Two numbers,
 // since far from the ball a shift of one has no digits left for what lies within it.
@@ -260,21 +261,27 @@ struct L1Shift {
 
 // One coordinate of v, mirrored where it is negative.
 struct L1Coordinate {
-  double centre, distance, lost, room;  // |v| is distance + lost
+  double centre, distance, lost, least, room;  // |v| is distance + lost
   bool up;
   FASTAT_HD double rest(const L1Shift& shift) const { return (distance - shift.hi) - (shift.lo - lost); }
-  FASTAT_HD double kept(double rest) const { return clamp(rest, 0.0, room); }
+  FASTAT_HD double kept(double rest) const { return clamp(rest, least, room); }
 };
 
 template <class C>
+FASTAT_HD bool l1_upwards(C moved, C x, const Ball<C>& ball) {
+  return (x < ball.lower) | ((x <= ball.upper) & (moved > x));
+}
+
+template <class C>
 FASTAT_HD L1Coordinate l1_coordinate(C moved, C x, const Ball<C>& ball) {
-  const bool up = moved > x;
+  const bool up = l1_upwards(moved, x, ball);
   const double far = static_cast<double>(up ? moved : -moved);
   const double centre = static_cast<double>(up ? x : -x);
+  const double least = static_cast<double>(up ? ball.lower : -ball.upper) - centre;
   const double room = static_cast<double>(up ? ball.upper : -ball.lower) - centre;
   const double difference = far - centre, most = std::numeric_limits<double>::max();
   const double distance = difference > most ? most : difference;
-  return {centre, distance, (far - distance) - centre, room > 0.0 ? room : 0.0, up};
+  return {centre, distance, (far - distance) - centre, least > 0.0 ? least : 0.0, room > 0.0 ? room : 0.0, up};
 }
 
 // Between the two, off both ends: geometrically where they are of different magnitude.
@@ -298,12 +305,13 @@ FASTAT_HD L1Guess l1_guess(const Team& team, const C* moved, const T* points, in
     const C less = static_cast<C>(shift);
     const auto at = sums<2, C, double>(team, n, [=](int64_t i, auto v) {
       const C x = load(points[i]);
-      const C delta = moved[i] - x;
-      const C room = delta > C(0) ? balls.at(i).upper - x : x - balls.at(i).lower;
-      const C rest = abs_of(delta) - less;
-      const C kept = clamp(rest, C(0), room > C(0) ? room : C(0));
+      const Ball<C> ball = balls.at(i);
+      const bool up = l1_upwards(moved[i], x, ball);
+      const C least = up ? ball.lower - x : x - ball.upper, room = up ? ball.upper - x : x - ball.lower;
+      const C rest = (up ? moved[i] - x : x - moved[i]) - less;
+      const C kept = clamp(rest, least > C(0) ? least : C(0), room > C(0) ? room : C(0));
       v[0] += kept;
-      v[1] += static_cast<C>((rest > C(0)) & (kept == rest));
+      v[1] += static_cast<C>((rest > least) & (rest > C(0)) & (kept == rest));
     });
     if (iteration == 0) {
       if (at[0] < 0.99 * eps) return {0.0, 0.0, true};
@@ -336,7 +344,7 @@ FASTAT_HD L1Shift l1_shift(const Team& team, const C* moved, const T* points, in
       const L1Coordinate c = l1_coordinate<C>(moved[i], load(points[i]), balls.at(i));
       const double rest = c.rest(shift), kept = c.kept(rest);
       v[0] += kept;
-      v[1] += static_cast<double>((rest > 0.0) & (kept == rest));
+      v[1] += static_cast<double>((rest > c.least) & (kept == rest));
     });
     if (shift.hi == 0.0) {
       if (at[0] <= eps) return {-1.0, 0.0, 1.0};

@@ -313,16 +313,19 @@ def _l1_project(
     what is to be taken from the one found or added to the one before."""
     if x.numel() == 0:
         return moved.to(dtype)
-    up = moved > x
-    far, centre = (torch.where(up, t, -t).flatten(1).double() for t in (moved, x))
-    low, high = (torch.as_tensor(end).expand_as(x) for end in _box(x, lower, upper))
-    room = (torch.where(up, high, -low).flatten(1).double() - centre).clamp(min=0)
+    low, high = (torch.as_tensor(end, dtype=x.dtype).expand_as(x) for end in _box(x, lower, upper))
+    up = (x < low) | ((x <= high) & (moved > x))
+    far, centre, end, near = (
+        torch.where(up, one, -other).flatten(1).double()
+        for one, other in ((moved, moved), (x, x), (high, low), (low, high))
+    )
+    room, least = (end - centre).clamp(min=0), (near - centre).clamp(min=0)  # least > 0: x is outside of the box
     radius = _column(eps, x).double().flatten(1)
     distance = far - centre
     lost = (far - distance) - centre  # the distance is exactly distance + lost
 
     def kept(shift: Tensor, less: Tensor) -> Tensor:
-        return torch.minimum(((distance - shift) + (less + lost)).clamp(min=0), room)
+        return torch.minimum(torch.maximum((distance - shift) + (less + lost), least), room)
 
     def enough(shift: Tensor, less: Tensor) -> Tensor:
         return kept(shift, less).sum(1, keepdim=True) <= radius
@@ -336,7 +339,7 @@ def _l1_project(
     less = _bisected(none, half, lambda middle: ~enough(shift, middle), last=False)
     more = _bisected(none, half, lambda middle: enough(before, -middle))
     u = torch.where(enough(shift, half), kept(before, -more), kept(shift, less))
-    u = torch.where(radius > 0, u, 0.0)
+    u = torch.where(radius > 0, u, least)
     exact = centre + u
     nearest = exact.to(x.dtype)
     outside = nearest.double() - centre > u

@@ -27,9 +27,9 @@ def check_size(value: Size, name: str, x: Tensor, check_values: bool = True) -> 
     if isinstance(value, Tensor):
         spread(value, name, x)
         if check_values and value.device.type == "cpu" and not torch.compiler.is_compiling():
-            bad = ~((value >= 0) & (value.double() <= most))
-            if bad.any():
-                raise ValueError(f"{name} must be in [0, {most:g}], got {value[bad].flatten()[0].item()}")
+            for bad, rule in ((~(value >= 0), ">= 0"), (value.double() > most, f"at most {most:g}")):
+                if bad.any():
+                    raise ValueError(f"{name} must be {rule}, got {value[bad].flatten()[0].item()}")
         return
     if isinstance(value, bool) or not isinstance(value, Real):
         cure = ": torch.as_tensor(...)" if type(value).__name__ == "ndarray" else ""
@@ -37,7 +37,7 @@ def check_size(value: Size, name: str, x: Tensor, check_values: bool = True) -> 
     if not value >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
     if name == "step_size" and value > most:
-        raise ValueError(f"step_size must be at most {most:g}, the largest number there is, got {value}")
+        raise ValueError(f"step_size must be at most {most:g}, got {value}")
 
 
 def spread(value: Tensor, name: str, x: Tensor) -> Tensor:

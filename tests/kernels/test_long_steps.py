@@ -20,7 +20,7 @@ def distance(x_adv, x, norm):
 @pytest.mark.parametrize("size", [1e39, math.inf, 10**400, torch.tensor(math.inf), torch.tensor([math.inf, 0.1])])
 def test_a_step_without_end_is_refused(size, norm):
     x = torch.rand(2, 1, 4, 4)
-    with pytest.raises(ValueError, match=r"step_size must be (at most|in \[0,) ?3.40282e\+38"):
+    with pytest.raises(ValueError, match=r"step_size must be at most 3.40282e\+38, got"):
         ops.STEPS[norm](x.clone(), torch.ones_like(x), x, size, 0.1)
     for attack in (fastat.pgd, fastat.fgsm):
         with pytest.raises(ValueError, match="step_size must be"):

@@ -14,7 +14,7 @@ zero gradient. Each op has a twin of the same name and signature in ``fastat.ref
 
 import math
 from collections.abc import Callable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
 import torch
@@ -72,7 +72,8 @@ def linf_step_(
         ``x_adv``.
 
     Raises:
-        TypeError, ValueError: on wrong dtypes, shapes, devices or numbers.
+        TypeError, ValueError: on wrong dtypes, shapes, devices or numbers, and where ``x_adv`` shares memory with itself
+            or with another argument. Nothing is written then.
         RuntimeError: if ``x_adv`` requires grad while grad mode is on, or CUDA tensors meet a build without CUDA code.
     """
     return _step_("linf", x_adv, grad, x, step_size, eps, lower, upper)
@@ -89,7 +90,8 @@ def l2_step_(
 ) -> Tensor:
     """One l2 ascent step, in place: move by ``step_size * grad / ||grad||_2``, scale into the ball, clip to the box.
 
-    The norm is per sample, and so are ``step_size`` and ``eps``: numbers or one per sample. NaN entries of a gradient
+    The norm is per sample, and so are ``step_size`` and ``eps``: numbers or one per sample. It is measured in float64,
+    whatever the length of the step and the size of the gradient. NaN entries of a gradient
     count as zero. Where entries are infinite, they share the step, each by its sign, and the finite ones do not move,
     as in the limit. Other arguments, result and errors as for :func:`linf_step_`.
     """
@@ -111,7 +113,8 @@ def l1_step_(
     Of each sample's ``n`` coordinates, the ``max(1, floor(sparsity * n))`` with the largest gradient among those that
     the box still lets move along it (ties with the last of them included) share a step of l1 length ``step_size``; the
     result is projected, in the Euclidean sense, onto the intersection of the l1 ball and the box (Croce and Hein,
-    "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", 2021).
+    "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", 2021): exactly, from any distance, and
+    entries are rounded toward ``x``.
 
     Args:
         step_size, eps: numbers or one per sample ``[B]``.
@@ -120,6 +123,7 @@ def l1_step_(
     NaN entries of a gradient move nothing; infinite ones are the largest and move by their sign. Other arguments,
     result and errors as for :func:`linf_step_`.
     """
+    check_data(x_adv, "x_adv")
     selected = selected_coordinates(sparsity, x_adv)
     return _step_("l1", x_adv, grad, x, step_size, eps, lower, upper, selected)
 
@@ -142,6 +146,7 @@ def project_(
     Arguments, result and errors as for :func:`linf_step_`; ``norm`` is "linf", "l2" or "l1".
     """
     order = check_norm(norm)
+    check_data(x_adv, "x_adv")
     check_like(x, x_adv, "x")
     radius, radii = sized(eps, "eps", x_adv, norm)
     low, high, lows, highs = box(lower, upper, x_adv)
@@ -189,15 +194,15 @@ def random_start(
     order = check_norm(norm)
     check_data(x, "x")
     radius, radii = sized(eps, "eps", x, norm)
-    if not 0 <= draw < 2**32:
-        raise ValueError(f"draw must be in [0, 2**32), got {draw}")
+    if isinstance(draw, bool) or not isinstance(draw, Integral) or not 0 <= draw < 2**32:
+        raise ValueError(f"draw must be in [0, 2**32), an integer, got {draw!r}")
     if sample_ids is not None:
         sample_ids = integer_labels(sample_ids, x, "sample_ids")
     dense = x.detach() if row_major_or_channels_last(x) else x.detach().contiguous()
     low, high, lows, highs = box(lower, upper, x)
     radii, lows, highs = _laid_out(dense, radii, lows, highs)
     start = _ops.random_start(
-        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, draw, low, high, lows, highs
+        dense, radius, radii, order, seed_tensor(seed, x.device), sample_ids, int(draw), low, high, lows, highs
     )
     return start if dense.stride() == x.stride() else torch.empty_like(x.detach()).copy_(start)
 
@@ -293,6 +298,7 @@ def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> Non
     Raises:
         TypeError, ValueError, RuntimeError: as for :func:`linf_step_`.
     """
+    check_data(best_x, "best_x")
     check_like(x_adv, best_x, "x_adv")
     for value, name in ((best_loss, "best_loss"), (loss, "loss")):
         if not isinstance(value, Tensor):
@@ -329,8 +335,8 @@ def seed_tensor(seed: int | Tensor | None, device: torch.device) -> Tensor:
 
 def selected_coordinates(sparsity: float, x: Tensor) -> int:
     """How many coordinates of a sample of ``x`` an l1 step of this sparsity moves."""
-    if not 0 < sparsity <= 1:
-        raise ValueError(f"sparsity must be in (0, 1], got {sparsity}")
+    if isinstance(sparsity, bool) or not isinstance(sparsity, Real) or not 0 < sparsity <= 1:
+        raise ValueError(f"sparsity must be in (0, 1], got {sparsity!r}")
     return max(1, math.floor(sparsity * math.prod(x.shape[1:])))
 
 

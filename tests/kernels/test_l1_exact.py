@@ -8,7 +8,7 @@ import torch
 import fastat
 from fastat.kernels import ops, reference
 
-BOXES = [(0.0, 1.0), (None, None), (0.0, None), (0.001, 0.999)]
+BOXES = [(0.0, 1.0), (None, None), (0.0, None), (2.0**-10, 1 - 2.0**-10)]
 
 
 def projected(moved, x, eps, lower, upper):
@@ -47,8 +47,8 @@ def test_projection_is_exact_at_any_distance(distance, dtype, box, project_):
     g = torch.Generator().manual_seed(0)
     for eps in (0.125, 66.25, 2.0**-10):
         for n in (1, 5, 40):
-            x = torch.rand(1, n, generator=g, dtype=dtype)
-            x[0, 0] = 2.0**-11  # in the last box not, by less than any eps
+            x = torch.rand(1, n, generator=g, dtype=dtype).clamp(2.0**-10, 1 - 2.0**-10)
+            x[0, 0] = 2.0**-11  # not in the last box, by less than any eps
             moved = x + distance * torch.randn(1, n, generator=g, dtype=torch.float64).to(dtype).clamp(-3, 3)
             moved[0, : n // 2] = moved[0, 0]  # ties, which only x tells apart
             found = project_(moved.clone(), x, eps, "l1", *box)
@@ -60,7 +60,7 @@ def test_projection_is_exact_at_any_distance(distance, dtype, box, project_):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("box", BOXES)
+@pytest.mark.parametrize("box", BOXES[:3])
 def test_a_ball_of_one_point_is_that_point(dtype, box):
     g = torch.Generator().manual_seed(0)
     x = torch.rand(4, 37, generator=g, dtype=torch.float64).to(dtype)

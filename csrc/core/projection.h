@@ -95,15 +95,16 @@ FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
 
 template <bool has_grad, class C>
 FASTAT_HD C l2_point(C adv, C grad, C x, const L2Plan<C>& plan, const Ball<C>& ball) {
-  C inside = plan.scale < C(1) ? (adv - x) * plan.scale : adv;
+  C inside = plan.scale < C(1) ? within_range(adv - x) * plan.scale : adv;
   if (has_grad && plan.moves) inside = inside + grad * plan.first * plan.second;
   return clamp(plan.scale < C(1) ? x + inside : inside, ball.lower, ball.upper);
 }
 
 // Whether the sums say too little: entries that are not finite, numbers near the end of the range, or a long step
-// nearly undone by another.
-template <class C>
+// nearly undone by another. Those of the projection of floats say all.
+template <bool has_grad, class C>
 FASTAT_HD bool l2_unclear(const L2Sums& sums, C step, C eps) {
+  if (!has_grad && std::is_same_v<C, float>) return false;
   const double size = static_cast<double>(step), radius = static_cast<double>(eps);
   const double parts = sums.dd + size * size, most = 0x1p+250;
   const bool finite = is_finite(sums.gg) & is_finite(sums.dg) & (parts < most);  // false for NaN
@@ -189,7 +190,7 @@ FASTAT_HD void l2_sample(const Team& team, const Sample<T>& s, int64_t n, C step
     }
   });
   const L2Sums known{total[0], total[1], total[2]};
-  if (l2_unclear(known, step, balls.radius())) return l2_carefully<has_grad>(team, s, n, step, balls);
+  if (l2_unclear<has_grad>(known, step, balls.radius())) return l2_carefully<has_grad>(team, s, n, step, balls);
   const L2Plan<C> plan = l2_plan(known, step, balls.radius());
   for_each(team, n, [=](int64_t i) {
     const Ball<C> ball = balls.at(i);

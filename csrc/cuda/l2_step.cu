@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(threads) l2_step_in_registers(const SampleStep
   const Ball<float> ball = ball_at<float>(a, blockIdx.x);
   const L2Sums total = totals_together(team, sums);
   const float step = step_at<float>(a, blockIdx.x);
-  if (l2_unclear(total, step, ball.eps))
+  if (l2_unclear<has_grad>(total, step, ball.eps))
     return move_carefully<has_grad>(team, step_sample_at<float>(a, blockIdx.x), a.n, step, ball);
   const L2Plan<float> plan = l2_plan(total, step, ball.eps);
 #pragma unroll
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(threads) l2_step_streamed(const step_args_t<by
   }();
   const L2Sums total = totals_in_turn(team, sums);
   const C step = step_at<C>(a, blockIdx.x);
-  if (l2_unclear(total, step, balls.radius()))
+  if (l2_unclear<has_grad>(total, step, balls.radius()))
     return move_carefully<has_grad>(team, step_sample_at<T>(a, blockIdx.x), a.n, step, balls);
   const L2Plan<C> plan = l2_plan(total, step, balls.radius());
 #pragma unroll 2

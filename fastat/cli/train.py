@@ -16,7 +16,6 @@ from fastat.report import whole_results
 from fastat.support.distributed import agreed, rank_of, torchrun_group
 from fastat.training import (
     CHECKPOINT,
-    ENVIRONMENT,
     ConfigError,
     Record,
     TrainConfig,
@@ -24,6 +23,7 @@ from fastat.training import (
     best_state,
     check_same_run,
     choose_device,
+    has_events,
     held,
     record_of,
     train_configured,
@@ -77,8 +77,8 @@ def _finished(folder: Path, record: Record, tensorboard: bool) -> dict[str, Any]
     saved = check_same_run(folder, record)
     if saved is None or saved.fields != record.fields:
         return None
-    events = not tensorboard or any((folder / "tensorboard").glob("events*"))
-    return whole_results(folder) if events and (folder / ENVIRONMENT).exists() else None
+    events = not tensorboard or has_events(folder)
+    return whole_results(folder) if events else None
 
 
 def _lost(folder: Path, results: Mapping[str, Any]) -> Iterator[str]:

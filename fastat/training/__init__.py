@@ -19,6 +19,7 @@ from fastat.training.config import (
 from fastat.training.configured import open_configured, train_configured
 from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, placed
+from fastat.training.event_log import has_events
 from fastat.training.extending import check_same_run
 from fastat.training.holding import held
 from fastat.training.images import training_sets
@@ -69,6 +70,7 @@ __all__ = [
     "config_from",
     "default_config",
     "describe_training",
+    "has_events",
     "held",
     "interrupts_deferred",
     "layout_of",

@@ -77,7 +77,7 @@ def test_a_disk_that_gets_full(tmp_path, monkeypatch, whole, number):
     folder = tmp_path / "run"
     with monkeypatch.context() as patched:
         patched.setattr(files.os, "fsync", Full(number).fsync)
-        with pytest.raises(OSError, match="No space left on device"):
+        with pytest.raises(OSError, match=f"No space left on device: '{folder}/[a-z]+.(json|jsonl|pt)'"):
             train_configured(TINY, folder, checkpoint_every=0, quiet=True)
     assert not (folder / LOCK).exists() and not list(folder.glob(".*"))
     if (folder / "checkpoint.pt").exists():
@@ -102,7 +102,7 @@ def limited(folder: Path, size: int) -> subprocess.CompletedProcess:
 def test_a_checkpoint_that_the_disk_has_no_room_for(tmp_path):
     assert start(tmp_path / "whole").wait(300) == 0
     size = (tmp_path / "whole" / "checkpoint.pt").stat().st_size
-    done = limited(tmp_path / "run", size - 2000)  # early ones, with less of a history, are smaller
+    done = limited(tmp_path / "run", size - 600)  # the first ones, of a shorter history, are smaller
     assert done.returncode == 1 and "error: " in done.stderr and "Traceback" not in done.stderr
     assert "checkpoint.pt" in done.stderr
     before = load_checkpoint(tmp_path / "run" / "checkpoint.pt")

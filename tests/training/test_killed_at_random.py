@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -51,6 +52,22 @@ def test_killed_at_any_moment(tmp_path):
     weights = other.model.state_dict()
     assert all(weight.equal(weights[name]) for name, weight in one.model.state_dict().items())
     assert not list((tmp_path / "killed").glob(".*"))  # neither a lock nor a file half written
+
+
+@pytest.mark.slow
+def test_what_a_scheduler_ends_is_saved(tmp_path):
+    process = start(tmp_path / "run")
+    while not (tmp_path / "run" / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    assert "the same command continues" in process.communicate(timeout=120)[1] and process.returncode == 143
+    step = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    assert (
+        f"continues after {20 * step['epoch'] + step['step']} of 120 steps" in start(tmp_path / "run").communicate()[0]
+    )
+    assert start(tmp_path / "whole").wait(300) == 0
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, Suppress, arg
 
+from fastat.support.distributed import DEFAULT_TIMEOUT
 from fastat.support.threat import Norm
 from fastat.theory import DEFAULT_RESOURCES, Resources
 from fastat.training import TrainConfig
@@ -43,6 +44,8 @@ class Train:
     training is the same."""
     checkpoint_every: float = 300.0
     """Seconds between two checkpoints within an epoch."""
+    timeout: float = DEFAULT_TIMEOUT
+    """Seconds that the processes of torchrun wait for one that does not answer, before they end."""
     tensorboard: bool = False
     """Also write the curves for TensorBoard, into the run's folder "tensorboard"."""
     quiet: bool = False

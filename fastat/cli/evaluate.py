@@ -41,7 +41,8 @@ def run_evaluate(command: Evaluate) -> None:
     beside = command.run if command.run.is_dir() else command.run.parent
     folder = beside / "evaluation" if command.out is None else command.out
     record = network.record
-    if not record.of_objects and (beside / CALLER).exists() and not data.is_own(record.fields["data"]):
+    own = bool(network.caller) or (beside / CALLER).exists()
+    if not record.of_objects and own and not data.is_own(record.fields["data"]):
         raise ValueError(
             f"{beside} was trained from Python on images or behind a front of its own, which this command does not "
             f"have: evaluate it there, with fastat.evaluation.evaluate"

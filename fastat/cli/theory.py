@@ -12,9 +12,9 @@ import joblib
 
 from fastat.cli.commands import Theory, TheoryAll
 from fastat.support.files import check_same_settings, write_json
-from fastat.theory import EXPERIMENTS, FIGURES, experiment
+from fastat.theory import EXPERIMENTS, FIGURES, Experiment, experiment
 from fastat.theory.page import write_theory_page
-from fastat.training import ConfigError, choose_device
+from fastat.training import ConfigError, choose_device, locked
 
 _SETTINGS = "settings.json"
 _RESULTS = Path("runs") / "theory"
@@ -24,12 +24,18 @@ def run_theory(command: Theory) -> None:
     """Runs an experiment, or goes on with it; saves its result, and prints what it found.
 
     Raises:
-        ValueError: jobs < 1, settings that cannot be run, or a folder that holds an experiment of other settings.
+        ValueError: jobs < 1, settings that cannot be run, or a folder that holds an experiment of other settings or
+            that another process works in.
     """
     if command.jobs is not None and command.jobs < 1:
         raise ConfigError("jobs", f"jobs must be at least 1, got {command.jobs}")
     module, chosen = experiment(command.name), command.settings
     folder = command.out or _RESULTS / command.preset / command.name
+    with locked(folder):
+        _run(command, folder, module, chosen)
+
+
+def _run(command: Theory, folder: Path, module: Experiment, chosen: Any) -> None:
     settings = json.loads(json.dumps(dataclasses.asdict(chosen)))
     _check_same_settings(folder, settings)
     print(f"{command.name}: {module.cost(chosen)}; folder {folder}", flush=True)

@@ -10,8 +10,9 @@ from typing import Any, get_args
 from fastat import models
 from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
+from fastat.report.run_figures import is_whole_png
 from fastat.support.foreign_json import read_inside, read_object
-from fastat.training import CONFIG, ENVIRONMENT, METRICS, Record, Which, record_from
+from fastat.training import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, Record, Which, record_from
 
 _ROW = {
     "epoch": int,
@@ -161,18 +162,27 @@ def _read(folder: Path, name: str) -> _Shown:
     if not (folder / CONFIG).exists():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no {CONFIG}")
     try:
-        metrics = _content(folder, METRICS) or b""
+        metrics = _content(folder, METRICS)
+        if metrics is None and (folder / CHECKPOINT).exists():
+            raise ValueError(f"{METRICS} is missing: the command that trained it makes it again")
         results, environment = _content(folder, "results.json"), _content(folder, ENVIRONMENT)
         return _Shown(
             name,
             record_from(read_object(read_inside(folder, CONFIG), {}, CONFIG)),
-            [read_object(line, _ROW, METRICS) for line in metrics.splitlines()],
+            [read_object(line, _ROW, METRICS) for line in (metrics or b"").splitlines()],
             None if results is None else read_object(results, _RESULTS, "results.json"),
             {} if environment is None else read_object(environment, {...: str}, ENVIRONMENT),
-            _content(folder, "figures/adversarial_examples.png"),
+            _picture(folder, "figures/adversarial_examples.png"),
         )
     except ValueError as error:
         raise ValueError(f"a file in {folder} cannot be read: {error}") from error
+
+
+def _picture(folder: Path, name: str) -> bytes | None:
+    content = _content(folder, name)
+    if content is not None and not is_whole_png(content):
+        raise ValueError(f"{name} is no whole picture: the command that trained it draws it again")
+    return content
 
 
 def _content(folder: Path, name: str) -> bytes | None:

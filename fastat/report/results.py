@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -14,13 +14,36 @@ from fastat.attacks import pgd
 from fastat.data import Dataset
 from fastat.evaluation import eval_mode, evaluate_images, predict, robust_accuracy_curve
 from fastat.graphs import Graph
-from fastat.report.run_figures import Examples, can_be_drawn, literal, plot_curves, plot_examples, plot_robustness
+from fastat.report.run_figures import (
+    Examples,
+    can_be_drawn,
+    is_whole_png,
+    literal,
+    plot_curves,
+    plot_examples,
+    plot_robustness,
+)
 from fastat.support.files import write_json
+from fastat.support.foreign_json import read_inside, read_object
 from fastat.support.threat import Bounds
-from fastat.training import Network
+from fastat.training import METRICS, Network, Which
 
 NORM_TITLES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 
+_TABLE = {
+    "dataset": str,
+    "model": str,
+    "training": str,
+    "norm": {*NORM_TITLES},
+    "eps": float,
+    "test_images": int,
+    "epochs": int,
+    "epoch": int,
+    "which": {*get_args(Which)},
+    "accuracy": {...: {"accuracy": float, "low": float, "high": float}},
+    "figures": [str],
+}
+"""What the table at the end of a run shows of results.json."""
 _CURVE_POINTS = 9
 _CURVE_IMAGES = 200
 _COLUMNS = 8
@@ -82,6 +105,18 @@ def write_results(network: Network, test: Dataset, folder: Path, *, graph: Graph
     }
     write_json(folder / "results.json", results)
     return results
+
+
+def whole_results(folder: Path) -> dict[str, Any] | None:
+    """The content of results.json, as :func:`write_results` returns it; None where the file, a figure that it names, or
+    the epochs that it is of are not all there."""
+    try:
+        results = read_object(read_inside(folder, "results.json"), _TABLE, "results.json")
+        epochs = len(read_inside(folder, METRICS).splitlines())
+        figures = [read_inside(folder, name) for name in results["figures"]]
+    except (OSError, ValueError):
+        return None
+    return results if epochs == results["epochs"] and all(map(is_whole_png, figures)) else None
 
 
 def results_table(results: Mapping[str, Any]) -> str:

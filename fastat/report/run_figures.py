@@ -17,6 +17,7 @@ from torch import Tensor
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
 _VAL_LINES = (("clean", BLUE, "clean"), ("fgsm", ORANGE, "FGSM"), ("pgd-20", RED, "PGD-20"))
 DPI = 160
+_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,11 @@ class Examples:
     true: list[str]
     predicted: list[str]
     shown: str
+
+
+def is_whole_png(content: bytes) -> bool:
+    """Whether it starts and ends as a drawn figure does: one whose writing was cut short does not."""
+    return content.startswith(_PNG_START) and content.endswith(_PNG_END)
 
 
 def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str, best: int | None = None) -> None:

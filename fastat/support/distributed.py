@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -12,23 +14,64 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import ProcessGroup as Group
 
+DEFAULT_TIMEOUT = 1800.0
+"""Seconds: longer than a download or a compilation for which the others wait."""
+_GRACE = 10.0  # seconds for the others to say that they are there, once one has not answered
+
 
 @contextmanager
-def torchrun_group(device: torch.device) -> Iterator[Group | None]:
+def torchrun_group(device: torch.device, timeout: float = DEFAULT_TIMEOUT) -> Iterator[Group | None]:
     """The group of the processes that torchrun started this one with, left at the end; None in a process by itself.
 
-    The processes talk through NCCL on a GPU and through Gloo on CPUs.
+    The processes talk through NCCL on a GPU and through Gloo on CPUs. NCCL ends a process that has waited for too long
+    itself, with a message of its own.
+
+    Args:
+        timeout: seconds that they wait for one that does not answer.
+
+    Raises:
+        TimeoutError: one has ended, or has not answered for that long; the message says which.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         yield None
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    limit = timedelta(seconds=timeout)
+    store, rank, size = next(dist.rendezvous("env://", timeout=limit))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(
+        backend, store=dist.PrefixStore("default", store), rank=rank, world_size=size, timeout=limit
+    )
     try:
         yield dist.group.WORLD
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "/gloo/" not in str(error):  # Gloo has no class of its own
+            raise
+        raise TimeoutError(_silence(dist.PrefixStore("answers", store), rank, size, timeout)) from error
     finally:
         dist.destroy_process_group()
+
+
+def _silence(store: dist.Store, rank: int, size: int, timeout: float) -> str:
+    """What to say once a process has not answered. Those that are there say so to each other, through the store."""
+    others = [number for number in range(size) if number != rank]
+    silent = others
+    end = time.monotonic() + _GRACE
+    try:
+        store.set_timeout(timedelta(seconds=_GRACE))
+        store.set(str(rank), "here")
+        while len(silent) > 1 and time.monotonic() < end:
+            time.sleep(0.1)
+            silent = [number for number in others if not store.check([str(number)])]
+    except RuntimeError:  # it was in a process that is silent itself
+        silent = others
+    which = "process" if len(silent) == 1 else "one of the processes"
+    named = ", ".join(map(str, silent)) or "that torchrun started"
+    return (
+        f"{which} {named} of {size} (counted from 0) has ended, or has not answered for {timeout:g} seconds "
+        "(--timeout): look for its own message. The same command continues from the last checkpoint"
+    )
 
 
 def local_rank() -> int:

@@ -30,10 +30,12 @@ def replacing(path: Path, *, by_many: bool = False) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, path)
-    except BaseException:
+        _sync_folder(path.parent)
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(path)  # a full disk says no name
         raise
-    _sync_folder(path.parent)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

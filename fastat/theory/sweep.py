@@ -8,7 +8,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from fastat.support.files import write_json
 from fastat.theory.digest import cell_fields, json_digest
-from fastat.training import interrupts_deferred
+from fastat.training import interrupts_deferred, locked
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -50,7 +50,8 @@ def sweep(
         label: what the progress bar calls them.
 
     Raises:
-        ValueError: two cells are the same, or a file in the folder is not one that this function wrote.
+        ValueError: two cells are the same, a file in the folder is not one that this function wrote, or another process
+            has a sweep in the folder.
         KeyboardInterrupt: on Ctrl-C; the finished cells stay in the folder.
     """
     keys = [_key(function, cell) for cell in cells]
@@ -59,10 +60,15 @@ def sweep(
             raise ValueError(f"cells must all differ, got twice: {cell}")
     place = None if folder is None else Path(folder)
     files = [None if place is None else place / f"{key}.json" for key in keys]
+    with nullcontext() if place is None else locked(place):
+        return _swept(function, cells, files, label)
+
+
+def _swept(
+    function: Callable[[Any], dict[str, Any]], cells: Sequence[Any], files: Sequence[Path | None], label: str
+) -> list[dict[str, Any]]:
     found = {i: _read(file, cells[i]) for i, file in enumerate(files) if file is not None and file.exists()}
     todo = [i for i in range(len(cells)) if i not in found]
-    if place is not None:
-        place.mkdir(parents=True, exist_ok=True)
     threads = torch.get_num_threads()
     try:
         with _progress(label, len(cells), len(found)) as advance:

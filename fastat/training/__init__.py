@@ -1,6 +1,7 @@
 """Training: ``train()``, its loop and step, the run folder, the configuration, schedules, monitors and progress."""
 
 from fastat.training import monitors
+from fastat.training.checkpoint import best_state
 from fastat.training.checks import check_config
 from fastat.training.config import (
     ConfigError,
@@ -18,12 +19,16 @@ from fastat.training.config import (
 from fastat.training.configured import open_configured, train_configured
 from fastat.training.defaults import default_config
 from fastat.training.devices import choose_device, layout_of, placed
+from fastat.training.event_log import has_events
 from fastat.training.extending import check_same_run
+from fastat.training.holding import held
 from fastat.training.images import training_sets
 from fastat.training.interrupt import Terminated, interrupts_deferred
+from fastat.training.lock import locked
 from fastat.training.loop import StepReport
 from fastat.training.network import (
     CALLER,
+    CHECKPOINT,
     CONFIG,
     ENVIRONMENT,
     METRICS,
@@ -39,6 +44,7 @@ from fastat.training.train import train
 
 __all__ = [
     "CALLER",
+    "CHECKPOINT",
     "CONFIG",
     "ENVIRONMENT",
     "METRICS",
@@ -57,15 +63,19 @@ __all__ = [
     "TrainConfig",
     "Which",
     "as_fields",
+    "best_state",
     "check_config",
     "check_same_run",
     "choose_device",
     "config_from",
     "default_config",
     "describe_training",
+    "has_events",
+    "held",
     "interrupts_deferred",
     "layout_of",
     "load_network",
+    "locked",
     "monitors",
     "network_of_weights",
     "open_configured",

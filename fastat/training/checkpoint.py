@@ -21,6 +21,8 @@ from fastat.training.record import Record
 from fastat.training.state import State
 from fastat.training.step import Learner
 
+NETWORK = ("config", "title", "classes", "image_shape", "model")
+"""What of a checkpoint is of the network: all that :func:`fastat.training.network.network_state` returns."""
 _WAYS = ("capturable", "fused", "foreach")
 """Settings of an optimizer that say how it computes, on the device where it does."""
 
@@ -33,11 +35,15 @@ class RunFolder:
         path: the folder.
         record: what is written down of it.
         train_set: what it learns from, whose title, classes and image shape are saved.
+        caller: digests of what its configuration does not say.
+        environment: where it is trained.
     """
 
     path: Path
     record: Record
     train_set: AnyDataset
+    caller: Mapping[str, str]
+    environment: Mapping[str, str]
 
 
 def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
@@ -69,6 +75,8 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
         "watch": dataclasses.asdict(state.watch),
         "sound": state.sound,
         "stopped": state.stopped,
+        "caller": dict(folder.caller),
+        "environment": dict(folder.environment),
     }
     save_checkpoint(folder.path / CHECKPOINT, saved)
     if not state.readable:  # what the caller's module and optimizer keep may be anything
@@ -88,7 +96,28 @@ def save_best(folder: RunFolder, evaluated: nn.Module, state: State) -> None:
     if state.current.step > 0 or best is None or best + 1 != state.epoch:
         return
     saved = network_state(folder.record, folder.train_set, evaluated)
-    save_checkpoint(folder.path / BEST, {**saved, "history": state.history, "epoch": state.epoch})
+    also = {"history": state.history, "epoch": state.epoch, "caller": dict(folder.caller)}
+    save_checkpoint(folder.path / BEST, {**saved, **also})
+
+
+def best_state(folder: Path, epoch: int) -> dict[str, Any]:
+    """What best.pt has of the best epoch, the one of this number.
+
+    Raises:
+        ValueError: the file is missing or broken, or has another epoch; the message says what to do.
+    """
+    file = folder / BEST
+    try:
+        saved = load_checkpoint(file)
+        if saved.get("epoch") == epoch:
+            return saved
+        why = f"it holds that of epoch {saved.get('epoch')}"
+    except (FileNotFoundError, ValueError) as error:
+        why = str(error)
+    raise ValueError(
+        f"{file}, the network of the best epoch, {epoch}, is lost ({why}), and no other file has it: put a copy back, "
+        "keep the network of the last epoch (--select last, select='last'), or delete the folder and train again"
+    )
 
 
 def _unsaved(model: nn.Module) -> dict[str, Tensor]:
@@ -130,7 +159,7 @@ def as_network(folder: RunFolder, learner: Learner, state: State) -> Network:
     which: Which = "last"
     if folder.record.run.select == "best" and best is not None:
         if best + 1 != epoch:
-            learner.evaluated.load_state_dict(load_checkpoint(folder.path / BEST)["model"])
+            learner.evaluated.load_state_dict(best_state(folder.path, best + 1)["model"])
         epoch, which = best + 1, "best"
     title, classes = folder.train_set.title, folder.train_set.classes
     return Network(learner.evaluated.eval(), folder.record, title, classes, state.history, epoch, which, folder.path)

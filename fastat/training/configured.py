@@ -21,6 +21,7 @@ from fastat.training.checks import check_config
 from fastat.training.config import ConfigError, TrainConfig
 from fastat.training.devices import choose_device
 from fastat.training.extending import check_same_run
+from fastat.training.holding import held
 from fastat.training.images import check_box, training_sets
 from fastat.training.network import CHECKPOINT, WEIGHTS, Network, build_model, normalization
 from fastat.training.optimizers import optimizer_of
@@ -70,13 +71,15 @@ def train_configured(
         ModuleNotFoundError: tensorboard is asked for and not installed.
         ValueError: a value of the configuration is out of its range or does not fit the data, the device or the number
             of processes, the folder holds a run of another configuration (the message names the fields), of other
-            images or behind another front, front has parameters or changes, measure_every < 1, or graph is no bool.
+            images or behind another front, another process trains in it, or the network of its best epoch is lost;
+            front has parameters or changes, measure_every < 1, or graph is no bool.
         FloatingPointError, KeyboardInterrupt: as :func:`fastat.train`.
     """
     watching = Watching(quiet, checkpoint_every, tensorboard, measure, measure_every)
     path, chosen = Path(folder), choose_device(device)
-    task = task_of(config, path, data_root, group, download, split, front)
-    return trained(task, path, chosen, group, graph, watching)[0]
+    with held(path, group, chosen, quiet):
+        task = task_of(config, path, data_root, group, download, split, front)
+        return trained(task, path, chosen, group, graph, watching)[0]
 
 
 def open_configured(
@@ -90,7 +93,7 @@ def open_configured(
     front: nn.Module | None = None,
     graph: bool = True,
 ) -> Run:
-    """A new run in the folder, or the unfinished one it holds, to be continued.
+    """A new run in the folder, or the unfinished one it holds, to be continued; nothing keeps others from the folder.
 
     Raises:
         FileNotFoundError, ValueError: as :func:`train_configured`.

@@ -2,9 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_PLACE = "tensorboard"
+
+
+def has_events(folder: Path) -> bool:
+    """Whether the latest event file of a run's folder is there and ends with a whole record."""
+    files = sorted((folder / _PLACE).glob("events*"))
+    if not files:
+        return False
+    content, end = files[-1].read_bytes(), 0
+    while end + 12 <= len(content):  # a record: the length of its data, a checksum of that, the data, their checksum
+        end += 16 + struct.unpack_from("<Q", content, end)[0]
+    return 0 < end == len(content)
 
 
 class EventLog:
@@ -23,7 +37,7 @@ class EventLog:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("needs tensorboard: pip install 'fastat[tensorboard]'") from error
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=1)
+        self._writer = SummaryWriter(str(folder / _PLACE), purge_step=1)
         for row in history:
             self.write(row)
 

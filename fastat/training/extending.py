@@ -10,7 +10,7 @@ from fastat.training.network import CONFIG
 from fastat.training.record import Record, record_from
 from fastat.training.schedules import Schedule, schedule_of
 
-_FREE = ("eval_size",)
+_FREE = ("eval_size", "select")
 """What may change at any time: it decides nothing of the training."""
 _LENGTH = ("epochs", "milestones", "swa_start")
 """What may change where the epochs that are done would have been the same."""

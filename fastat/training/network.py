@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
 from fastat.training.config import ConfigError, TrainConfig, config_from
 from fastat.training.devices import choose_device, layout_of, placed
+from fastat.training.monitors import best_epoch
 from fastat.training.record import Record, record_from, record_of
 
 Which = Literal["best", "last"]
@@ -50,6 +51,7 @@ class Network:
         which: "best" if it is that of the best epoch on the validation images, "last" if it is that of the last one.
         folder: where its run is, or its file.
         test: what to measure it on, where the caller of its training gave it.
+        caller: digests of images or a front of the caller's, if it was loaded from a file of a run that has them.
     """
 
     model: nn.Module
@@ -61,6 +63,7 @@ class Network:
     which: Which
     folder: Path
     test: AnyDataset | None = None
+    caller: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def stopped(self) -> str:
@@ -182,6 +185,7 @@ def load_network(
         state["epoch"],
         "best" if file.name == BEST else "last",
         file.parent,
+        caller=state.get("caller", {}),
     )
 
 
@@ -274,18 +278,48 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
 def _file_of(folder: Path, which: Which | None) -> Path:
-    config = folder / CONFIG
-    if which is None and (folder / BEST).exists() and config.exists():
-        which = record_from(json.loads(config.read_text())).run.select
+    if which is None:
+        which = _selected(folder)
     return folder / (BEST if which == "best" else CHECKPOINT)
+
+
+def _selected(folder: Path) -> Which:
+    """The network that the run selects; what is lost of the folder's other files is in the checkpoint."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (FileNotFoundError, ValueError):
+        config = None
+    if config is not None and (folder / BEST).exists():
+        return record_from(config).run.select
+    saved = load_checkpoint(folder / CHECKPOINT)
+    if "config" not in saved:
+        return "last"
+    which, best = record_from(config or saved["config"]).run.select, best_epoch(saved["history"])
+    if which == "last" or best is None or (best + 1, 0) == (saved["epoch"], saved["step"]):
+        return "last"
+    if not (folder / BEST).exists():
+        raise FileNotFoundError(
+            f"{folder / BEST}, the network of epoch {best + 1}, which the run selects, is missing: put a copy back, or "
+            f"take that of the last epoch (--which last, which='last')"
+        )
+    return which
 
 
 def _history(file: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """That of the whole run, where the file is in its folder: best.pt knows it up to its own epoch."""
-    metrics = file.parent / METRICS
-    if not metrics.exists():
-        return list(state["history"])
-    return [json.loads(line) for line in metrics.read_text().splitlines()]
+    own: list[dict[str, Any]] = state["history"]
+    found = read_rows(file.parent / METRICS)
+    if found is None and file.name == BEST and (file.parent / CHECKPOINT).exists():
+        found = load_checkpoint(file.parent / CHECKPOINT)["history"]
+    return own if found is None or len(found) < len(own) else found
+
+
+def read_rows(file: Path) -> list[dict[str, Any]] | None:
+    """The lines of metrics.jsonl; None where it is missing or broken."""
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _statistics(state: Mapping[str, torch.Tensor]) -> tuple[list[float], list[float]]:

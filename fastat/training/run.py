@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +18,14 @@ from fastat.protocols import Attack
 from fastat.support.distributed import Group, copy_first_, rank_of, size_of
 from fastat.support.files import load_checkpoint, write_json, write_json_lines
 from fastat.training.averaging import average_of
-from fastat.training.checkpoint import RunFolder, restore, save_best
+from fastat.training.checkpoint import RunFolder, best_state, restore
 from fastat.training.config import ConfigError, OptimizerConfig, RunConfig
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
 from fastat.training.exchange import exchange_of
 from fastat.training.extending import check_same_past, saved_record
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of
+from fastat.training.monitors import best_epoch
 from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RESULTS
 from fastat.training.schedules import Schedule, check_warmups, warmed
 from fastat.training.state import State, new_state
@@ -46,6 +48,7 @@ class Run:
         factors: of the learning rates and the momentum.
         schedule: for how long it trains, with which average and warm-ups.
         settings: how it is watched and ended.
+        again: whether it starts again, in a folder where it was begun and has no checkpoint.
     """
 
     learner: Learner
@@ -58,6 +61,7 @@ class Run:
     factors: Schedule
     schedule: OptimizerConfig
     settings: RunConfig
+    again: bool = False
 
     @property
     def over(self) -> bool:
@@ -93,10 +97,14 @@ def open_run(task: Task, folder: Path, device: torch.device, group: Group | None
         check_fixed(task.front, task.train_set.image_shape)
     place = Place(device, group, layout_of(settings.channels_last, device), uses_bf16(settings.precision, device))
     images = images_of(task.train_set, task.val_set, size, device, group)
-    run = _new_run(task, RunFolder(folder, task.record, images.train_set), images, place, graph)
+    environment = {**describe_environment(), "processes": str(size_of(group))}
+    kept = RunFolder(folder, task.record, images.train_set, task.caller, environment)
+    run = _new_run(task, kept, images, place, graph)
     run.state.current.findings.extend({"monitor": name, "step": 0, "text": text} for name, text in task.notes)
     if (folder / CHECKPOINT).exists():
         _continue(run, task)
+    elif (folder / CONFIG).exists():
+        run = dataclasses.replace(run, again=True)
     _check_same_place(run)
     if rank_of(group) == 0:
         _write_files(run, task)
@@ -156,6 +164,9 @@ def _continue(run: Run, task: Task) -> None:
         raise ValueError(f"{path / CHECKPOINT}: {error}") from error
     done = run.state.epoch + (run.state.current.step > 0)
     check_same_past(path, task.record, task.schedule, done, run.state.step, per_epoch)
+    best = best_epoch(run.state.history)
+    if best is not None and best + 1 < done and task.record.run.select == "best":
+        best_state(path, best + 1)  # if it is lost, that is said before the rest is trained
 
 
 def _write_files(run: Run, task: Task) -> None:
@@ -170,9 +181,8 @@ def _write_files(run: Run, task: Task) -> None:
         (folder / CALLER).unlink(missing_ok=True)
     write_json(folder / CONFIG, dict(task.record.fields))
     if not run.over:
-        write_json(folder / ENVIRONMENT, {**describe_environment(), "processes": str(size_of(run.learner.place.group))})
+        write_json(folder / ENVIRONMENT, dict(run.folder.environment))
     write_json_lines(folder / METRICS, run.state.history)
-    save_best(run.folder, run.learner.evaluated, run.state)
 
 
 def _check_same_place(run: Run) -> None:

@@ -19,7 +19,7 @@ from fastat.training.config import ConfigError
 from fastat.training.event_log import EventLog
 from fastat.training.interrupt import termination_raises
 from fastat.training.loop import Listeners, StepReport, train_epochs
-from fastat.training.network import Network
+from fastat.training.network import CHECKPOINT, Network
 from fastat.training.progress import training_display
 from fastat.training.run import Run, open_run
 from fastat.training.task import Task
@@ -70,6 +70,8 @@ def _train(run: Run, watching: Watching) -> Network:
     first = rank_of(group) == 0
     total = epochs * run.images.steps_per_epoch
     with training_display(epochs, total, run.state.step, quiet=watching.quiet or not first) as display:
+        if run.again:
+            display.say(f"{run.folder.path} has no {CHECKPOINT}: the run starts again, from its first step")
         if run.state.step == 0:
             for found in run.state.current.findings:
                 display.finding(found)

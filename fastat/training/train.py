@@ -25,6 +25,7 @@ from fastat.training.config import ConfigError, OptimizerConfig, OptimizerName, 
 from fastat.training.defaults import ADAM_LR
 from fastat.training.devices import choose_device
 from fastat.training.extending import check_same_run
+from fastat.training.holding import held
 from fastat.training.in_words import said
 from fastat.training.loop import StepReport
 from fastat.training.network import Network
@@ -82,7 +83,9 @@ def train(
     more ``epochs`` under a constant schedule, or under multistep with milestones at the same steps.
 
     The folder holds config.json, environment.json, metrics.jsonl (a line per epoch), checkpoint.pt, and best.pt, the
-    network of the epoch with the best PGD-20 accuracy on the validation samples.
+    network of the epoch with the best PGD-20 accuracy on the validation samples. While this runs no other process can
+    train there. Files of it that are lost are made again; best.pt of an earlier epoch cannot be, and without
+    checkpoint.pt the run starts again.
 
     Args:
         model: a classifier from inputs ``[B, ...]`` to logits ``[B, C]`` (or to a mapping or an object with
@@ -140,7 +143,8 @@ def train(
     Raises:
         TypeError: an option that there is not, or an argument of another type.
         ValueError: a value out of its range, data that do not fit the model, the bounds or the number of processes, or
-            a folder that holds a run of other settings or data; the message names the argument.
+            a folder that holds a run of other settings or data, that another process trains in, or whose best.pt is
+            lost; the message names the argument or the file.
         FloatingPointError: many steps of an epoch were skipped because the gradient was infinite or NaN.
         KeyboardInterrupt: on Ctrl-C, and as :class:`fastat.training.Terminated` on SIGTERM, after the step under way
             and a checkpoint; with a group at once, without one.
@@ -179,8 +183,6 @@ def train(
         factors = torch.tensor([factor.rate(moment / 100) for moment in range(101)], dtype=torch.float64)
         given["schedule"] = f"{said(schedule)} {content_digest('', factors)}"
     record = record_of_objects(protocol, watched, length, settings, given)
-    check_same_run(folder, record)
-    check_same_caller(folder, sets.given)
     task = Task(
         model=network,
         protocol=protocol,
@@ -194,7 +196,10 @@ def train(
         notes=sets.notes,
         test=sets.test,
     )
-    found, learner = trained(task, folder, chosen, group, graph, watching)
+    with held(folder, group, chosen, quiet):
+        check_same_run(folder, record)
+        check_same_caller(folder, sets.given)
+        found, learner = trained(task, folder, chosen, group, graph, watching)
     if found.model is not learner:  # an average
         learner.load_state_dict(found.model.state_dict())
     learner.zero_grad()

@@ -72,7 +72,7 @@ def linf_step_(
         ``x_adv``.
 
     Raises:
-        TypeError, ValueError: on wrong dtypes, shapes, devices or numbers, and where ``x_adv`` shares memory with itself
+        TypeError, ValueError: on wrong dtypes, shapes, devices or numbers, or where ``x_adv`` shares memory with itself
             or with another argument. Nothing is written then.
         RuntimeError: if ``x_adv`` requires grad while grad mode is on, or CUDA tensors meet a build without CUDA code.
     """

@@ -39,7 +39,7 @@ def test_killed_at_any_moment(tmp_path):
     assert start(tmp_path / "whole").wait(300) == 0
     seconds = time.monotonic() - began
     moments = random.Random(0)
-    for _ in range(20):
+    for _ in range(12):
         process = start(tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 1.2) * seconds)
         process.kill()

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from fastat.cli.commands import Train
 from fastat.cli.evaluate import evaluate_network, show
+from fastat.report import RESULTS_SHOWN
 from fastat.support.distributed import agreed, rank_of, torchrun_group
+from fastat.support.foreign_json import read_file
 from fastat.training import (
     TrainConfig,
     as_fields,
@@ -52,7 +54,7 @@ def run_train(command: Train) -> None:
         evaluate_network(network, network.test, folder, config.run.eval_size, command.graph, command.quiet)
     elif first:
         print(f"{folder} holds this run, finished (delete it to train again)")
-        show(json.loads(results.read_text()), folder)
+        show(read_file(results, RESULTS_SHOWN), folder)
 
 
 def default_folder(config: TrainConfig) -> Path:

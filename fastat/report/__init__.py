@@ -2,7 +2,7 @@
 
 from fastat.report import html
 from fastat.report.page import write_page
-from fastat.report.results import attack_title, format_eps, results_table, write_results
+from fastat.report.results import RESULTS_SHOWN, attack_title, format_eps, results_table, write_results
 from fastat.report.run_figures import BLUE, DPI, GREEN, GREY, ORANGE, RED, label_axes, show_image
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "GREY",
     "ORANGE",
     "RED",
+    "RESULTS_SHOWN",
     "attack_title",
     "format_eps",
     "html",

@@ -11,17 +11,8 @@ from fastat import models
 from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
 from fastat.support.foreign_json import read_inside, read_object
-from fastat.training import CONFIG, ENVIRONMENT, METRICS, Record, Which, record_from
+from fastat.training import CONFIG, ENVIRONMENT, METRICS, Record, Which, history_in, record_in
 
-_ROW = {
-    "epoch": int,
-    "lr": float,
-    "train": {"loss": float},
-    "val": {...: float},
-    "seconds": float,
-    "findings": [{"monitor": str, "step": int, "text": str}],
-    "stopped": str,
-}
 _RESULTS = {
     "dataset": str,
     "norm": {*NORM_TITLES},
@@ -34,7 +25,7 @@ _RESULTS = {
     "classes": [str],
     "by_class": {"accuracy": {...: [(float,)]}},
 }
-"""What the page shows of a line of metrics.jsonl, and of results.json."""
+"""What the page shows of results.json."""
 
 
 @dataclass(frozen=True)
@@ -165,14 +156,30 @@ def _read(folder: Path, name: str) -> _Shown:
         results, environment = _content(folder, "results.json"), _content(folder, ENVIRONMENT)
         return _Shown(
             name,
-            record_from(read_object(read_inside(folder, CONFIG), {}, CONFIG)),
-            [read_object(line, _ROW, METRICS) for line in metrics.splitlines()],
-            None if results is None else read_object(results, _RESULTS, "results.json"),
+            record_in(read_object(read_inside(folder, CONFIG), {}, CONFIG), CONFIG),
+            history_in(metrics, METRICS),
+            None if results is None else _results_in(results),
             {} if environment is None else read_object(environment, {...: str}, ENVIRONMENT),
             _content(folder, "figures/adversarial_examples.png"),
         )
     except ValueError as error:
         raise ValueError(f"a file in {folder} cannot be read: {error}") from error
+
+
+def _results_in(text: bytes) -> dict[str, Any]:
+    """Those of results.json, whose accuracies are of the same attacks and classes wherever they are."""
+    results = read_object(text, _RESULTS, "results.json")
+    attacks, classes, curve = list(results["accuracy"]), len(results["classes"]), results["curve"]
+    by_class = results["by_class"]["accuracy"]
+    if "clean" not in attacks or "clean" not in by_class or attacks[-1] not in by_class:
+        raise ValueError("results.json: accuracy and by_class must have those without an attack (clean) and under one")
+    if any(len(found) != classes for found in by_class.values()) or len(curve["eps"]) != len(curve["accuracy"]):
+        raise ValueError("results.json: by_class must have an accuracy for each class, and curve one for each eps")
+    if any(
+        (one is None) != (other is None) for one, other in zip(by_class["clean"], by_class[attacks[-1]], strict=True)
+    ):
+        raise ValueError("results.json: by_class must have accuracies of the same classes, clean and under attack")
+    return results
 
 
 def _content(folder: Path, name: str) -> bytes | None:

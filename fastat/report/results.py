@@ -21,6 +21,21 @@ from fastat.training import Network
 
 NORM_TITLES = {"linf": r"$\ell_\infty$", "l2": r"$\ell_2$", "l1": r"$\ell_1$"}
 
+RESULTS_SHOWN = {
+    "dataset": str,
+    "model": str,
+    "training": str,
+    "norm": str,
+    "eps": float,
+    "test_images": int,
+    "epochs": int,
+    "epoch": int,
+    "which": str,
+    "accuracy": {...: {"accuracy": float, "low": float, "high": float}},
+    "figures": [str],
+}
+"""What a table and a list of the figures show of results.json."""
+
 _CURVE_POINTS = 9
 _CURVE_IMAGES = 200
 _COLUMNS = 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +25,11 @@ from fastat.data import (
 from fastat.evaluation import eval_mode, predict, some_of
 from fastat.models import ModelConfig
 from fastat.support.files import load_checkpoint
+from fastat.support.foreign_json import content_of
 from fastat.training.config import ConfigError, TrainConfig, config_from
 from fastat.training.devices import choose_device, layout_of, placed
-from fastat.training.record import Record, record_from, record_of
+from fastat.training.record import Record, check_same_record, read_record, record_in, record_of
+from fastat.training.saved import check_network_state, check_size, history_in, statistics_in
 
 Which = Literal["best", "last"]
 WEIGHTS = 0x3E1647
@@ -165,12 +166,14 @@ def load_network(
     state = load_checkpoint(file)
     if "config" not in state:
         raise OtherCodeError(f"{file} is no checkpoint of fastat")
-    record = record_from(state["config"])
+    record = record_in(state["config"], f"{file}: config")
+    check_network_state(state, file)
+    _check_name(file, state)
     built = _built(file, record, state, model)
     try:
         # a run that averages its weights is evaluated by their average
         built.load_state_dict(state.get("average") or state["model"])
-    except RuntimeError as error:
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise ValueError(f"{file} holds the weights of another network: {error}") from error
     chosen = choose_device(device)
     return Network(
@@ -178,7 +181,7 @@ def load_network(
         record,
         state["title"],
         tuple(state["classes"]),
-        _history(file, state),
+        _history(file, record, state),
         state["epoch"],
         "best" if file.name == BEST else "last",
         file.parent,
@@ -187,18 +190,18 @@ def load_network(
 
 def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn.Module | None) -> nn.Module:
     """The network of a checkpoint, with weights of any kind."""
-    named = str(record.fields["model"])
+    named, shape = str(record.fields["model"]), tuple(state["image_shape"])
     if isinstance(given, nn.Module):
-        normalizes = not record.of_objects or record.fields["normalize"] is not None
+        normalizes = not record.of_objects or record.fields.get("normalize") is not None
         inside = given.model if isinstance(given, models.Normalized) else given
-        return models.Normalized(inside, *_statistics(state["model"])) if normalizes else given
-    if record.of_objects and not record.fields["named"]:
+        return models.Normalized(inside, *statistics_in(state["model"], shape, file)) if normalizes else given
+    if record.of_objects and not record.fields.get("named"):
         if given is None or not models.is_own(given):
             raise ValueError(
                 f"the network of {file} is an object, {named}, which no file can bring back: pass model=, the module, "
                 "or the name of a function that makes it, package.module:function (--model)"
             )
-        channels, *size = state["image_shape"]
+        channels, *size = shape
         made = models.own_model(given, len(state["classes"]), channels, tuple(size))
         return _built(file, record, state, made)
     if models.is_own(named) and given != named:
@@ -206,8 +209,14 @@ def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn
             f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
         )
     network = ModelConfig(named) if record.of_objects else config_from(state["config"]).network
-    with torch.random.fork_rng(devices=[]):
-        return build_model(network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
+    statistics = statistics_in(state["model"], shape, file)
+    try:
+        needed = models.size_of(named, len(state["classes"]), shape, network.width)
+        check_size(needed, state["model"], file)
+        with torch.random.fork_rng(devices=[]):
+            return build_model(network, len(state["classes"]), shape, *statistics)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: its network cannot be built: {error}") from error
 
 
 def build_model(
@@ -276,17 +285,24 @@ CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 def _file_of(folder: Path, which: Which | None) -> Path:
     config = folder / CONFIG
     if which is None and (folder / BEST).exists() and config.exists():
-        which = record_from(json.loads(config.read_text())).run.select
+        which = read_record(config).run.select
     return folder / (BEST if which == "best" else CHECKPOINT)
 
 
-def _history(file: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _check_name(file: Path, state: Mapping[str, Any]) -> None:
+    """Raises ValueError for one of the two files of a run under the name of the other."""
+    other = BEST if "optimizer" not in state else CHECKPOINT
+    if file.name in (BEST, CHECKPOINT) and file.name != other:
+        raise ValueError(
+            f"{file} holds what a run keeps in {other}: give it that name, or evaluate the one that has it"
+        )
+
+
+def _history(file: Path, record: Record, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """That of the whole run, where the file is in its folder: best.pt knows it up to its own epoch."""
-    metrics = file.parent / METRICS
+    config, metrics = file.parent / CONFIG, file.parent / METRICS
     if not metrics.exists():
         return list(state["history"])
-    return [json.loads(line) for line in metrics.read_text().splitlines()]
-
-
-def _statistics(state: Mapping[str, torch.Tensor]) -> tuple[list[float], list[float]]:
-    return state["mean"].tolist(), state["std"].tolist()
+    if config.exists():
+        check_same_record(file, record, read_record(config))
+    return history_in(content_of(metrics), str(metrics))

@@ -25,6 +25,7 @@ from fastat.training.extending import check_same_past, saved_record
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of
 from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RESULTS
+from fastat.training.saved import check_progress
 from fastat.training.schedules import Schedule, check_warmups, warmed
 from fastat.training.state import State, new_state
 from fastat.training.step import Learner, Pace, Replay
@@ -150,6 +151,7 @@ def _continue(run: Run, task: Task) -> None:
     """Puts the run where its folder's checkpoint was saved."""
     path, per_epoch = run.folder.path, run.images.steps_per_epoch
     saved = load_checkpoint(path / CHECKPOINT)
+    check_progress(saved, task.record, per_epoch, path / CHECKPOINT)
     try:
         restore(run.learner, run.state, run.images.part, saved)
     except ValueError as error:

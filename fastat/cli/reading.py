@@ -152,6 +152,7 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
         if record.of_objects:
             raise ValueError("it is of a run of objects, from Python, which no command line has")
         config = config_from(record.fields)
+        check_config(config)
     except (OSError, ValueError) as error:
         named = str(error) if str(basis.config) in str(error) else f"{basis.config}: {error}"
         raise UsageError(f"--config: {named}") from error

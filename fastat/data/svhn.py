@@ -39,7 +39,7 @@ def _half(file: Path) -> Dataset:
         content = loadmat(file, variable_names=["X", "y"])
         images, labels = content["X"], content["y"]
     except OSError as error:
-        if error.errno is not None:  # of the system, which names the file
+        if error.filename is not None:  # of the system, which names the file
             raise
         raise _broken(file, error) from error
     except Exception as error:  # scipy raises many kinds for a broken file

@@ -109,8 +109,8 @@ def _check_bounded(stream: IO[bytes]) -> None:
 
 
 def in_a_line(error: Exception) -> str:
-    """The first line of an error's message, as others write them, of 200 characters at most."""
-    return ascii((str(error).splitlines() or [type(error).__name__])[0])[1:-1][:200]
+    """An error's message, as others write them, on one line of 300 characters at most."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join((str(error) or type(error).__name__).split()))[:300]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastat.data import AnyDataset, content_digest, dataset_digest
 from fastat.support.distributed import gather_parts, rank_of
-from fastat.support.files import load_checkpoint, save_checkpoint, write_json_lines
+from fastat.support.files import in_a_line, load_checkpoint, save_checkpoint, write_json_lines
 from fastat.support.foreign_json import read_file
 from fastat.training.monitors import Watch, best_epoch
 from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, Which, network_state
@@ -120,7 +120,7 @@ def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) 
         now.marks.losses.copy_(saved["losses"])
         now.marks.hits.copy_(saved["hits"])
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"the run was begun with another network or optimizer: {error}") from error
+        raise ValueError(f"the run was begun with another network or optimizer: {in_a_line(error)}") from error
     now.step, now.seconds, now.findings, now.averaged = (
         saved[name] for name in ("step", "seconds", "findings", "closing")
     )

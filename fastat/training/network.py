@@ -24,7 +24,7 @@ from fastat.data import (
 )
 from fastat.evaluation import eval_mode, predict, some_of
 from fastat.models import ModelConfig
-from fastat.support.files import load_checkpoint
+from fastat.support.files import in_a_line, load_checkpoint
 from fastat.support.foreign_json import content_of
 from fastat.training.config import ConfigError, TrainConfig, config_from
 from fastat.training.devices import choose_device, layout_of, placed
@@ -174,7 +174,7 @@ def load_network(
         # a run that averages its weights is evaluated by their average
         built.load_state_dict(state.get("average") or state["model"])
     except (AttributeError, LookupError, RuntimeError, TypeError) as error:
-        raise ValueError(f"{file} holds the weights of another network: {error}") from error
+        raise ValueError(f"{file} holds the weights of another network: {in_a_line(error)}") from error
     chosen = choose_device(device)
     return Network(
         placed(built, layout_of(record.run.channels_last, chosen), chosen).eval(),
@@ -216,7 +216,7 @@ def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn
         with torch.random.fork_rng(devices=[]):
             return build_model(network, len(state["classes"]), shape, *statistics)
     except (RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file}: its network cannot be built: {error}") from error
+        raise ValueError(f"{file}: its network cannot be built: {in_a_line(error)}") from error
 
 
 def build_model(

@@ -68,8 +68,10 @@ def check_network_state(state: Mapping[str, Any], file: Path) -> None:
     if not state["classes"] or not state["image_shape"] or min(state["image_shape"]) < 1 or state["epoch"] < 0:
         raise ValueError(f"{file}: it must have classes, an image_shape of sizes and a number of epochs")
     for part in ("model", "average"):
-        weights = state.get(part) or {}
-        if not isinstance(weights, Mapping) or not all(isinstance(name, str) for name in weights):
+        weights = state.get(part)
+        if weights is not None and not (
+            isinstance(weights, Mapping) and all(isinstance(name, str) for name in weights)
+        ):
             raise ValueError(f"{file}: {part} must be weights by their names")
     if not all(isinstance(value, Tensor) for value in state["model"].values()):
         raise ValueError(f"{file}: model must hold tensors")

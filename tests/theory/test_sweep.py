@@ -167,6 +167,8 @@ def test_a_cell_that_has_changed_is_not_taken(tmp_path: Path) -> None:
     for place in places_of_digits:
         changed = bytearray(whole)
         changed[place] ^= 1
+        if json.loads(changed) == json.loads(whole):  # the last digit of a number may be one more than it needs
+            continue
         file.write_bytes(changed)
         with pytest.raises(ValueError, match=rf"{file.name} cannot be read as a finished cell: .*; delete it to run"):
             sweep(square, [cell], folder=tmp_path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from fastat.training import (
     check_config,
     config_from,
     default_config,
-    record_from,
+    read_record,
     with_fields,
 )
 
@@ -149,12 +148,14 @@ def _starting_point(given: Sequence[str]) -> TrainConfig:
         known = basis.optimizer in get_args(OptimizerName)  # another one the second pass refuses
         return default_config(basis.data, protocol or "pgd-at", optimizer=basis.optimizer if known else "sgd")
     try:
-        record = record_from(json.loads(basis.config.read_text()))
+        record = read_record(basis.config)
         if record.of_objects:
             raise ValueError("it is of a run of objects, from Python, which no command line has")
         config = config_from(record.fields)
+        check_config(config)
     except (OSError, ValueError) as error:
-        raise UsageError(f"--config: {basis.config}: {error}") from error
+        named = str(error) if str(basis.config) in str(error) else f"{basis.config}: {error}"
+        raise UsageError(f"--config: {named}") from error
     for flag, named, own in (
         ("--model", config.network.model, models.is_own),
         ("--data", config.dataset.data, data.is_own),

@@ -12,6 +12,7 @@ import joblib
 
 from fastat.cli.commands import Theory, TheoryAll
 from fastat.support.files import check_same_settings, write_json
+from fastat.support.foreign_json import read_file
 from fastat.theory import EXPERIMENTS, FIGURES, Experiment, experiment
 from fastat.theory.page import write_theory_page
 from fastat.training import ConfigError, choose_device, locked
@@ -81,4 +82,4 @@ def run_all(command: TheoryAll) -> None:
 def _check_same_settings(folder: Path, settings: dict[str, Any]) -> None:
     file = folder / _SETTINGS
     if file.exists():
-        check_same_settings(folder, "an experiment of other settings", json.loads(file.read_text()), settings)
+        check_same_settings(folder, "an experiment of other settings", read_file(file, {}), settings)

@@ -67,7 +67,7 @@ def run_train(command: Train) -> None:
         elif first:
             assert results is not None
             print(f"{folder} holds this run, finished (delete it to train again)")
-            for lost in _lost(folder, results):
+            for lost in _lost(folder, record_of(config), results):
                 print(lost)
             show(results, folder)
 
@@ -81,13 +81,13 @@ def _finished(folder: Path, record: Record, tensorboard: bool) -> dict[str, Any]
     return whole_results(folder) if events else None
 
 
-def _lost(folder: Path, results: Mapping[str, Any]) -> Iterator[str]:
+def _lost(folder: Path, record: Record, results: Mapping[str, Any]) -> Iterator[str]:
     """What is worth to know of a finished run whose weights are gone."""
     if not (folder / CHECKPOINT).exists():
         yield f"{folder} has no {CHECKPOINT}: the run cannot be made longer"
     if results["which"] == "best":
         try:
-            best_state(folder, results["epoch"])
+            best_state(folder, record, results["epoch"])
         except ValueError as error:
             yield str(error)
 

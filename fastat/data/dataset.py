@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from torch import Tensor
 from fastat.data.augment import NO_AUGMENTATION, Augmentation, changed
 from fastat.support.keyed import keyed_permutation
 
+MOST_UNNAMED = 1 << 16
+"""Classes that may go without names where there are fewer samples."""
 _SUBSET = 0x5B5E7  # the purpose in the key of a random subset
 
 
@@ -110,6 +113,34 @@ def chosen_positions(n: int, size: int | None, seed: int) -> Tensor | None:
     if size is None or size >= n:
         return None
     return keyed_permutation(n, seed, _SUBSET)[:size].sort().values
+
+
+def numbered_classes(labels: Tensor, what: str) -> tuple[str, ...]:
+    """The names of classes that nobody named: the numbers from 0 to the largest label.
+
+    Warns where the labels seem to count from 1, all of 1, ..., K >= 2 being there and none 0: class 0 is then a class
+    without samples, for which a network learns a logit of no use.
+
+    Args:
+        labels: integers [N], N >= 1.
+        what: the labels are of, for messages.
+
+    Raises:
+        ValueError: the largest label is neither below N nor below 65,536, and names would fill the memory.
+    """
+    low, high = int(labels.min()), int(labels.max())
+    if high >= max(len(labels), MOST_UNNAMED):
+        raise ValueError(
+            f"{what} has the label {high} among {len(labels)} samples: labels must count classes, 0, 1, ...; below "
+            f"{MOST_UNNAMED}, or the number of samples, unless classes names them all"
+        )
+    if low == 1 and 2 <= high <= len(labels) // 2 and len(labels.unique()) == high:
+        warnings.warn(
+            f"{what} has labels from 1 to {high} and none 0, so that class 0 is empty: subtract 1 from them, or name "
+            f"the {high + 1} classes if class 0 is meant (classes)",
+            stacklevel=4,
+        )
+    return tuple(str(number) for number in range(high + 1))
 
 
 def make_dataset(title: str, images: Tensor, labels: Tensor, classes: tuple[str, ...], scale: int = 255) -> Dataset:

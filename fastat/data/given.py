@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from fastat.data.dataset import Dataset
+from fastat.data.dataset import Dataset, numbered_classes
 from fastat.data.mapped import Mapped, generators, generators_kept, sample_of, seed_generators, stored
 from fastat.data.splits import AnyDataset, Split, channels_last
 from fastat.data.streamed import Streamed
@@ -44,8 +44,9 @@ def as_dataset(
             length and items, of pairs (x, label), where x may be a tensor, an array or a Pillow image.
         what: how messages call it, "train_set".
         title: what tables and figures call it; None for the name of the Dataset's class.
-        classes: their names; by default those the Dataset has as ``classes``, else 0, 1, ... to the largest label; none
-            for a Dataset without any that is read as it is needed, for :func:`with_classes` to give it some.
+        classes: their names; by default those the Dataset has as ``classes``, else 0, 1, ... to the largest label,
+            which must then be below the number of samples or below 65,536 (labels that count from 1 are warned of);
+            none for a Dataset without any that is read as it is needed, for :func:`with_classes` to give it some.
         in_memory: whether a Dataset is read into memory once, or sample by sample in every epoch. None: into memory, if
             it takes less than 1 GiB there and its transforms draw no random numbers.
         workers: processes that read a Dataset; None for as many as there are cores, 8 at most; 0 for none.
@@ -155,7 +156,7 @@ def _of_arrays(x: Array, y: Array, what: str, title: str, classes: Sequence[str]
     if x.is_floating_point() and not bool(x.isfinite().all()):
         raise ValueError(f"{what}: x must be finite")
     y = y.long()
-    names = _names(classes, int(y.max()))
+    names = numbered_classes(y, what) if classes is None else tuple(str(name) for name in classes)
     if int(y.min()) < 0 or int(y.max()) >= len(names):
         found = f"{int(y.min())}..{int(y.max())}"
         raise ValueError(f"{what}: labels must be in 0..{len(names) - 1}, got {found}")
@@ -168,13 +169,6 @@ def _native(part: Array) -> Array:
     if isinstance(part, Tensor):
         return part
     return np.ascontiguousarray(part, dtype=part.dtype.newbyteorder("="))
-
-
-def _names(classes: Sequence[str] | None, most: int) -> tuple[str, ...]:
-    """The names of the classes, by default their numbers up to the largest label."""
-    if classes is None:
-        return tuple(str(number) for number in range(most + 1))
-    return tuple(str(name) for name in classes)
 
 
 def _of_items(
@@ -190,7 +184,7 @@ def _of_items(
             shape = sample_of(source[0], 0)[0].shape
         if channels_last((1, *shape)):
             raise ValueError(f"samples {list(shape)} seem to have their channels last: return [C, H, W]")
-        names = () if classes is None else _names(classes, 0)
+        names = () if classes is None else tuple(str(name) for name in classes)
         mapped = _looked_at(Mapped(title, source, tuple(shape), names, torch.arange(len(source)), workers))
         if in_memory is None:
             in_memory = 4 * shape.numel() * len(source) <= _IN_MEMORY and mapped.repeats and not mapped.draws

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastat.data.image_files import OtherSizeError, Size, are_many, read_images
-from fastat.support.files import replacing
+from fastat.support.arrays import read_arrays, save_arrays
 
 _FOLDER = "FASTAT_CACHE"
 _A_DAY = 24 * 60 * 60
@@ -88,20 +88,17 @@ def _key(folder: Path, files: Sequence[Path], mode: str) -> str:
 def _read(kept: Path, key: str) -> dict[str, np.ndarray]:
     """The arrays that are kept for this key; none if there are none, or they are damaged."""
     try:
-        with np.load(kept, allow_pickle=False) as content:
-            if str(content["key"]) == key:
-                return {name: content[name] for name in content.files}  # against the sums that a zip file has
-    except Exception:  # numpy and zipfile raise many kinds for a damaged file, which is then made anew
-        pass
-    return {}
+        content = read_arrays(kept, ("key", "images", "other"))
+    except (OSError, ValueError):  # missing or damaged: it is made anew
+        return {}
+    return content if str(content.get("key")) == key else {}
 
 
 def _keep(kept: Path, key: str, **content: np.ndarray) -> None:
     try:
         kept.parent.mkdir(parents=True, exist_ok=True)
         _remove_what_killed_processes_left(kept)
-        with replacing(kept, by_many=True) as stream:
-            np.savez(stream, allow_pickle=False, key=np.array(key), **content)
+        save_arrays(kept, {"key": np.array(key), **content}, by_many=True)
     except OSError as error:
         warnings.warn(
             f"decoded images cannot be kept in {kept}, so the next time takes as long ({error}): let the environment "

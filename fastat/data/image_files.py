@@ -186,6 +186,6 @@ def _pixels(file: Path, mode: str, size: Size | None = None) -> np.ndarray:
 
 def _explained(file: Path, error: Exception) -> Exception:
     """What Pillow raises for a broken file is of many kinds, a SyntaxError for one, and mostly without the name."""
-    if isinstance(error, OSError) and error.errno is not None:  # of the system, which names it
+    if isinstance(error, OSError) and error.filename is not None:  # of the system, which names it
         return error
     return ValueError(f"{file} cannot be read as an image: {error}")

@@ -47,10 +47,15 @@ def load_tiny_imagenet(root: Path) -> Split:
     places = [folder / "train" / wnid / "images" for wnid in wnids]
     train = [(file, label) for label, place in enumerate(places) for file in image_files(place)]
     test = []
-    for line in notes.read_text().splitlines():
-        name, wnid = line.split("\t")[:2]
+    for line in _lines(notes):
+        name, _, rest = line.partition("\t")
+        wnid = rest.partition("\t")[0]
         if wnid not in wnids:
-            raise ValueError(f"{notes}: {name} is of class {wnid}, which has no folder in {folder / 'train'}")
+            raise ValueError(
+                f"{notes}: {name!r:.60} is of class {wnid!r:.60}, which has no folder in {folder / 'train'}"
+            )
+        if Path(name).name != name:
+            raise ValueError(f"{notes}: {name!r:.60} is not the name of a file in {folder / 'val' / 'images'}")
         test.append((folder / "val" / "images" / name, wnids.index(wnid)))
     classes = _class_names(folder / "words.txt", wnids)
     images = read_images_once(folder, [file for file, _ in train + test], "RGB", (64, 64))
@@ -59,6 +64,13 @@ def load_tiny_imagenet(root: Path) -> Split:
 
 def _class_names(words: Path, wnids: tuple[str, ...]) -> tuple[str, ...]:
     """The first word for each WordNet id, or the id itself."""
-    lines = words.read_text().splitlines() if words.exists() else []
+    lines = _lines(words) if words.exists() else []
     known = {wnid: text.split(",")[0] for wnid, text in (line.split("\t", 1) for line in lines if "\t" in line)}
     return tuple(known.get(wnid, wnid) for wnid in wnids)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not a text in UTF-8: {error}") from error

@@ -24,6 +24,7 @@ from fastat.support.keyed import keyed_hash
 
 _DRAWS = 0xD4A35  # the purpose in the key
 _SLACK = 1e-6  # of the bounds, for rounding
+_MOST_LABEL = (1 << 63) - 1
 _FEW = 256
 """For so few samples no worker is started."""
 
@@ -190,6 +191,8 @@ def sample_of(item: Any, number: int) -> tuple[Tensor, int]:
     if not whole:
         text = f"{list(label.shape)} of {label.dtype}" if isinstance(label, Tensor | np.ndarray) else repr(label)
         raise SampleError(f"sample {number} must have an integer label, got {text}: int(label), or its argmax")
+    if not -_MOST_LABEL <= int(label) <= _MOST_LABEL:
+        raise SampleError(f"sample {number} has the label {int(label)!r:.40}, which is no class")
     return x, int(label)
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.splits import Split
+from fastat.support.arrays import most_unpacked
 
 _UINT8 = 0x08  # the IDX type code of unsigned bytes
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
@@ -43,7 +44,10 @@ def _split(title: str, folder: Path, classes: tuple[str, ...]) -> Split:
 def _half(title: str, folder: Path, prefix: str, classes: tuple[str, ...]) -> Dataset:
     images = _read_idx(title, folder, f"{prefix}-images-idx3-ubyte", 3)
     labels = _read_idx(title, folder, f"{prefix}-labels-idx1-ubyte", 1)
-    return make_dataset(title, images.unsqueeze(1), labels.to(torch.int64), classes)
+    try:
+        return make_dataset(title, images.unsqueeze(1), labels.to(torch.int64), classes)
+    except ValueError as error:
+        raise ValueError(f"{folder / prefix}-images-idx3-ubyte and its labels: {error}") from error
 
 
 def _read_idx(title: str, folder: Path, name: str, dimensions: int) -> Tensor:
@@ -61,11 +65,18 @@ def _read_idx(title: str, folder: Path, name: str, dimensions: int) -> Tensor:
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
         raise ValueError(f"{folder / name} should hold {math.prod(shape)} values, has {len(content) - header}")
+    if 0 in shape:
+        raise ValueError(f"{folder / name} holds nothing: its sizes are {shape}")
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(shape)
 
 
 def _unpacked(file: Path) -> bytes:
+    most = most_unpacked(file)
     try:
-        return gzip.decompress(file.read_bytes())
+        with gzip.open(file) as stream:
+            content = stream.read(most + 1)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{file} is not a whole gzip file: {error}") from error
+    if len(content) > most:
+        raise ValueError(f"{file} unpacks to more than {most >> 20} MiB, which no file of these datasets does")
+    return content

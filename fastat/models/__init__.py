@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from fastat.models.access import (
@@ -74,6 +75,7 @@ __all__ = [
     "read_weights",
     "reshard",
     "run_eagerly",
+    "size_of",
     "small_cnn",
     "title",
     "uncompiled",
@@ -178,6 +180,24 @@ def _inputs(name: str, in_channels: int, image_size: tuple[int, ...] | None) -> 
     if image_size is None:
         raise ValueError("mlp needs image_size, got None")
     return math.prod((in_channels, *image_size))
+
+
+def size_of(name: str, num_classes: int, image_shape: tuple[int, ...], width: int | None) -> int:
+    """How many numbers a network of :func:`names` has, found without memory for them; 0 for other names.
+
+    Raises:
+        ValueError: there is no such network of this size.
+    """
+    if name not in _NETWORKS:
+        return 0
+    channels, *size = image_shape
+    free = {} if width is None or name not in WITH_WIDTH else {"width": width}
+    try:
+        with torch.device("meta"):
+            network = _NETWORKS[name][1](num_classes, _inputs(name, channels, tuple(size)), **free)
+    except (OverflowError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{name} of {free or 'its'} width for {num_classes} classes cannot be made") from error
+    return sum(value.numel() for value in network.state_dict().values())
 
 
 def closest_named(weights: Mapping[str, Tensor], num_classes: int, image_shape: tuple[int, ...]) -> str:

@@ -12,17 +12,8 @@ from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
 from fastat.report.run_figures import is_whole_png
 from fastat.support.foreign_json import read_inside, read_object
-from fastat.training import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, Record, Which, record_from
+from fastat.training import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, Record, Which, history_in, record_in
 
-_ROW = {
-    "epoch": int,
-    "lr": float,
-    "train": {"loss": float},
-    "val": {...: float},
-    "seconds": float,
-    "findings": [{"monitor": str, "step": int, "text": str}],
-    "stopped": str,
-}
 _RESULTS = {
     "dataset": str,
     "norm": {*NORM_TITLES},
@@ -35,7 +26,7 @@ _RESULTS = {
     "classes": [str],
     "by_class": {"accuracy": {...: [(float,)]}},
 }
-"""What the page shows of a line of metrics.jsonl, and of results.json."""
+"""What the page shows of results.json."""
 
 
 @dataclass(frozen=True)
@@ -168,9 +159,9 @@ def _read(folder: Path, name: str) -> _Shown:
         results, environment = _content(folder, "results.json"), _content(folder, ENVIRONMENT)
         return _Shown(
             name,
-            record_from(read_object(read_inside(folder, CONFIG), {}, CONFIG)),
-            [read_object(line, _ROW, METRICS) for line in (metrics or b"").splitlines()],
-            None if results is None else read_object(results, _RESULTS, "results.json"),
+            record_in(read_object(read_inside(folder, CONFIG), {}, CONFIG), CONFIG),
+            history_in(metrics or b"", METRICS),
+            None if results is None else _results_in(results),
             {} if environment is None else read_object(environment, {...: str}, ENVIRONMENT),
             _picture(folder, "figures/adversarial_examples.png"),
         )
@@ -183,6 +174,22 @@ def _picture(folder: Path, name: str) -> bytes | None:
     if content is not None and not is_whole_png(content):
         raise ValueError(f"{name} is no whole picture: the command that trained it draws it again")
     return content
+
+
+def _results_in(text: bytes) -> dict[str, Any]:
+    """Those of results.json, whose accuracies are of the same attacks and classes wherever they are."""
+    results = read_object(text, _RESULTS, "results.json")
+    attacks, classes, curve = list(results["accuracy"]), len(results["classes"]), results["curve"]
+    by_class = results["by_class"]["accuracy"]
+    if "clean" not in attacks or "clean" not in by_class or attacks[-1] not in by_class:
+        raise ValueError("results.json: accuracy and by_class must have those without an attack (clean) and under one")
+    if any(len(found) != classes for found in by_class.values()) or len(curve["eps"]) != len(curve["accuracy"]):
+        raise ValueError("results.json: by_class must have an accuracy for each class, and curve one for each eps")
+    if any(
+        (one is None) != (other is None) for one, other in zip(by_class["clean"], by_class[attacks[-1]], strict=True)
+    ):
+        raise ValueError("results.json: by_class must have accuracies of the same classes, clean and under attack")
+    return results
 
 
 def _content(folder: Path, name: str) -> bytes | None:

@@ -13,7 +13,9 @@ from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
+    "arrays",
     "call_named",
+    "checksum",
     "did_you_mean",
     "distributed",
     "files",

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
+import mmap
 import os
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,16 @@ from uuid import uuid4
 
 import torch
 
+from fastat.support.checksum import add_checksum, verify_checksum
+
+_BYTEARRAY = b"bytearray\n"
+"""How a pickle names the one function that torch lets it call with a size."""
+
 
 @contextmanager
 def replacing(path: Path, *, by_many: bool = False) -> Iterator[IO[bytes]]:
     """A stream whose content is at path at the end; it comes there from a temporary file beside it, synced to the disk.
+    It can be read back while it is written.
 
     Args:
         path: the file, which stays as it is if the writing fails.
@@ -25,7 +32,7 @@ def replacing(path: Path, *, by_many: bool = False) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{uuid4().hex}.tmp" if by_many else f".{path.name}.tmp")
     try:
-        with temporary.open("wb") as stream:
+        with temporary.open("w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
@@ -55,28 +62,57 @@ def write_json_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Saves a dict of tensors and plain values."""
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    write_bytes(path, buffer.getvalue())
+    """Saves a dict of tensors and plain values, with a checksum."""
+    with replacing(path) as stream:
+        torch.save(dict(state), stream)
+        add_checksum(stream)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Loads what :func:`save_checkpoint` saved, to the CPU. Only tensors and plain values are read, never code.
+    """Loads what :func:`save_checkpoint` saved, or torch, to the CPU. Only tensors and plain values are read, never
+    code, and they take no more memory than there are bytes in the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a checkpoint.
+        ValueError: the file is not a checkpoint, or damaged.
     """
     if not path.exists():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken file makes the unpickler stumble in any way, an IndexError for one
-        raise ValueError(f"{path} is not a checkpoint that can be read: {error}") from error
+    if not path.is_file():
+        raise ValueError(f"{path} is not a checkpoint: it is not a regular file")
+    with path.open("rb") as stream:
+        verify_checksum(stream, path)
+        try:
+            _check_bounded(stream)
+            state = torch.load(stream, map_location="cpu", weights_only=True)
+        except Exception as error:  # a broken file makes the unpickler stumble in any way, an IndexError for one
+            raise ValueError(f"{path} is not a checkpoint that can be read: {in_a_line(error)}") from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
+
+
+def _check_bounded(stream: IO[bytes]) -> None:
+    """Raises ValueError for what would take more memory than there are bytes in the file: torch writes no such thing,
+    but reads it.
+
+    Args:
+        stream: of the file, at its start afterwards.
+    """
+    if zipfile.is_zipfile(stream):
+        members = zipfile.ZipFile(stream).infolist()
+        size = stream.seek(0, os.SEEK_END)
+        if any(one.compress_type != zipfile.ZIP_STORED for one in members) or sum(m.file_size for m in members) > size:
+            raise ValueError("it is compressed, or its parts overlap")
+    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content.find(_BYTEARRAY) >= 0:
+            raise ValueError("it asks for a bytearray, which may be of any size")
+    stream.seek(0)
+
+
+def in_a_line(error: Exception) -> str:
+    """An error's message, as others write them, on one line of 300 characters at most."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join((str(error) or type(error).__name__).split()))[:300]
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -25,10 +25,32 @@ def read_inside(folder: Path, name: str) -> bytes:
     return file.read_bytes()
 
 
+def read_file(file: Path, kind: Mapping[Any, Any]) -> dict[str, Any]:
+    """The JSON object in a file, of the kind that :func:`check_json` takes.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: it holds something else; the message names the file and what to do.
+    """
+    try:
+        return read_object(content_of(file), kind, str(file))
+    except ValueError as error:
+        raise ValueError(f"{error}; bring back a copy of this file, or delete it") from error
+
+
+def content_of(file: Path) -> bytes:
+    """The content of a file; ValueError, which names it, for a pipe or a device, which might never end."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise ValueError(f"{file}: is not a regular file")
+    return file.read_bytes()
+
+
 def read_object(text: bytes, kind: Mapping[Any, Any], name: str) -> dict[str, Any]:
     """The JSON object in a text, of the kind that :func:`check_json` takes; ValueError, which names it, for others."""
     try:
         value = json.loads(text)
+        if b"\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()  # halves of a surrogate pair can be read, not written
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise ValueError(f"{name}: {reason}") from error
@@ -43,9 +65,9 @@ def check_json(value: Any, kind: Any, place: str) -> None:
 
     Args:
         value: what was read.
-        kind: str, int, float (any number) or object (anything); a set of texts, of which it must be one; ``[kind]`` for
-            a list; ``{"name": kind}`` for an object with at least these fields, ``{...: kind}`` for one with fields of
-            any names; ``(kind,)`` allows null too.
+        kind: str, int, float (any finite number), bool or object (anything that is not nested beyond 20 levels); a set
+            of texts, of which it must be one; ``[kind]`` for a list; ``{"name": kind}`` for an object with at least
+            these fields, ``{...: kind}`` for one with fields of any names; ``(kind,)`` allows null too.
         place: of the value, "results.json:" for the whole of a file.
     """
     if isinstance(kind, tuple):
@@ -59,25 +81,46 @@ def check_json(value: Any, kind: Any, place: str) -> None:
         if missing := [name for name in fields if name not in value]:
             raise ValueError(f"{place} lacks {', '.join(missing)}; another version of fastat may have written it")
         for name, inner in fields.items():
-            check_json(value[name], inner, f"{place} {_short(name)[1:-1]}")
+            check_json(value[name], inner, f"{place} {shortly(name)[1:-1]}")
     elif isinstance(kind, list | dict):
-        raise ValueError(f"{place} must be {'a list' if isinstance(kind, list) else 'an object'}, got {_short(value)}")
+        raise ValueError(f"{place} must be {'a list' if isinstance(kind, list) else 'an object'}, got {shortly(value)}")
     elif isinstance(kind, set):
         if not isinstance(value, str) or value not in kind:
-            raise ValueError(f"{place} must be one of {', '.join(sorted(kind))}, got {_short(value)}")
-    elif kind is not object and not _is_plain(value, kind):
-        raise ValueError(f"{place} must be {_KINDS[kind]}, got {_short(value)}")
+            raise ValueError(f"{place} must be one of {', '.join(sorted(kind))}, got {shortly(value)}")
+    elif kind is object:
+        if not _is_shallow(value):
+            raise ValueError(f"{place} is nested too deeply")
+    elif not _is_plain(value, kind):
+        raise ValueError(f"{place} must be {_KINDS[kind]}, got {shortly(value)}")
+
+
+def shortly(value: Any) -> str:
+    """A value for a message: on one line, of 60 characters at most, without control characters."""
+    try:
+        return ascii(value)[:60]
+    except (RecursionError, ValueError):  # nested deeply, or an integer of thousands of digits, in a checkpoint
+        return f"a {type(value).__name__}"
 
 
 def _is_plain(value: Any, kind: type) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
-        return False
-    return not isinstance(value, int) or abs(value) <= 2**53
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if isinstance(value, str):
+        return kind is str and (value.isascii() or value.encode(errors="ignore").decode() == value)  # no surrogates
+    if isinstance(value, int):
+        return kind in (int, float) and abs(value) <= 2**53
+    return isinstance(value, float) and kind is float and abs(value) <= _MOST  # false for NaN
 
 
-def _short(value: Any) -> str:
-    """On one line, without control characters."""
-    return ascii(value)[:60]
+def _is_shallow(value: Any) -> bool:
+    level = [value]
+    for _ in range(_LEVELS):
+        lists = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
+        level = [inner for one in lists for inner in one]
+    return not any(isinstance(one, dict | list) for one in level)
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number"}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_LEVELS = 20
+_MOST = 1e100
+"""Numbers beyond it no run has, and drawings cannot show."""

@@ -45,8 +45,8 @@ def _read(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no results of an experiment: it has no {RESULTS}")
     try:
         results = read_object(read_inside(folder, RESULTS), _RESULTS, RESULTS)
+        contents = [read_inside(folder, f"{FIGURES}/{figure['file']}") for figure in results["figures"]]
     except ValueError as error:
         raise ValueError(f"{folder} holds no results of an experiment: {error}") from error
-    contents = [read_inside(folder, f"{FIGURES}/{figure['file']}") for figure in results["figures"]]
     figures = [{**figure, "content": content} for figure, content in zip(results["figures"], contents, strict=True)]
     return {**results, "figures": figures}

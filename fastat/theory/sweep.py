@@ -17,10 +17,12 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastat.support.files import write_json
+from fastat.support.foreign_json import content_of, read_object
 from fastat.theory.digest import cell_fields, json_digest
 from fastat.training import interrupts_deferred, locked
 
 _SECONDS_BETWEEN_LINES = 10.0
+_DIGITS = 32
 
 
 def sweep(
@@ -76,7 +78,7 @@ def _swept(
                 file = files[index]
                 if file is not None:
                     with interrupts_deferred():
-                        write_json(file, {"cell": cell_fields(cells[index]), "result": result})
+                        _write(file, cells[index], result)
                 found[index] = result
                 advance()
     finally:
@@ -111,15 +113,23 @@ def _key(function: Callable[[Any], Any], cell: Any) -> str:
 
 def _read(file: Path, cell: Any) -> dict[str, Any]:
     try:
-        kept = json.loads(file.read_text())
+        kept = read_object(content_of(file), {"cell": {}, "result": {}}, "it")
+        if "digest" in kept and kept["digest"] != json_digest([kept["cell"], kept["result"]], _DIGITS):
+            raise ValueError("it does not have the content that was written, by its digest")
         if kept["cell"] != json.loads(json.dumps(cell_fields(cell))):
             raise ValueError("it holds another cell")
-        result: dict[str, Any] = kept["result"]
-    except (KeyError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(
             f"{file} cannot be read as a finished cell: {error}; delete it to run the cell again"
         ) from error
+    result: dict[str, Any] = kept["result"]
     return result
+
+
+def _write(file: Path, cell: Any, result: dict[str, Any]) -> None:
+    fields = json.loads(json.dumps(cell_fields(cell)))
+    digest = json_digest([fields, result], _DIGITS)  # against damage: a number that is wrong looks like any other
+    write_json(file, {"cell": fields, "result": result, "digest": digest})
 
 
 @contextmanager

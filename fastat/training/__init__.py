@@ -38,8 +38,9 @@ from fastat.training.network import (
     load_network,
     network_of_weights,
 )
-from fastat.training.record import Record, record_from, record_of
+from fastat.training.record import Record, read_record, record_in, record_of
 from fastat.training.run import Run
+from fastat.training.saved import history_in
 from fastat.training.train import train
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "describe_training",
     "has_events",
     "held",
+    "history_in",
     "interrupts_deferred",
     "layout_of",
     "load_network",
@@ -80,7 +82,8 @@ __all__ = [
     "network_of_weights",
     "open_configured",
     "placed",
-    "record_from",
+    "read_record",
+    "record_in",
     "record_of",
     "train",
     "train_configured",

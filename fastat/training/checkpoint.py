@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +13,12 @@ from torch import Tensor, nn
 
 from fastat.data import AnyDataset, content_digest, dataset_digest
 from fastat.support.distributed import gather_parts, rank_of
-from fastat.support.files import load_checkpoint, save_checkpoint, write_json_lines
+from fastat.support.files import in_a_line, load_checkpoint, save_checkpoint, write_json_lines
+from fastat.support.foreign_json import read_file
 from fastat.training.monitors import Watch, best_epoch
 from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, Which, network_state
 from fastat.training.record import Record
+from fastat.training.saved import check_best
 from fastat.training.state import State
 from fastat.training.step import Learner
 
@@ -100,24 +101,23 @@ def save_best(folder: RunFolder, evaluated: nn.Module, state: State) -> None:
     save_checkpoint(folder.path / BEST, {**saved, **also})
 
 
-def best_state(folder: Path, epoch: int) -> dict[str, Any]:
-    """What best.pt has of the best epoch, the one of this number.
+def best_state(folder: Path, record: Record, epoch: int) -> dict[str, Any]:
+    """What best.pt has of the best epoch of a run, the one of this number.
 
     Raises:
-        ValueError: the file is missing or broken, or has another epoch; the message says what to do.
+        ValueError: the file is missing or broken, or has another network; the message says what to do.
     """
     file = folder / BEST
     try:
         saved = load_checkpoint(file)
-        if saved.get("epoch") == epoch:
-            return saved
-        why = f"it holds that of epoch {saved.get('epoch')}"
+        check_best(saved, record, epoch, file)
+        return saved
     except (FileNotFoundError, ValueError) as error:
-        why = str(error)
-    raise ValueError(
-        f"{file}, the network of the best epoch, {epoch}, is lost ({why}), and no other file has it: put a copy back, "
-        "keep the network of the last epoch (--select last, select='last'), or delete the folder and train again"
-    )
+        raise ValueError(
+            f"{file}, the network of the best epoch, {epoch}, is lost ({error}), and no other file has it: put a copy "
+            "back, keep the network of the last epoch (--select last, select='last'), or delete the folder and train "
+            "again"
+        ) from error
 
 
 def _unsaved(model: nn.Module) -> dict[str, Tensor]:
@@ -127,7 +127,12 @@ def _unsaved(model: nn.Module) -> dict[str, Tensor]:
 
 
 def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) -> None:
-    """Puts a run where the checkpoint was saved; ``part`` of the perturbation that attack "free" carries on is ours."""
+    """Puts a run where the checkpoint was saved; ``part`` of the perturbation that attack "free" carries on is ours.
+
+    Raises:
+        ValueError: what was saved does not fit the run.
+    """
+    now = state.current
     try:
         learner.model.load_state_dict(saved["model"])
         ways = [{way: group[way] for way in _WAYS if way in group} for group in learner.optimizer.param_groups]
@@ -136,15 +141,14 @@ def restore(learner: Learner, state: State, part: slice, saved: dict[str, Any]) 
             group.update(own)
         for name, buffer in _unsaved(learner.model).items():
             buffer.copy_(saved["unsaved"][name])
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the run was begun with another network or optimizer: {error}") from error
-    if learner.average is not None:
-        learner.average.load_state_dict(saved["average"])
-    if learner.delta is not None:
-        learner.delta.copy_(saved["delta"][part])
-    now = state.current
-    now.marks.losses.copy_(saved["losses"])
-    now.marks.hits.copy_(saved["hits"])
+        if learner.average is not None:
+            learner.average.load_state_dict(saved["average"])
+        if learner.delta is not None:
+            learner.delta.copy_(saved["delta"][part])
+        now.marks.losses.copy_(saved["losses"])
+        now.marks.hits.copy_(saved["hits"])
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"the run was begun with another network or optimizer: {in_a_line(error)}") from error
     now.step, now.seconds, now.findings, now.averaged = (
         saved[name] for name in ("step", "seconds", "findings", "closing")
     )
@@ -159,7 +163,7 @@ def as_network(folder: RunFolder, learner: Learner, state: State) -> Network:
     which: Which = "last"
     if folder.record.run.select == "best" and best is not None:
         if best + 1 != epoch:
-            learner.evaluated.load_state_dict(best_state(folder.path, best + 1)["model"])
+            learner.evaluated.load_state_dict(best_state(folder.path, folder.record, best + 1)["model"])
         epoch, which = best + 1, "best"
     title, classes = folder.train_set.title, folder.train_set.classes
     return Network(learner.evaluated.eval(), folder.record, title, classes, state.history, epoch, which, folder.path)
@@ -197,7 +201,7 @@ def check_same_caller(path: Path, given: Mapping[str, str]) -> None:
     if not (path / CONFIG).exists():
         return
     file = path / CALLER
-    kept = json.loads(file.read_text()) if file.exists() else {}
+    kept = read_file(file, {...: str}) if file.exists() else {}
     for name, what in (("images", "on other images"), ("front", "behind another front")):
         if kept.get(name) != given.get(name):
             raise ValueError(f"{path} holds a run {what}: choose another folder, or delete this one")

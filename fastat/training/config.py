@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastat.data import DataConfig
 from fastat.models import ModelConfig
 from fastat.protocols import ProtocolConfig, protocol_of
+from fastat.support.foreign_json import shortly
 from fastat.support.threat import Norm, ThreatModel
 
 OptimizerName = Literal["sgd", "adam", "adamw"]
@@ -167,8 +168,8 @@ def config_from(saved: Mapping[str, Any]) -> TrainConfig:
     """
     if not isinstance(saved, Mapping):
         raise ValueError(f"a configuration must be an object of fields, got {type(saved).__name__}")
-    if unknown := sorted(saved.keys() - _PART_OF.keys()):
-        raise ValueError(f"not fields of a configuration: {', '.join(unknown)}")
+    if unknown := sorted(map(str, saved.keys() - _PART_OF.keys())):
+        raise ValueError(f"not fields of a configuration: {', '.join(shortly(name)[1:-1] for name in unknown[:5])}")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()}  # JSON's lists
     config = with_fields(TrainConfig(), **values)
     check_types(config)
@@ -199,7 +200,7 @@ def check_part(part: Any) -> None:
 def check(holds: bool, name: str, value: object, rule: str) -> None:
     """Raises :class:`ConfigError` that the field must be what the rule says, unless it holds."""
     if not holds:
-        raise ConfigError(name, f"{name} must be {rule}, got {value!r}")
+        raise ConfigError(name, f"{name} must be {rule}, got {shortly(value)}")
 
 
 def _rule(kind: Any) -> str:
@@ -217,5 +218,7 @@ def _fits(value: object, kind: Any) -> bool:
     if get_origin(kind) is UnionType:
         return any(_fits(value, option) for option in get_args(kind))
     if kind in (int, float) and isinstance(value, bool):
+        return False
+    if isinstance(value, int) and abs(value) >= 1 << 63:
         return False
     return isinstance(value, (int, float) if kind is float else kind)

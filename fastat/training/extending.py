@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from fastat.support.files import check_same_settings, differences
+from fastat.support.files import differences
 from fastat.training.network import CONFIG
-from fastat.training.record import Record, record_from
+from fastat.training.record import LENGTH, Record, check_same_record, read_record
 from fastat.training.schedules import Schedule, schedule_of
-
-_FREE = ("eval_size", "select")
-"""What may change at any time: it decides nothing of the training."""
-_LENGTH = ("epochs", "milestones", "swa_start")
-"""What may change where the epochs that are done would have been the same."""
 
 
 def saved_record(path: Path) -> Record | None:
@@ -23,12 +17,7 @@ def saved_record(path: Path) -> Record | None:
         ValueError: its file cannot be read.
     """
     file = path / CONFIG
-    if not file.exists():
-        return None
-    try:
-        return record_from(json.loads(file.read_text()))
-    except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+    return read_record(file) if file.exists() else None
 
 
 def check_same_run(path: Path, record: Record) -> Record | None:
@@ -38,15 +27,8 @@ def check_same_run(path: Path, record: Record) -> Record | None:
         ValueError: that is a run of other settings, its length apart; the message names the fields.
     """
     saved = saved_record(path)
-    if saved is None:
-        return None
-    old, new = saved.fields, record.fields
-    if saved.of_objects != record.of_objects:
-        kinds = ("of a configuration", "of objects, from Python")
-        what = f"a run {kinds[saved.of_objects]}, this one is {kinds[record.of_objects]}"
-        raise ValueError(f"{path} holds {what}: choose another folder, or delete this one")
-    if {**old, **{field: new.get(field) for field in (*_FREE, *_LENGTH)}} != new:
-        check_same_settings(path, "a run of another configuration", old, new)
+    if saved is not None:
+        check_same_record(path, saved, record)
     return saved
 
 
@@ -65,7 +47,7 @@ def check_same_past(path: Path, record: Record, schedule: Schedule, epochs: int,
     own = record.fields["schedule"] != new.schedule
     before = schedule if own else schedule_of(old)
     was, will_be = old.epochs * per_epoch, new.epochs * per_epoch
-    changed = "; ".join(differences({f: getattr(old, f) for f in _LENGTH}, {f: getattr(new, f) for f in _LENGTH}))
+    changed = "; ".join(differences({f: getattr(old, f) for f in LENGTH}, {f: getattr(new, f) for f in LENGTH}))
     if not changed:
         return
     if new.epochs < epochs:

@@ -16,6 +16,7 @@ from fastat.training.checkpoint import NETWORK
 from fastat.training.lock import locked
 from fastat.training.monitors import best_epoch
 from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, read_rows
+from fastat.training.saved import check_network_state
 
 _SAYINGS = {CONFIG: "config", CALLER: "caller", ENVIRONMENT: "environment"}
 """Files that say something of a run, and where a checkpoint has the same."""
@@ -55,17 +56,18 @@ def mend(folder: Path) -> list[str]:
     file = folder / CHECKPOINT
     if not file.exists():
         return []
+    saved = load_checkpoint(file)
     try:
-        saved = load_checkpoint(file)
-    except ValueError as error:
-        raise ValueError(f"{error}. Put a copy back; without one delete it, and the run starts again") from error
+        check_network_state(saved, file)
+    except ValueError:
+        return []  # it is something else, as the run says that was to go on from it
     made = []
     for name, field in _SAYINGS.items():
-        if saved.get(field) and not _is_object(folder / name):
+        if isinstance(saved.get(field), dict) and saved[field] and not _is_object(folder / name):
             write_json(folder / name, saved[field])
             made.append(name)
     rows = read_rows(folder / METRICS)
-    if "history" in saved and (rows is None or len(rows) < len(saved["history"])):
+    if rows is None or len(rows) < len(saved["history"]):
         write_json_lines(folder / METRICS, saved["history"])
         made.append(METRICS)
     if (best := _best_of(saved)) and not _is_saved(folder / BEST, best["epoch"]):
@@ -76,11 +78,11 @@ def mend(folder: Path) -> list[str]:
 
 def _best_of(saved: dict[str, Any]) -> dict[str, Any] | None:
     """What best.pt is to hold, where the checkpoint was saved at the end of the best epoch and so has it."""
-    best = best_epoch(saved.get("history", []))
-    if best is None or saved["step"] > 0 or best + 1 != saved["epoch"]:
+    best = best_epoch(saved["history"])
+    if best is None or saved.get("step") != 0 or best + 1 != saved["epoch"]:
         return None
     found = {name: saved[name] for name in (*NETWORK, "history", "epoch", "caller") if name in saved}
-    return {**found, "model": saved["average"] or saved["model"]}
+    return {**found, "model": saved.get("average") or saved["model"]}
 
 
 def _is_saved(file: Path, epoch: int) -> bool:

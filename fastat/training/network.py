@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +24,13 @@ from fastat.data import (
 )
 from fastat.evaluation import eval_mode, predict, some_of
 from fastat.models import ModelConfig
-from fastat.support.files import load_checkpoint
+from fastat.support.files import in_a_line, load_checkpoint
+from fastat.support.foreign_json import content_of
 from fastat.training.config import ConfigError, TrainConfig, config_from
 from fastat.training.devices import choose_device, layout_of, placed
 from fastat.training.monitors import best_epoch
-from fastat.training.record import Record, record_from, record_of
+from fastat.training.record import Record, check_same_record, read_record, record_in, record_of
+from fastat.training.saved import check_network_state, check_size, history_in, statistics_in
 
 Which = Literal["best", "last"]
 WEIGHTS = 0x3E1647
@@ -168,20 +169,22 @@ def load_network(
     state = load_checkpoint(file)
     if "config" not in state:
         raise OtherCodeError(f"{file} is no checkpoint of fastat")
-    record = record_from(state["config"])
+    record = record_in(state["config"], f"{file}: config")
+    check_network_state(state, file)
+    _check_name(file, state)
     built = _built(file, record, state, model)
     try:
         # a run that averages its weights is evaluated by their average
         built.load_state_dict(state.get("average") or state["model"])
-    except RuntimeError as error:
-        raise ValueError(f"{file} holds the weights of another network: {error}") from error
+    except (AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise ValueError(f"{file} holds the weights of another network: {in_a_line(error)}") from error
     chosen = choose_device(device)
     return Network(
         placed(built, layout_of(record.run.channels_last, chosen), chosen).eval(),
         record,
         state["title"],
         tuple(state["classes"]),
-        _history(file, state),
+        _history(file, record, state),
         state["epoch"],
         "best" if file.name == BEST else "last",
         file.parent,
@@ -191,18 +194,18 @@ def load_network(
 
 def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn.Module | None) -> nn.Module:
     """The network of a checkpoint, with weights of any kind."""
-    named = str(record.fields["model"])
+    named, shape = str(record.fields["model"]), tuple(state["image_shape"])
     if isinstance(given, nn.Module):
-        normalizes = not record.of_objects or record.fields["normalize"] is not None
+        normalizes = not record.of_objects or record.fields.get("normalize") is not None
         inside = given.model if isinstance(given, models.Normalized) else given
-        return models.Normalized(inside, *_statistics(state["model"])) if normalizes else given
-    if record.of_objects and not record.fields["named"]:
+        return models.Normalized(inside, *statistics_in(state["model"], shape, file)) if normalizes else given
+    if record.of_objects and not record.fields.get("named"):
         if given is None or not models.is_own(given):
             raise ValueError(
                 f"the network of {file} is an object, {named}, which no file can bring back: pass model=, the module, "
                 "or the name of a function that makes it, package.module:function (--model)"
             )
-        channels, *size = state["image_shape"]
+        channels, *size = shape
         made = models.own_model(given, len(state["classes"]), channels, tuple(size))
         return _built(file, record, state, made)
     if models.is_own(named) and given != named:
@@ -210,8 +213,14 @@ def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn
             f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
         )
     network = ModelConfig(named) if record.of_objects else config_from(state["config"]).network
-    with torch.random.fork_rng(devices=[]):
-        return build_model(network, len(state["classes"]), state["image_shape"], *_statistics(state["model"]))
+    statistics = statistics_in(state["model"], shape, file)
+    try:
+        needed = models.size_of(named, len(state["classes"]), shape, network.width)
+        check_size(needed, state["model"], file)
+        with torch.random.fork_rng(devices=[]):
+            return build_model(network, len(state["classes"]), shape, *statistics)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file}: its network cannot be built: {in_a_line(error)}") from error
 
 
 def build_model(
@@ -285,42 +294,60 @@ def _file_of(folder: Path, which: Which | None) -> Path:
 
 def _selected(folder: Path) -> Which:
     """The network that the run selects; what is lost of the folder's other files is in the checkpoint."""
-    try:
-        config = json.loads((folder / CONFIG).read_text())
-    except (FileNotFoundError, ValueError):
-        config = None
-    if config is not None and (folder / BEST).exists():
-        return record_from(config).run.select
-    saved = load_checkpoint(folder / CHECKPOINT)
+    record = _record_beside(folder)
+    if record is not None and (folder / BEST).exists():
+        return record.run.select
+    file = folder / CHECKPOINT
+    saved = load_checkpoint(file)
     if "config" not in saved:
         return "last"
-    which, best = record_from(config or saved["config"]).run.select, best_epoch(saved["history"])
-    if which == "last" or best is None or (best + 1, 0) == (saved["epoch"], saved["step"]):
+    check_network_state(saved, file)
+    record = record or record_in(saved["config"], f"{file}: config")
+    best = best_epoch(saved["history"])
+    if record.run.select == "last" or best is None or (best + 1, 0) == (saved["epoch"], saved.get("step")):
         return "last"
     if not (folder / BEST).exists():
         raise FileNotFoundError(
             f"{folder / BEST}, the network of epoch {best + 1}, which the run selects, is missing: put a copy back, or "
             f"take that of the last epoch (--which last, which='last')"
         )
-    return which
+    return "best"
 
 
-def _history(file: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _check_name(file: Path, state: Mapping[str, Any]) -> None:
+    """Raises ValueError for one of the two files of a run under the name of the other."""
+    other = BEST if "optimizer" not in state else CHECKPOINT
+    if file.name in (BEST, CHECKPOINT) and file.name != other:
+        raise ValueError(
+            f"{file} holds what a run keeps in {other}: give it that name, or evaluate the one that has it"
+        )
+
+
+def _history(file: Path, record: Record, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """That of the whole run, where the file is in its folder: best.pt knows it up to its own epoch."""
     own: list[dict[str, Any]] = state["history"]
-    found = read_rows(file.parent / METRICS)
-    if found is None and file.name == BEST and (file.parent / CHECKPOINT).exists():
-        found = load_checkpoint(file.parent / CHECKPOINT)["history"]
+    beside, found = _record_beside(file.parent), read_rows(file.parent / METRICS)
+    if found is not None and beside is not None:
+        check_same_record(file, record, beside)
+    whole = file.parent / CHECKPOINT
+    if found is None and file.name == BEST and whole.exists():
+        saved = load_checkpoint(whole)
+        check_network_state(saved, whole)
+        found = saved["history"]
     return own if found is None or len(found) < len(own) else found
+
+
+def _record_beside(folder: Path) -> Record | None:
+    """That of the folder's config.json; None where it is missing or broken."""
+    try:
+        return read_record(folder / CONFIG)
+    except (OSError, ValueError):
+        return None
 
 
 def read_rows(file: Path) -> list[dict[str, Any]] | None:
     """The lines of metrics.jsonl; None where it is missing or broken."""
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
-    except (FileNotFoundError, ValueError):
+        return history_in(content_of(file), str(file))
+    except (OSError, ValueError):
         return None
-
-
-def _statistics(state: Mapping[str, torch.Tensor]) -> tuple[list[float], list[float]]:
-    return state["mean"].tolist(), state["std"].tolist()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, get_args
 
 from fastat.protocols import Protocol
-from fastat.support.threat import Bounds, ThreatModel
+from fastat.support.files import check_same_settings
+from fastat.support.foreign_json import check_json, read_file, shortly
+from fastat.support.threat import Bounds, ThreatModel, check_bounds, check_norm
 from fastat.training.config import (
     ConfigError,
     OptimizerConfig,
@@ -23,6 +27,10 @@ from fastat.training.config import (
 )
 from fastat.training.in_words import said
 
+LENGTH = ("epochs", "milestones", "swa_start")
+"""Fields that may change where the epochs that are done would have been the same."""
+_FREE = ("eval_size", "select")
+"""Fields that may change at any time: they decide nothing of the training."""
 _OBJECTS = "objects"
 _TEXTS = ("model", "data", "protocol", "norm")
 _NAMES = {"optimizer": get_args(OptimizerName), "schedule": get_args(ScheduleName)}
@@ -80,21 +88,57 @@ def record_from(saved: Mapping[str, Any]) -> Record:
     Raises:
         ValueError: it is none; the message says what is wrong.
     """
-    if isinstance(saved, Mapping) and _OBJECTS in saved:
-        return _of_fields(saved)
-    return record_of(config_from(saved))
+    objects = isinstance(saved, Mapping) and _OBJECTS in saved
+    record = _of_fields(saved) if objects else record_of(config_from(saved))
+    check_norm(record.threat.norm)
+    check_bounds(record.threat.bounds)
+    if not 0 <= record.threat.eps < math.inf:
+        raise ValueError(f"eps must be a finite number >= 0, got {record.threat.eps}")
+    return record
+
+
+def record_in(saved: Mapping[str, Any], name: str) -> Record:
+    """:func:`record_from`, whose errors name what it is in: no field of theirs is a flag of a command."""
+    try:
+        return record_from(saved)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def read_record(file: Path) -> Record:
+    """That in a config.json.
+
+    Raises:
+        OSError, ValueError: it cannot be read; the message names the file.
+    """
+    return record_in(read_file(file, {}), str(file))
+
+
+def check_same_record(place: Path, saved: Record, record: Record) -> None:
+    """Raises ValueError if a folder or a file holds a run of other settings than those of now, its length apart; the
+    message names the fields."""
+    old, new = saved.fields, record.fields
+    if saved.of_objects != record.of_objects:
+        kinds = ("of a configuration", "of objects, from Python")
+        what = f"a run {kinds[saved.of_objects]}, this one is {kinds[record.of_objects]}"
+        raise ValueError(f"{place} holds {what}: choose another folder, or delete this one")
+    if {**old, **{field: new.get(field) for field in (*_FREE, *LENGTH)}} != new:
+        check_same_settings(place, "a run of another configuration", old, new)
 
 
 def _of_fields(fields: Mapping[str, Any]) -> Record:
     if wrong := [name for name in _TEXTS if not isinstance(fields.get(name), str)]:
-        raise ValueError(f"{wrong[0]} must be a string, got {fields.get(wrong[0])!r}")
+        raise ValueError(f"{wrong[0]} must be a string, got {shortly(fields.get(wrong[0]))}")
+    if not all(isinstance(name, str) for name in fields):
+        raise ValueError("the names of its fields must be strings")
     plain = {name: value for name, value in fields.items() if value in _NAMES.get(name, (value,))}
     if plain.get("lr") is None:  # an optimizer of one's own has its own
         plain.pop("lr", None)
     optimizer, run = (_part(kind, plain) for kind in (OptimizerConfig, RunConfig))
     eps, norm, bounds = fields.get("eps"), fields["norm"], fields.get("bounds")
-    if isinstance(eps, bool) or not isinstance(eps, int | float):
-        raise ValueError(f"eps must be a number, got {eps!r}")
+    if not isinstance(eps, int | float):
+        raise ValueError(f"eps must be a number, got {shortly(eps)}")
+    check_json(eps, float, "eps")
     average = f" with {optimizer.average.upper()}" if optimizer.average != "none" else ""
     threat = ThreatModel(norm, float(eps), _bounds(bounds))
     return Record(dict(fields), fields["protocol"] + average, threat, optimizer, run)
@@ -112,7 +156,13 @@ def _part(kind: type, fields: Mapping[str, Any]) -> Any:
 
 
 def _bounds(saved: Any) -> Bounds:
-    numbers = isinstance(saved, list) and len(saved) == 2 and all(isinstance(end, int | float | None) for end in saved)
-    if saved is not None and not numbers:
-        raise ValueError(f"bounds must be null or two numbers, got {saved!r}")
-    return None if saved is None else (saved[0], saved[1])
+    if saved is None:
+        return None
+    if not isinstance(saved, list) or len(saved) != 2 or not all(map(_is_end, saved)):
+        raise ValueError(f"bounds must be null or two numbers, got {shortly(saved)}")
+    return saved[0], saved[1]
+
+
+def _is_end(value: Any) -> bool:
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return value is None or isinstance(value, float) or whole

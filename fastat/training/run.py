@@ -27,6 +27,7 @@ from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of
 from fastat.training.monitors import best_epoch
 from fastat.training.network import CALLER, CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, RESULTS
+from fastat.training.saved import check_progress
 from fastat.training.schedules import Schedule, check_warmups, warmed
 from fastat.training.state import State, new_state
 from fastat.training.step import Learner, Pace, Replay
@@ -158,6 +159,7 @@ def _continue(run: Run, task: Task) -> None:
     """Puts the run where its folder's checkpoint was saved."""
     path, per_epoch = run.folder.path, run.images.steps_per_epoch
     saved = load_checkpoint(path / CHECKPOINT)
+    check_progress(saved, task.record, per_epoch, path / CHECKPOINT)
     try:
         restore(run.learner, run.state, run.images.part, saved)
     except ValueError as error:
@@ -166,7 +168,7 @@ def _continue(run: Run, task: Task) -> None:
     check_same_past(path, task.record, task.schedule, done, run.state.step, per_epoch)
     best = best_epoch(run.state.history)
     if best is not None and best + 1 < done and task.record.run.select == "best":
-        best_state(path, best + 1)  # if it is lost, that is said before the rest is trained
+        best_state(path, task.record, best + 1)  # if it is lost, that is said before the rest is trained
 
 
 def _write_files(run: Run, task: Task) -> None:

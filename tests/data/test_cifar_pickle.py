@@ -256,3 +256,39 @@ def test_names_of_cifar100_that_are_none(tmp_path, names):
     (folder / "meta").write_bytes(pickle.dumps({b"fine_label_names": names}, protocol=2))
     with pytest.raises(ValueError, match=r"meta is not that of CIFAR-100: its fine_label_names must be 100 names"):
         data.load("cifar100", tmp_path)
+
+
+def test_damage_is_one_line_of_the_dataset_too(tmp_path):
+    """The same up to the dataset, in all forms that batches have had: bits flipped, parts exchanged, ends lost."""
+    draw, outcomes = random.Random(1), []
+    batch = {b"data": IMAGES, b"labels": LABELS, b"filenames": [b"a.png"] * N, b"batch_label": b"two"}
+    wholes = [python2_batch(), *(pickle.dumps(batch, protocol=protocol) for protocol in range(5))]
+    load(tmp_path, wholes[0])
+    file = tmp_path / "cifar-10-batches-py" / "data_batch_2"
+    for number in range(300):
+        whole = wholes[number % len(wholes)]
+        content, other = bytearray(whole), draw.choice(wholes)
+        for _ in range(draw.randint(1, 5)):
+            at = draw.choice((draw.randrange(400), draw.randrange(len(whole)), len(whole) - 1 - draw.randrange(200)))
+            at, size = min(at, len(content) - 1), draw.randint(1, 16)
+            change = draw.choice(("flip", "set", "cut", "other", "end"))
+            if change == "flip":
+                content[at] ^= 1 << draw.randrange(8)
+            elif change == "set":
+                content[at : at + size] = draw.randbytes(size)
+            elif change == "cut":
+                del content[at : at + size]
+            elif change == "other":
+                start = draw.randrange(len(other))
+                content[at : at + size] = other[start : start + size]
+            else:
+                del content[max(at, 1) :]
+        file.write_bytes(content)
+        try:
+            data.load("cifar10", tmp_path)
+            outcomes.append("")
+        except ValueError as error:
+            outcomes.append(str(error))
+    refused = [text for text in outcomes if text]
+    assert 150 < len(refused) < 300
+    assert all(text.startswith(f"{file} ") and len(text.splitlines()) == 1 and len(text) < 1000 for text in refused)

@@ -126,7 +126,7 @@ class TestTinyImagenet:
         write_tiny_imagenet(tmp_path)
         notes = tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt"
         notes.write_text("val_0.JPEG\tn99\t0\t0\t9\t9\n")
-        with pytest.raises(ValueError, match=r"val_0\.JPEG is of class n99"):
+        with pytest.raises(ValueError, match=r"val_0\.JPEG' is of class 'n99'"):
             data.load("tiny-imagenet", tmp_path)
 
 
@@ -171,7 +171,7 @@ class TestTensors:
     @pytest.mark.parametrize(
         ("changed", "message"),
         [
-            ({"y_test": None}, "lacks y_test; it has x_train, y_train, x_test"),
+            ({"y_test": None}, "lacks y_test: save all of x_train, y_train, x_test, y_test with"),
             ({"y_train": np.array(list("abcde"))}, "y_train must be integers, got <U1"),
             ({"y_test": np.array([0.0, np.nan])}, "y_test must be integers, got float64"),
             ({"y_test": np.array([-1, 0])}, r"labels must be in 0\.\.2, got -1\.\.0"),

@@ -11,6 +11,7 @@ from typing import ClassVar
 import joblib
 import pytest
 import torch
+from damage import contents
 from matplotlib.figure import Figure
 
 from fastat.theory.cost import passes_per_image, training_cost
@@ -154,3 +155,28 @@ def test_the_cost_of_trainings_counts_them() -> None:
     configs = [default_config("digits", epochs=3), default_config("digits", "standard", epochs=2, train_size=100)]
     told = training_cost(configs, 1000, (1, 8, 8), 10)
     assert told.startswith("2 trainings of 5 epochs together, 3.32e+04 passes")
+
+
+def test_a_cell_that_has_changed_is_not_taken(tmp_path: Path) -> None:
+    """By its digest: one digit of a number, or any other content. One that was kept before there were digests is."""
+    cell = Cell(3)
+    expected = sweep(square, [cell], folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    whole = file.read_bytes()
+    places_of_digits = [place for place, byte in enumerate(whole) if byte in b"0123456789"]
+    for place in places_of_digits:
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        if json.loads(changed) == json.loads(whole):  # the last digit of a number may be one more than it needs
+            continue
+        file.write_bytes(changed)
+        with pytest.raises(ValueError, match=rf"{file.name} cannot be read as a finished cell: .*; delete it to run"):
+            sweep(square, [cell], folder=tmp_path)
+    for content in contents(whole).values():
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{file.name} cannot be read as a finished cell: .*; delete it to run"):
+            sweep(square, [cell], folder=tmp_path)
+    kept = json.loads(whole)
+    del kept["digest"]
+    file.write_text(json.dumps(kept))
+    assert sweep(square, [cell], folder=tmp_path) == expected

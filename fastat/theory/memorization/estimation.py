@@ -6,20 +6,23 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastat.data import Dataset, Split
-from fastat.support.files import check_same_settings, write_bytes
+from fastat.support.arrays import save_arrays
+from fastat.support.files import check_same_settings
+from fastat.support.foreign_json import read_object
 from fastat.theory.memorization.display import Display, estimation_display
 from fastat.theory.memorization.ensemble import Recipe, check_stateless, initial_network, subset, train_networks
-from fastat.theory.memorization.scores import Memorization, Outcomes, npz_bytes, read_npz, score
+from fastat.theory.memorization.scores import Memorization, Outcomes, read_all_arrays, score
 from fastat.training import choose_device, interrupts_deferred
 
 _DEFAULT_RECIPE = Recipe()
@@ -114,7 +117,8 @@ def seconds_spent(folder: str | Path) -> float:
         FileNotFoundError: the folder holds no networks.
         ValueError: its file is broken.
     """
-    return float(read_npz(Path(folder) / "networks.npz", ("seconds",))["seconds"])
+    file = Path(folder) / "networks.npz"
+    return _seconds(file, read_all_arrays(file, ("seconds",)))
 
 
 def _train_more(done: _Done, plan: _Plan, indices: range, display: Display) -> _Done:
@@ -194,11 +198,26 @@ def _nothing(dataset: Split) -> _Done:
 def _write(file: Path, settings: dict[str, Any], done: _Done) -> None:
     outcomes = {field.name: getattr(done.outcomes, field.name) for field in dataclasses.fields(Outcomes)}
     # settings and outcomes in one file: no kill can part them
-    write_bytes(file, npz_bytes({"settings": json.dumps(settings), "seconds": done.seconds, **outcomes}))
+    save_arrays(file, {"settings": json.dumps(settings), "seconds": done.seconds, **outcomes}, compressed=True)
 
 
 def _read(file: Path, settings: dict[str, Any]) -> _Done:
     names = tuple(field.name for field in dataclasses.fields(Outcomes))
-    found = read_npz(file, ("settings", "seconds", *names))
-    check_same_settings(file.parent, "networks of other settings", json.loads(str(found["settings"])), settings)
-    return _Done(Outcomes(*(found[name] for name in names)), float(found["seconds"]))
+    found = read_all_arrays(file, ("settings", "seconds", *names))
+    saved = read_object(str(found["settings"]).encode(), {}, f"{file}: settings")
+    check_same_settings(file.parent, "networks of other settings", saved, settings)
+    try:
+        outcomes = Outcomes(*(found[name] for name in names))
+        sizes = outcomes.member.shape[1], outcomes.test_correct.shape[1]
+        if sizes != (settings["train_samples"], settings["test_samples"]):
+            raise ValueError(f"it has outcomes on {sizes[0]} and {sizes[1]} samples")
+    except ValueError as error:
+        raise ValueError(f"{file} holds no outcomes: {error}; delete it to train the networks again") from error
+    return _Done(outcomes, _seconds(file, found))
+
+
+def _seconds(file: Path, found: Mapping[str, NDArray[Any]]) -> float:
+    seconds = found["seconds"]
+    if seconds.shape != () or seconds.dtype.kind not in "fiu":
+        raise ValueError(f"{file}: seconds must be a number, got {seconds.dtype} {list(seconds.shape)}")
+    return float(seconds)

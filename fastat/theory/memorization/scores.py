@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastat.support.files import write_bytes
+from fastat.support.arrays import read_arrays, save_arrays
 from fastat.support.keyed import derive_seed
 
 THRESHOLD = 0.15  # Xu et al. 2021: more memorized than this is atypical
@@ -141,7 +141,7 @@ class Memorization:
         """Writes all arrays to an npz file, whole or not at all; the same result gives the same bytes."""
         arrays: dict[str, Any] = {name: getattr(self.outcomes, name) for name in _MATRICES}
         arrays |= {name: getattr(self, name) for name in _SCORES}
-        write_bytes(Path(path), npz_bytes(arrays))
+        save_arrays(Path(path), arrays, compressed=True)
 
 
 _SCORES = ("memorization", "memorization_error", "influence", "train_ids", "test_ids")
@@ -154,9 +154,40 @@ def load(path: str | Path) -> Memorization:
         FileNotFoundError: there is no such file.
         ValueError: the file is another one, or broken.
     """
-    arrays = read_npz(Path(path), (*_MATRICES, *_SCORES))
-    outcomes = Outcomes(*(arrays[name] for name in _MATRICES))
+    arrays = read_all_arrays(Path(path), (*_MATRICES, *_SCORES))
+    try:
+        outcomes = Outcomes(*(arrays[name] for name in _MATRICES))
+        _check_scores(arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} holds no memorization: {error}") from error
     return Memorization(outcomes, *(arrays[name] for name in _SCORES))
+
+
+def read_all_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """:func:`fastat.support.arrays.read_arrays` of a file that must have them all, or ValueError."""
+    arrays = read_arrays(path, names)
+    if missing := [name for name in names if name not in arrays]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: delete it to have it made anew")
+    return arrays
+
+
+def _check_scores(arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Raises ValueError unless the scores are numbers of the shapes that the outcomes say."""
+    n, m = arrays["member"].shape[1], arrays["test_correct"].shape[1]
+    shapes = {
+        "memorization": (n,),
+        "memorization_error": (n,),
+        "influence": (n, m),
+        "train_ids": (n,),
+        "test_ids": (m,),
+    }
+    for name, shape in shapes.items():
+        kind = "i" if name.endswith("_ids") else "f"
+        if arrays[name].shape != shape or arrays[name].dtype.kind != kind:
+            what = "integers" if kind == "i" else "numbers"
+            raise ValueError(
+                f"{name} must be {what} {list(shape)}, got {arrays[name].dtype} {list(arrays[name].shape)}"
+            )
 
 
 def score(outcomes: Outcomes, train_ids: NDArray[np.int64], test_ids: NDArray[np.int64]) -> Memorization:
@@ -178,29 +209,6 @@ def score(outcomes: Outcomes, train_ids: NDArray[np.int64], test_ids: NDArray[np
         train_ids=train_ids,
         test_ids=test_ids,
     )
-
-
-def npz_bytes(arrays: dict[str, Any]) -> bytes:
-    """The content of a compressed npz file."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    return buffer.getvalue()
-
-
-def read_npz(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """The arrays of these names.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is broken, or lacks one of the names; the message says which.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"no file at {path}")
-    try:
-        with np.load(path, allow_pickle=False) as found:
-            return {name: found[name] for name in names}
-    except Exception as error:  # a broken file may fail as a zip, as an array or as text
-        raise ValueError(f"{path} does not hold the arrays {', '.join(names)}: {error}") from error
 
 
 def _each_hits(member: Bools, correct: Bools) -> tuple[NDArray[Any], ...]:

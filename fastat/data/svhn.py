@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fastat.data.dataset import Dataset, make_dataset
+from fastat.data.mat import read_mat
 from fastat.data.splits import Split
-from fastat.support.arrays import most_unpacked
-from fastat.support.files import in_a_line
 
-_NUMBERS = ("uint8", "int8", "uint16", "int16", "int32", "uint32", "int64", "uint64", "single", "double")
-"""Kinds of arrays that hold nothing else."""
+_MOST_LABEL = 10
 
 
 def load_svhn(root: Path) -> Split:
@@ -30,31 +27,17 @@ def load_svhn(root: Path) -> Split:
 def _half(file: Path) -> Dataset:
     if not file.exists():
         raise FileNotFoundError(f"SVHN: {file} is missing; put train_32x32.mat and test_32x32.mat of format 2 there")
-    from scipy.io import loadmat, whosmat  # slow to import
-
-    try:
-        for name, shape, kind in whosmat(file):  # reads no content
-            if name in ("X", "y") and (kind not in _NUMBERS or math.prod(shape) > most_unpacked(file)):
-                raise ValueError(f"{name} claims to be {kind} {list(shape)}")
-        content = loadmat(file, variable_names=["X", "y"])
-        images, labels = content["X"], content["y"]
-    except OSError as error:
-        if error.filename is not None:  # of the system, which names the file
-            raise
-        raise _broken(file, error) from error
-    except Exception as error:  # scipy raises many kinds for a broken file
-        raise _broken(file, error) from error
+    arrays = read_mat(file, ("X", "y"))
+    if missing := [name for name in ("X", "y") if name not in arrays]:
+        raise ValueError(f"{file} lacks {', '.join(missing)}: it should be a MATLAB file with X and y")
+    images, labels = arrays["X"], arrays["y"]
     if images.ndim != 4 or images.dtype != np.uint8:
         raise ValueError(f"{file}: X should be uint8 [32, 32, 3, N], got {images.dtype} {list(images.shape)}")
-    if labels.dtype.kind not in "iuf":
-        raise ValueError(f"{file}: y should be numbers [N, 1], got {labels.dtype} {list(labels.shape)}")
+    if not bool((np.abs(labels) <= _MOST_LABEL).all()):
+        raise ValueError(f"{file}: y should be labels [N, 1] from 1 to 10")
     stored = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
     digits = torch.from_numpy(labels.reshape(-1).astype(np.int64)) % 10  # the files call 0 the class 10
     try:
         return make_dataset("SVHN", stored, digits, tuple(str(digit) for digit in range(10)))
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
-
-
-def _broken(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} is not a MATLAB file with X and y: {in_a_line(error)}")

@@ -14,6 +14,8 @@ from fastat.support.checksum import add_checksum, verify_checksum
 from fastat.support.files import in_a_line, replacing
 
 _ALWAYS, _TIMES = 1 << 30, 100
+_PLAIN = "biufcSU"
+"""Kinds of numbers and texts."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
@@ -74,6 +76,10 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> np.ndarray[Any, Any]:
     with archive.open(member) as stream:
         array: np.ndarray[Any, Any] = np.lib.format.read_array(stream, allow_pickle=False)
         stream.read()  # to the end, where its sum is checked
+    if dtype.kind == "U":  # numpy makes texts of any numbers, on which Python then fails inside
+        codes = np.frombuffer(array.tobytes(), np.dtype("u4").newbyteorder(dtype.byteorder))
+        if bool(((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()):
+            raise ValueError(f"{member} holds what is no text")
     return array
 
 
@@ -82,6 +88,6 @@ def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     if version not in _HEADERS:
         raise ValueError(f"an array has the format {version}")
     shape, _, dtype = _HEADERS[version](stream)
-    if dtype.hasobject:
-        raise ValueError("an array holds objects")
+    if dtype.hasobject or dtype.kind not in _PLAIN:
+        raise ValueError("an array holds objects" if dtype.hasobject else f"an array is of {dtype}")
     return shape, dtype

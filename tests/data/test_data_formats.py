@@ -104,10 +104,10 @@ class TestSvhn:
         whole = file.read_bytes()
         for content in (b"", b"junk" * 100, whole[: len(whole) // 2]):
             file.write_bytes(content)
-            with pytest.raises(ValueError, match=r"test_32x32\.mat is not a MATLAB file"):
+            with pytest.raises(ValueError, match=r"test_32x32\.mat is not a (whole )?MATLAB file"):
                 data.load("svhn", tmp_path)
         savemat(file, {"y": np.ones((2, 1))})
-        with pytest.raises(ValueError, match="'X'"):
+        with pytest.raises(ValueError, match=r"test_32x32\.mat lacks X"):
             data.load("svhn", tmp_path)
 
 

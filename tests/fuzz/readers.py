@@ -26,7 +26,7 @@ from .mutations import mutated
 from .seeds import READERS, Reader
 
 _SECONDS, _BYTES = 20, 2 << 30
-"""What one input may take: time, and memory beyond that of the process at its start."""
+"""What one input may take: time of the processor, and memory beyond that of the process at its start."""
 _AT_ONCE = 500
 
 
@@ -45,8 +45,8 @@ def main() -> None:
             (Path(place) / name).mkdir()
             seeds[name] = READERS[name].make(Path(place) / name)
         if options.number is not None:
-            content = _input(seeds[names[0]], options.seed, names[0], options.number)
-            print(_one(READERS[names[0]], Path(place) / names[0], content, show=True))
+            content = input_of(seeds[names[0]], options.seed, names[0], options.number)
+            print(read_one(READERS[names[0]], Path(place) / names[0], content, show=True))
             return
         sys.exit(_all(names, seeds, Path(place), options.seconds, options.seed))
 
@@ -94,18 +94,18 @@ def _work(name: str, seeds: list[bytes], place: Path, seed: int, first: int, out
     own = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (own + _BYTES, own + _BYTES))
     for number in range(first, first + _AT_ONCE):
-        signal.alarm(_SECONDS)
-        outcome = _one(READERS[name], place, _input(seeds, seed, name, number), show=False)
+        signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+        outcome = read_one(READERS[name], place, input_of(seeds, seed, name, number), show=False)
         os.write(out, f"{outcome}\n".encode())
     os._exit(0)
 
 
-def _input(seeds: list[bytes], seed: int, name: str, number: int) -> bytes:
+def input_of(seeds: list[bytes], seed: int, name: str, number: int) -> bytes:
     draw = random.Random(f"{seed} {name} {number}")
     return mutated(draw.choice(seeds), seeds, draw)
 
 
-def _one(reader: Reader, place: Path, content: bytes, *, show: bool) -> str:
+def read_one(reader: Reader, place: Path, content: bytes, *, show: bool) -> str:
     """ "read", "refused", or what went wrong, on one line."""
     file = place / reader.file
     file.write_bytes(content)

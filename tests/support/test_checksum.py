@@ -139,13 +139,27 @@ def claiming(size: int, content: bytes) -> bytes:
         (npz_of(header("(1000000000000,)", "<U0"), b""), r"claims \[1000000000000\] of <U0"),
         (npz_of(header("(1,)", "|O"), b"12345678"), "an array holds objects"),
         (npz_of(header("(-1,)"), b""), "claims|not a"),
+        (npz_of(header("(1,)", "<U1"), b"\xff\xff\xff\x7f"), r"a\.npy holds what is no text"),
+        (npz_of(header("(1,)", ">U1"), b"\x00\x00\xd8\x00"), r"a\.npy holds what is no text"),
+        (npz_of(header("(1,)", "|V4"), b"1234"), r"an array is of \|V4"),
         (npz_of(b"rubbish"), "malformed node"),
         (
             claiming((1 << 30) + 1, npz_of(header("(9,)"), bytes(9), zipfile.ZIP_DEFLATED)),
             "would take more than 1024 MiB",
         ),
     ],
-    ids=["huge", "short", "no bytes each", "objects", "negative", "rubbish", "bomb"],
+    ids=[
+        "huge",
+        "short",
+        "no bytes each",
+        "objects",
+        "negative",
+        "no text",
+        "half a pair",
+        "other kinds",
+        "rubbish",
+        "bomb",
+    ],
 )
 def test_an_array_takes_no_more_memory_than_is_there(tmp_path, content, said):
     file = tmp_path / "a.npz"

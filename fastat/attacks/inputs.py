@@ -17,7 +17,7 @@ from fastat.graphs import capturing
 from fastat.kernels import ops
 from fastat.kernels.arguments import compute_dtype, integer_labels
 from fastat.kernels.sizes import Box, Size, check_size, in_layout, one_per_sample, spread
-from fastat.support.threat import Norm, check_bounds, check_norm
+from fastat.support.threat import Norm, as_float, check_bounds, check_norm
 
 Normalization = tuple[float | Sequence[float], float | Sequence[float]]
 """(mean, std), each a number or one per channel."""
@@ -49,7 +49,7 @@ def checked(
         check_size(size, name, x, check_values=validate)
         if norm != "linf" and isinstance(size, Tensor) and not one_per_sample(spread(size, name, x)):
             raise ValueError(f"{name} must be a number or one per sample for norm {norm!r}, got {list(size.shape)}")
-        if not isinstance(size, Tensor) and math.isinf(size):
+        if not isinstance(size, Tensor) and math.isinf(as_float(size)):
             raise ValueError(f"{name} must be finite, got {size}: a ball as wide as the box is all of it")
     _check_goal(goal, targets)
     tensors = {"x": x}
@@ -69,7 +69,7 @@ def checked(
             tensors[name] = _channelwise(value, name, x)
     sizes = dict(zip(SIZES, (eps, step_size, lower, upper), strict=True))
     tensors |= {name: _spread(size, name, x) for name, size in sizes.items() if isinstance(size, Tensor)}
-    numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
+    numbers = {name: None if isinstance(size, Tensor) else as_float(size) for name, size in sizes.items()}
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
     if quantize is not None:
         check_levels(quantize, lower, upper, x.dtype)
@@ -86,13 +86,13 @@ def _ends(bounds: Box, x: Tensor) -> tuple[Size, Size]:
     as that costs no synchronization."""
     if isinstance(bounds, tuple | list):
         for end in bounds:
-            if end is not None and not isinstance(end, Tensor | Real):
+            if isinstance(end, bool) or not isinstance(end, Tensor | Real | None):
                 cure = ": torch.as_tensor makes a tensor of it" if type(end).__name__ == "ndarray" else ""
                 raise TypeError(f"bounds must be numbers, tensors or None, got {type(end).__name__}{cure}")
     if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not any(isinstance(end, Tensor) for end in bounds):
         return check_bounds(bounds)  # type: ignore[arg-type]
     ends = [none if end is None else end for end, none in zip(bounds, (-math.inf, math.inf), strict=True)]
-    full = [spread(end, "bounds", x) if isinstance(end, Tensor) else float(end) for end in ends]
+    full = [spread(end, "bounds", x) if isinstance(end, Tensor) else as_float(end) for end in ends]
     if not x.is_cuda and not capturing(x) and not bool((torch.as_tensor(full[0]) <= torch.as_tensor(full[1])).all()):
         raise ValueError("bounds must have lower <= upper, got entries for which it is not")
     return full[0], full[1]
@@ -122,6 +122,8 @@ def check_batch(x: Tensor, y: Tensor, bounds: Box, sample_ids: Tensor | None) ->
 def check_images(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"x must be a dense tensor, got {'a nested one' if x.is_nested else x.layout}")
     if not x.is_floating_point():
         hint = "; divide 8-bit images by 255" if x.dtype == torch.uint8 else ""
         raise TypeError(f"x must be a floating-point tensor, got {x.dtype}{hint}")

@@ -108,6 +108,8 @@ def _checked(batch: Any, device: torch.device | None, bytes_allowed: bool) -> tu
                 "pass it as floating-point"
             )
         x = x.float() / 255
+    if x.layout != torch.strided or x.is_nested:
+        raise TypeError(f"x must be a dense tensor, got {'a nested one' if x.is_nested else x.layout}")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating-point, or uint8 of pixels from 0 to 255, got {x.dtype}")
     return x.detach(), y.long()

@@ -58,5 +58,9 @@ def left_as_it_is(model: Model) -> Iterator[None]:
 
 @torch.no_grad()
 def predict(model: Model, x: Tensor) -> Tensor:
-    """The predicted classes, int64 [B], of x [B, ...]."""
-    return class_logits(model(x)).argmax(1)
+    """The predicted classes, int64 [B], of x [B, ...].
+
+    Raises:
+        ValueError: the model returns no logits [B, C].
+    """
+    return class_logits(model(x.clone())).argmax(1)  # its first layer may work in place

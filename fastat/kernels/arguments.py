@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastat.kernels._extension import CUDA_BUILD, CUDA_MISSING, REBUILD_HINT
 from fastat.kernels.sizes import Size, check_size, one_per_sample, spread
-from fastat.support.threat import Norm
+from fastat.support.threat import Norm, as_float
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
@@ -20,6 +20,8 @@ _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 def check_data(t: Tensor, name: str) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    if t.layout != torch.strided or t.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
     if t.dtype not in _FLOATS:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
     if t.dim() == 0:
@@ -55,7 +57,7 @@ def sized(value: Size, name: str, x: Tensor, norm: Norm) -> tuple[float, Tensor 
     as many dimensions as ``x``. Tensors in the compute type."""
     check_size(value, name, x)
     if not isinstance(value, Tensor):
-        return float(value), None
+        return as_float(value), None
     full = spread(value.detach(), name, x).to(compute_dtype(x))
     if one_per_sample(full):
         return 0.0, full.reshape(-1).expand(x.shape[0])
@@ -106,16 +108,18 @@ def logits_pair(logits: Tensor, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, 
 
 
 def check_integer(value: object, name: str, least: int, what: str = "") -> None:
-    """ValueError for anything but a whole number from ``least`` on; ``what`` says more of it."""
+    """ValueError for anything but a whole number from ``least`` on, of 63 bits; ``what`` says more of it."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}{what}, got {value!r}")
+    if value >= 2**63:
+        raise ValueError(f"{name} must be less than 2**63, got {value!r}")
 
 
 def check_number(value: object, name: str, above: bool = False) -> float:
     """A finite number >= 0, or above 0, as a float; TypeError or ValueError for anything else."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    number = float(value)
+    number = as_float(value)
     if not (0 < number < math.inf or (number == 0 and not above)):
         raise ValueError(f"{name} must be a finite number {'above' if above else '>='} 0, got {value}")
     return number
@@ -128,8 +132,12 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
     for value, name, none in ((lower, "lower", -math.inf), (upper, "upper", math.inf)):
         if isinstance(value, Tensor):
             ends.append((none, spread(value.detach(), name, x).to(compute_dtype(x))))
+        elif value is None:
+            ends.append((none, None))
+        elif isinstance(value, bool) or not isinstance(value, Real):
+            raise TypeError(f"{name} must be a number, a tensor or None, got {type(value).__name__}")
         else:
-            ends.append((none if value is None else float(value), None))
+            ends.append((as_float(value), None))
     (low, lows), (high, highs) = ends
     if lows is None and highs is None:
         if not low <= high:

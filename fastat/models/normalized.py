@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
+
+from fastat.support.threat import as_float
 
 
 class Normalized(nn.Module):
@@ -39,6 +42,8 @@ class Normalized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the pixels x [B, C, ...], float in [0, 1]."""
         channels = max(self.mean.numel(), self.std.numel())
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor [B, C, ...], got {type(x).__name__}")
         if x.dim() < 2 or (channels > 1 and x.shape[1] != channels):
             raise ValueError(f"mean and std are for {channels} channels, got an input of shape {tuple(x.shape)}")
         shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -46,7 +51,9 @@ class Normalized(nn.Module):
 
 
 def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float32)
+    parts = value if isinstance(value, list | tuple) else [value]
+    numbers = [as_float(part) if isinstance(part, Real) else part for part in parts]
+    tensor = torch.as_tensor(numbers if parts is value else numbers[0], dtype=torch.float32)
     if tensor.dim() > 1 or tensor.numel() == 0 or not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} must be a finite number or one per channel, got {value}")
     return tensor.detach().clone().reshape(-1)

@@ -150,7 +150,7 @@ CALLS: tuple[Call, ...] = (
     Call("fastat.protocols.Attack", "kind:attack_kind replays?:count " + _OPTIONS, judge.described),
     # models
     Call("fastat.Normalized(model, mean, std)", "_model:model _mean:mean _std:std x:image", judge.anything),
-    Call("fastat.with_features(model, where)", "_model:model _where x:image", judge.logits_and_features),
+    Call("fastat.with_features(model, where)", "_model:model _where x:image", judge.logits_and_features, ("x",)),
 )
 """Every public function that takes tensors or numbers."""
 

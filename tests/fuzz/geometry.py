@@ -30,7 +30,7 @@ def spread(value: Any, x: Tensor, default: float = 0.0) -> Tensor:
     if not isinstance(value, Tensor):
         value = torch.as_tensor(default if value is None else float(value), dtype=torch.float64)
     value = wide(value.to(torch.float64 if x.dtype == torch.float64 else torch.float32))
-    per_sample = value.dim() == 1 and len(value) == len(x) > 1
+    per_sample = value.dim() == 1 and len(value) == len(x) != 1
     return value.view(-1, *[1] * (x.dim() - 1)) if per_sample else value
 
 

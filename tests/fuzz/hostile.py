@@ -58,7 +58,7 @@ def made_hostile(case: Case, kinds: dict[str, str], rng: random.Random) -> Case:
         if change < 0.03 and case.passed:
             missing = rng.choice(case.passed)
             case = replace(case, passed=tuple(one for one in case.passed if one != missing))
-        elif change < 0.05:
+        elif change < 0.05 and "unknown" not in case.passed:
             case = replace(case, lines=(*case.lines, Line("unknown", "1", "1")), passed=(*case.passed, "unknown"))
         elif change < 0.12:
             case = _overlapping(case, [one for one in names if kinds[one] in TENSORS], rng)
@@ -86,9 +86,9 @@ def _overlapping(case: Case, names: list[str], rng: random.Random) -> Case:
         return case
     first, second = sorted(rng.sample(range(len(names)), 2))
     one, other = names[first], names[second]
-    how = rng.choice(("{}", "{}.detach()", "{}.view_as({0})", "pool"))
+    how = rng.choice(("{0}", "{0}.detach()", "{0}.view_as({0})", "pool"))
     if how != "pool":
-        return case.with_source(other, how.format(one, one))
+        return case.with_source(other, how.format(one))
     line = next(line for line in case.lines if line.name == one)
     pool = Line("pool", f"torch.cat([({line.source}).flatten(), ({line.source}).flatten()])", "None")
     at = case.lines.index(line)

@@ -15,7 +15,7 @@ from fastat.attacks.problem import SIZES, Labels, Terms
 from fastat.attacks.trees import taken_apart
 from fastat.graphs import capturing
 from fastat.kernels import ops
-from fastat.kernels.arguments import compute_dtype, integer_labels
+from fastat.kernels.arguments import check_data, check_dense, compute_dtype, integer_labels
 from fastat.kernels.sizes import Box, Size, check_size, in_layout, one_per_sample, spread
 from fastat.support.threat import Norm, as_float, check_bounds, check_norm
 
@@ -122,11 +122,10 @@ def check_batch(x: Tensor, y: Tensor, bounds: Box, sample_ids: Tensor | None) ->
 def check_images(x: Tensor) -> None:
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-    if x.layout != torch.strided or x.is_nested:
-        raise TypeError(f"x must be a dense tensor, got {'a nested one' if x.is_nested else x.layout}")
     if not x.is_floating_point():
         hint = "; divide 8-bit images by 255" if x.dtype == torch.uint8 else ""
         raise TypeError(f"x must be a floating-point tensor, got {x.dtype}{hint}")
+    check_data(x, "x")
     if x.dim() < 2:
         raise ValueError(f"x must be a batch [B, ...], got shape {list(x.shape)}")
 
@@ -168,6 +167,7 @@ def _mask(mask: Tensor, x: Tensor, validate: bool) -> Tensor:
     """Bool, of as many dimensions as ``x``."""
     if not isinstance(mask, Tensor) or mask.is_complex():
         raise TypeError(f"mask must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    check_dense(mask, "mask")
     if mask.dtype != torch.bool and validate and not capturing(x) and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("mask must hold zeros and ones: where it is one an input may move, by up to eps")
     return spread(mask.detach() != 0, "mask", x)
@@ -197,6 +197,7 @@ def check_start(start: Tensor, x: Tensor, validate: bool) -> None:
     """Checks a user's first iterate: a tensor like ``x``, with finite values."""
     if not isinstance(start, Tensor) or not start.is_floating_point():
         raise TypeError(f"start must be a floating-point tensor, got {getattr(start, 'dtype', type(start).__name__)}")
+    check_data(start, "start")
     if start.shape != x.shape or start.device != x.device:
         raise ValueError(
             f"start must have shape {list(x.shape)} on {x.device}, got {list(start.shape)} on {start.device}"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastat.attacks import fgsm, pgd
+from fastat.evaluation.batches import ids_of
 from fastat.evaluation.running import eval_mode, predict
 from fastat.evaluation.trials import Threat, check_seed, named_attack, steps_and_restarts
 from fastat.graphs import Graph, check_graph
@@ -128,9 +129,7 @@ def _survivors(
     return predict(model, x_adv) == y[chosen]
 
 
-def _checked_ids(
-    x: Tensor, y: Tensor, batch_size: int, seed: int, sample_ids: Tensor | None, graph: Graph
-) -> Tensor:
+def _checked_ids(x: Tensor, y: Tensor, batch_size: int, seed: int, sample_ids: Tensor | None, graph: Graph) -> Tensor:
     """The sample ids; TypeError or ValueError for arguments that do not fit."""
     check_graph(graph)
     check_integer(batch_size, "batch_size", 1)
@@ -139,8 +138,4 @@ def _checked_ids(
     integer_labels(y, x, "y")
     if len(x) == 0:
         raise ValueError("needs at least one image and one label each, got none")
-    if sample_ids is None:
-        return torch.arange(len(x), device=x.device)
-    if not isinstance(sample_ids, Tensor):
-        raise TypeError(f"sample_ids must be an integer tensor, got {type(sample_ids).__name__}")
-    return integer_labels(sample_ids.to(x.device), x, "sample_ids")
+    return ids_of(sample_ids, x)

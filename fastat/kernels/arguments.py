@@ -17,11 +17,16 @@ from fastat.support.threat import Norm, as_float
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
+def check_dense(t: Tensor, name: str) -> None:
+    if t.layout != torch.strided or t.is_nested or t.is_quantized:
+        found = "a nested one" if t.is_nested else "a quantized one" if t.is_quantized else t.layout
+        raise TypeError(f"{name} must be a dense tensor, got {found}")
+
+
 def check_data(t: Tensor, name: str) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
-    if t.layout != torch.strided or t.is_nested:
-        raise TypeError(f"{name} must be a dense tensor, got {'a nested one' if t.is_nested else t.layout}")
+    check_dense(t, name)
     if t.dtype not in _FLOATS:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
     if t.dim() == 0:
@@ -111,7 +116,7 @@ def check_integer(value: object, name: str, least: int, what: str = "") -> None:
     """ValueError for anything but a whole number from ``least`` on, of 63 bits; ``what`` says more of it."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}{what}, got {value!r}")
-    if value >= 2**63:
+    if int(value) >= 2**63:
         raise ValueError(f"{name} must be less than 2**63, got {value!r}")
 
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from fastat.support.threat import as_float
 
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
 
 class Normalized(nn.Module):
     """A model that takes pixels in [0, 1] and normalizes them itself: ``model((x - mean) / std)``.
@@ -22,6 +24,7 @@ class Normalized(nn.Module):
         std: a number, or one per channel, in pixel units; above zero.
 
     Raises:
+        TypeError: the input is no floating-point tensor.
         ValueError: mean or std is empty, not finite or not flat, std has an entry <= 0, their lengths disagree, or (on
             the forward pass) the input's channels are not as many as the entries.
     """
@@ -42,8 +45,9 @@ class Normalized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the pixels x [B, C, ...], float in [0, 1]."""
         channels = max(self.mean.numel(), self.std.numel())
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a torch.Tensor [B, C, ...], got {type(x).__name__}")
+        if not isinstance(x, Tensor) or x.dtype not in _FLOATS:
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"x must be a floating-point tensor [B, C, ...] of pixels in [0, 1], got {found}")
         if x.dim() < 2 or (channels > 1 and x.shape[1] != channels):
             raise ValueError(f"mean and std are for {channels} channels, got an input of shape {tuple(x.shape)}")
         shape = (1, -1) + (1,) * (x.dim() - 2)

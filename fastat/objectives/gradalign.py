@@ -57,5 +57,6 @@ def _input_gradient(model: Model, x: Tensor, y: Tensor, differentiable: bool) ->
     leaf = x.requires_grad_()
     logits = logits_of(model(leaf))
     check_logits(logits)
-    loss = F.cross_entropy(widened(logits), class_labels(y, logits, "y"), reduction="sum")  # of which each sample's gradient is its own
+    labels = class_labels(y, logits, "y")
+    loss = F.cross_entropy(widened(logits), labels, reduction="sum")  # of which each sample's gradient is its own
     return directions(loss, [leaf], create_graph=differentiable)[0]

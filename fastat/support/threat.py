@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 Norm = Literal["linf", "l2", "l1"]
 NORMS: tuple[str, ...] = get_args(Norm)
@@ -29,7 +29,7 @@ class ThreatModel:
     bounds: Bounds = (0.0, 1.0)
 
 
-def as_float(value: Real | float) -> float:
+def as_float(value: Any) -> float:
     """A number as a float, an infinite one where it is too large."""
     try:
         return float(value)

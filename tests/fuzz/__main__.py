@@ -9,7 +9,7 @@ import sys
 from .minimize import minimized
 from .parent import Limits, Report, Worker, fuzzed
 
-_TABLE = f"{__package__}.calls"
+TABLE = "tests.fuzz.calls"
 
 
 def main() -> int:
@@ -18,9 +18,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="other seeds are other calls")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time")
     options = parser.parse_args()
-    report = fuzzed(_TABLE, options.calls, options.seed, options.workers)
-    print(scripts(report, _TABLE))
-    print(summary(report, _TABLE))
+    report = fuzzed(TABLE, options.calls, options.seed, options.workers)
+    print(scripts(report, TABLE))
+    print(summary(report, TABLE))
     return 1 if report.first else 0
 
 
@@ -28,7 +28,7 @@ def scripts(report: Report, table: str) -> str:
     """Every kind of finding as a program that shows it."""
     calls = importlib.import_module(table).CALLS
     parts = []
-    with Worker(table, Limits()) as worker:
+    with Worker(table, Limits(cpu=10.0, wall=60.0)) as worker:  # shorter: a hang is tried several times
         for key, finding in sorted(report.first.items()):
             title = f"# {calls[finding.call].function} {finding.kind} {finding.where}".rstrip()
             parts.append(f"{title} ({report.seen[key]} times)\n{minimized(finding, worker).script()}")

@@ -110,7 +110,11 @@ CALLS: tuple[Call, ...] = (
         "logits features y:labels gamma?:number beta?:number tau?:positive positives? losses?:weighted",
         judge.one_loss,
     ),
-    Call("fastat.trades_loss", "logits logits_adv:logits y:labels beta?:number label_smoothing?:share reduction?", judge.losses),
+    Call(
+        "fastat.trades_loss",
+        "logits logits_adv:logits y:labels beta?:number label_smoothing?:share reduction?",
+        judge.losses,
+    ),
     Call("fastat.mart_loss", "logits logits_adv:logits y:labels lam?:number reduction?", judge.losses),
     Call(
         "fastat.gradient_misalignment",
@@ -119,7 +123,13 @@ CALLS: tuple[Call, ...] = (
         draws=True,
     ),
     # attacks
-    Call("fastat.fgsm", _ATTACKED + " step_size? noise?:number clip?:flag" + _OF_ATTACKS, judge.attack, draws=True, weight=2),
+    Call(
+        "fastat.fgsm",
+        _ATTACKED + " step_size? noise?:number clip?:flag" + _OF_ATTACKS,
+        judge.attack,
+        draws=True,
+        weight=2,
+    ),
     Call(
         "fastat.pgd",
         _ATTACKED + " steps:count0 step_size?:steps_of_pgd won? start?:iterate random_start?:flag restarts?:count keep?"
@@ -140,17 +150,27 @@ CALLS: tuple[Call, ...] = (
     Call("fastat.evaluation.predict", "x:image model", judge.classes),
     Call("fastat.evaluation.wilson_interval", "accuracy:share n:points", judge.interval),
     # protocols
-    Call("protocol", "_protocol x:image y:labels model seed? sample_ids?:ids", judge.one_loss, draws=True, weight=2),
+    Call(
+        "protocol", "_protocol x:image y:labels model seed? sample_ids?:ids", judge.of_a_network, draws=True, weight=2
+    ),
     Call("protocol.outcome", "_protocol x:image y:labels model seed? sample_ids?:ids", judge.outcome, draws=True),
     Call("fastat.protocol", "name:protocol_name eps:number norm? bounds:number_bounds awp?:number", judge.described),
     Call("functools.partial(fastat.protocol, 'pgd-at')", _OPTIONS + " label_smoothing?:share", judge.described),
     Call("functools.partial(fastat.protocol, 'trades')", _OPTIONS + " beta?:number", judge.described),
     Call("functools.partial(fastat.protocol, 'hr')", _OPTIONS + " alpha?:share r?:number order?", judge.described),
-    Call("functools.partial(fastat.protocol, 'bat')", _OPTIONS + " gamma?:number tau?:positive positives?", judge.described),
+    Call(
+        "functools.partial(fastat.protocol, 'bat')",
+        _OPTIONS + " gamma?:number tau?:positive positives?",
+        judge.described,
+    ),
     Call("fastat.protocols.Attack", "kind:attack_kind replays?:count " + _OPTIONS, judge.described),
     # models
     Call("fastat.Normalized(model, mean, std)", "_model:model _mean:mean _std:std x:image", judge.anything),
-    Call("fastat.with_features(model, where)", "_model:model _where x:image", judge.logits_and_features, ("x",)),
+    Call(
+        "(lambda x: fastat.with_features(model, where)(x.clone()))",  # where the model works in place, it is asked to
+        "_model:model _where x:image",
+        judge.logits_and_features,
+    ),
 )
 """Every public function that takes tensors or numbers."""
 

@@ -57,7 +57,9 @@ class Case:
         return f"{self.function}({', '.join(f'{name}={name}' for name in self.passed)})"
 
     def with_source(self, name: str, source: str) -> Case:
-        return replace(self, lines=tuple(replace(one, source=source) if one.name == name else one for one in self.lines))
+        return replace(
+            self, lines=tuple(replace(one, source=source) if one.name == name else one for one in self.lines)
+        )
 
     def without(self, name: str) -> Case:
         """Neither made nor passed."""

@@ -28,7 +28,7 @@ def unit(x: Tensor) -> float:
 def spread(value: Any, x: Tensor, default: float = 0.0) -> Tensor:
     """A size in the precision that is computed in, to broadcast against ``x``."""
     if not isinstance(value, Tensor):
-        value = torch.as_tensor(default if value is None else float(value), dtype=torch.float64)
+        value = torch.as_tensor(default if value is None else _number(value), dtype=torch.float64)
     value = wide(value.to(torch.float64 if x.dtype == torch.float64 else torch.float32))
     per_sample = value.dim() == 1 and len(value) == len(x) != 1
     return value.view(-1, *[1] * (x.dim() - 1)) if per_sample else value
@@ -40,6 +40,13 @@ def whole_samples(entries: Tensor) -> Tensor:
         return entries
     rows = entries.reshape(len(entries), -1)
     return rows.all(1, keepdim=True).expand(rows.shape).reshape(entries.shape)
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.copysign(math.inf, 1 if value > 0 else -1)
 
 
 def outside_box(found: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Iterator[str]:

@@ -84,13 +84,17 @@ def attack(a: Arguments, result: Any) -> Iterator[str]:
     """Adversarial examples."""
     x, bounds, mask = a.get("x"), a.get("bounds", (0.0, 1.0)), a.get("mask")
     yield from _like(result, x)
-    if a.get("normalization") is None:
-        eps = a.get("eps", 8 / 255) if a.get("clip", True) else math.inf
-        yield from _point(a, result, x, bounds or (None, None), eps)
+    moved = result
     if mask is not None:
         still = (spread(mask, x) == 0).expand(x.shape)
         if not torch.equal(result[still], x[still]):
             yield "moved what the mask holds"
+        low, high = (None, None) if bounds is None else bounds
+        inside = torch.minimum(torch.maximum(wide(x), spread(low, x, -math.inf)), spread(high, x, math.inf))
+        moved = torch.where(still, inside.to(x.dtype), result)
+    if a.get("normalization") is None:
+        eps = a.get("eps", 8 / 255) if a.get("clip", True) else math.inf
+        yield from _point(a, moved, x, bounds or (None, None), eps)
 
 
 def _point(a: Arguments, result: Tensor, origin: Tensor, box: Any, eps: Any) -> Iterator[str]:
@@ -100,8 +104,8 @@ def _point(a: Arguments, result: Tensor, origin: Tensor, box: Any, eps: Any) -> 
     yield from outside_box(result, x, low, high)
     centre, at = wide(x), wide(origin)
     usual = centre.isfinite() & at.isfinite()
-    step_size = a.get("step_size")
-    reach = spread(step_size, x) if isinstance(step_size, float | int | Tensor) else torch.zeros(())
+    length = a.get("step_size", 0.0 if a.get("x_adv") is not None else eps)
+    reach = torch.zeros(()) if length is None or callable(length) else spread(length, x)
     small = centre.abs() + at.abs() + reach < min(MODERATE, torch.finfo(x.dtype).max / 4)
     good = usual & small if norm == "linf" else whole_samples(usual & small)
     if (~wide(result).isfinite() & good).any():
@@ -147,13 +151,13 @@ _FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin": _margin, "
 
 def one_loss(a: Arguments, result: Any) -> Iterator[str]:
     """0-d and, of moderate numbers, finite and at least 0."""
-    yield from _numbers(result, (), _moderate(a, "logits", "features", "losses", "logits_adv", "x"), least=-1e-4)
+    yield from _numbers(result, (), _moderate(a, "logits", "features", "losses", "beta"), least=-1e-4)
 
 
 def losses(a: Arguments, result: Any) -> Iterator[str]:
     """One for each sample, or their mean."""
     batch = a.get("logits").shape[:1]
-    moderate = _moderate(a, "logits", "logits_adv") and len(a.get("logits")) > 0
+    moderate = _moderate(a, "logits", "logits_adv", "beta", "lam") and len(a.get("logits")) > 0
     yield from _numbers(result, batch if a.get("reduction") == "none" else (), moderate, least=-1e-4)
 
 
@@ -166,8 +170,13 @@ def misalignment(a: Arguments, result: Any) -> Iterator[str]:
         yield "is out of its range"
 
 
+def of_a_network(a: Arguments, result: Any) -> Iterator[str]:
+    """0-d; a network may make it what it likes."""
+    yield from _numbers(result, (), finite=False, least=-1e-4)
+
+
 def outcome(a: Arguments, result: Any) -> Iterator[str]:
-    yield from one_loss(a, result.loss)
+    yield from of_a_network(a, result.loss)
     if result.x_adv.shape != a.get("x").shape:
         yield "x_adv is not like x"
 
@@ -184,9 +193,10 @@ def _numbers(
 
 
 def _moderate(a: Arguments, *names: str) -> bool:
-    """Whether tensors hold nothing that may overflow."""
+    """Whether arguments hold nothing that may overflow."""
     found = [a.get(name) for name in names]
-    return all(bool((wide(t).abs() < MODERATE).all()) for t in found if isinstance(t, Tensor))
+    tensors = [one if isinstance(one, Tensor) else torch.as_tensor(float(one)) for one in found if one is not None]
+    return all(bool((wide(t).abs() < MODERATE).all()) for t in tensors)
 
 
 # weights
@@ -222,7 +232,10 @@ def confidence(a: Arguments, result: Any) -> Iterator[str]:
 
 
 def interval(a: Arguments, result: Any) -> Iterator[str]:
-    if not 0 <= result[0] <= a.get("accuracy") + 0.5 / a.get("n") or not a.get("accuracy") - 0.5 / a.get("n") <= result[1] <= 1:
+    if (
+        not 0 <= result[0] <= a.get("accuracy") + 0.5 / a.get("n")
+        or not a.get("accuracy") - 0.5 / a.get("n") <= result[1] <= 1
+    ):
         yield "does not hold the accuracy"
 
 
@@ -238,7 +251,7 @@ def accuracies(a: Arguments, result: Any) -> Iterator[str]:
 
 
 def curve(a: Arguments, result: Any) -> Iterator[str]:
-    radii = [float(eps) for eps in a.get("eps_list")]
+    radii = [float(eps) for eps in a.get("eps_list")] if hasattr(a.get("eps_list"), "__len__") else range(len(result))
     ordered = [share for _, share in sorted(zip(radii, result, strict=True))]
     if any(not 0 <= share <= 1 for share in ordered) or ordered != sorted(ordered, reverse=True):
         yield "is no curve that falls"

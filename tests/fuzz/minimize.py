@@ -9,11 +9,13 @@ from .case import Case
 from .parent import Finding, Worker
 
 _MOST_TRIALS = 400
+_MOST_DEATHS = 40
+"""Each costs a new process."""
 
 
 def minimized(finding: Finding, worker: Worker) -> Case:
     """The smallest case found that has the same violation, which is tried in the worker."""
-    trials = 0
+    trials, most = 0, _MOST_DEATHS if finding.kind.startswith(("crash", "hang")) else _MOST_TRIALS
 
     def shows(case: Case) -> bool:
         nonlocal trials
@@ -26,7 +28,7 @@ def minimized(finding: Finding, worker: Worker) -> Case:
     case = Case.from_dict(finding.case)
     if not shows(case):
         return case  # that it does not come again is for the reader to see
-    while trials < _MOST_TRIALS:
+    while trials < most:
         smaller = _first(_smaller(case), shows)
         if smaller is None:
             break
@@ -46,20 +48,14 @@ def _smaller(case: Case) -> Iterator[Case]:
             yield case.with_source(line.name, line.plain)
     shapes = [line for line in case.lines if line.name == "shape"]
     yield from (case.with_source("shape", repr(shape)) for line in shapes for shape in _shapes(eval(line.source)))
-    yield from (_plain(case, name, source) for name, source in _PLAIN.items() if _source(case, name) not in (None, source))
+    for line in case.lines:
+        if line.source != _SIMPLEST.get(line.name, line.source):
+            yield case.with_source(line.name, _SIMPLEST[line.name])
     if case.seed != 0:
         yield replace(case, seed=0)
 
 
-_PLAIN = {"dtype": "torch.float32", "classes": "2", "low": "0.0", "high": "1.0"}
-
-
-def _plain(case: Case, name: str, source: str) -> Case:
-    return case.with_source(name, source)
-
-
-def _source(case: Case, name: str) -> str | None:
-    return next((line.source for line in case.lines if line.name == name), None)
+_SIMPLEST = {"dtype": "torch.float32", "classes": "2", "low": "0.0", "high": "1.0"}
 
 
 def _shapes(shape: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import select
 import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from .calls import drawn
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,7 +95,7 @@ class Worker:
 
     def _running(self) -> subprocess.Popen[str]:
         if self.process is None:
-            command = [sys.executable, "-m", f"{__package__}.worker", self.table, str(self.limits.cpu)]
+            command = [sys.executable, "-m", "tests.fuzz.worker", self.table, str(self.limits.cpu)]
             self.process = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
             )
@@ -109,18 +111,14 @@ class Worker:
             self.process = None
 
 
-def fuzzed(table: str, calls: int, seed: int, workers: int = 1, limits: Limits = Limits()) -> Report:  # noqa: B008
+def fuzzed(table: str, calls: int, seed: int, workers: int = 1, limits: Limits = Limits()) -> Report:
     """Makes the calls with numbers from 0 on, of the functions in ``table``, a module with ``CALLS``."""
     report = Report()
 
-    def share(first: int) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    def work(first: int) -> None:
         with Worker(table, limits) as worker:
             for number in range(first, calls, workers):
-                yield number, worker.ask([seed, number])
-
-    def work(first: int) -> None:
-        for number, reply in share(first):
-            _note(report, table, seed, number, reply)
+                _note(report, table, seed, number, worker.ask([seed, number]))
 
     with ThreadPoolExecutor(workers) as pool:
         list(pool.map(work, range(workers)))
@@ -133,10 +131,6 @@ def _note(report: Report, table: str, seed: int, number: int, reply: dict[str, A
         found = [Finding(call, kind, where, reply["case"], number) for kind, where in reply["violations"]]
         report.add(call, reply["outcome"], found)
         return
-    import importlib
-
-    from .calls import drawn
-
     calls = importlib.import_module(table).CALLS
     call, case = drawn(calls, seed, number)
     index = calls.index(call)

@@ -42,9 +42,7 @@ class World:
 
 
 _LINEAR = "nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape[1:]), classes)).to(dtype)"
-_DEEP = (
-    "nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape[1:]), 4), nn.ReLU(), nn.Linear(4, classes)).to(dtype)"
-)
+_DEEP = "nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape[1:]), 4), nn.ReLU(), nn.Linear(4, classes)).to(dtype)"
 _SIZES = (
     "0.1", "8 / 255", "0", "0.0", "1", "2.5", "1e-3", "1e-30", "np.float32(0.1)", "np.float64(0.25)", "Fraction(1, 10)",
     "torch.tensor(0.1)", "torch.rand(shape[:1])", "torch.rand(shape[:1]).view(-1, *[1] * (len(shape) - 1))",
@@ -59,9 +57,13 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
         "(low + (high - low) * torch.rand(shape)).to(dtype)",
         "torch.full(shape, low, dtype=dtype)",
         "torch.full(shape, high, dtype=dtype)",
-        "(low + (high - low) * torch.rand(shape).round()).to(dtype)",
+        "(low + (high - low) * torch.rand(shape).round()).clamp(low, high).to(dtype)",
     ),
-    "iterate": ("x.detach().clone()", "(x.detach() + 0.05 * torch.randn(shape)).to(dtype)", "torch.rand(shape).to(dtype)"),
+    "iterate": (
+        "x.detach().clone()",
+        "(x.detach() + 0.05 * torch.randn(shape)).to(dtype)",
+        "torch.rand(shape).to(dtype)",
+    ),
     "like_x": (
         "torch.randn(shape).to(dtype)",
         "torch.zeros(shape, dtype=dtype)",
@@ -91,9 +93,15 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
         "torch.tensor([0.5])",
     ),
     "weighted": ("None", "torch.rand(shape[0]).to(dtype)", "torch.rand(shape[0])"),
-    "of_samples": ("torch.rand(shape[0], dtype=torch.promote_types(dtype, torch.float32))",
-                   "torch.full(shape[:1], -math.inf, dtype=torch.promote_types(dtype, torch.float32))"),
-    "shares": ("torch.rand(shape[0], classes)", "torch.zeros(shape[0], classes)", "torch.eye(classes)[torch.zeros(shape[0]).long()]"),
+    "of_samples": (
+        "torch.rand(shape[0], dtype=torch.promote_types(dtype, torch.float32))",
+        "torch.full(shape[:1], -math.inf, dtype=torch.promote_types(dtype, torch.float32))",
+    ),
+    "shares": (
+        "torch.rand(shape[0], classes)",
+        "torch.zeros(shape[0], classes)",
+        "torch.eye(classes)[torch.zeros(shape[0]).long()]",
+    ),
     "labels": (
         "torch.randint(classes, shape[:1])",
         "torch.randint(classes, shape[:1], dtype=torch.int32)",
@@ -122,7 +130,16 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "points": ("3", "1", "100", "10**9", "2**62"),
     "draw": ("0", "1", "2**32 - 1", "np.int64(7)"),
     "lower": ("low", "low", "None", "-1", "torch.full(shape[1:], low)", "torch.full(shape[:1], low)"),
-    "upper": ("high", "high", "None", "2", "torch.full(shape[1:], high)", "torch.full(shape, high, dtype=torch.float64)"),
+    "upper": (
+        "high",
+        "high",
+        "None",
+        "2",
+        "torch.full(shape[1:], high)",
+        "torch.full(shape, high, dtype=torch.float64)",
+    ),
+    "low": ("low",),
+    "high": ("high",),
     "low_number": ("low", "None", "-1"),
     "high_number": ("high", "None", "2"),
     "bounds": (
@@ -137,7 +154,14 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "number_bounds": ("(low, high)", "None", "(low, None)", "[None, high]", "(low - 1, high + 1)"),
     "seed": ("3", "None", "torch.tensor(5)", "-1", "2**63", "np.int64(5)", "2**200"),
     "seed_number": ("3", "0", "-1", "2**63", "np.int64(5)"),
-    "eps_list": ("[0.0, 0.1]", "(0.3, 0.1, 0)", "[]", "np.linspace(0, 0.2, 3)", "[0.1, 0.1]", "torch.tensor([0.0, 0.1])"),
+    "eps_list": (
+        "[0.0, 0.1]",
+        "(0.3, 0.1, 0)",
+        "[]",
+        "np.linspace(0, 0.2, 3)",
+        "[0.1, 0.1]",
+        "torch.tensor([0.0, 0.1])",
+    ),
     # words and flags
     "order": ("'hd'", "'hr'"),
     "positives": ("'outside'", "'inside'"),
@@ -148,10 +172,19 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "bce": ("'bce'",),
     "grid_bounds": ("(0, 1)", "(0.0, 1.0)"),
     "loss": (
-        "'ce'", "'margin'", "'dlr'", "'kl'", "'log_odds'", "lambda output, y: nn.functional.cross_entropy(output, y)",
+        "'ce'",
+        "'margin'",
+        "'dlr'",
+        "'kl'",
+        "'log_odds'",
+        "lambda output, y: nn.functional.cross_entropy(output, y)",
         "lambda output, y: output.sum(1)",
-    ),  # fmt: skip
-    "won": ("None", "lambda output, y: torch.ones(len(output), dtype=torch.bool)", "lambda output, y: output.argmax(1) != y"),
+    ),
+    "won": (
+        "None",
+        "lambda output, y: torch.ones(len(output), dtype=torch.bool)",
+        "lambda output, y: output.argmax(1) != y",
+    ),
     "keep": ("'last'", "'best'"),
     "flag": ("False", "True"),
     "graph": ("False", "'auto'"),
@@ -166,9 +199,18 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
     "where": ("None", "'1'", "lambda model, x: (model(x), x.flatten(1))"),
     "attack_kind": ("'pgd'", "'pgd-kl'", "'fgsm'", "'rs-fgsm'", "'n-fgsm'", "'none'", "'free'"),
     "protocol_name": (
-        "'pgd-at'", "'standard'", "'fgsm-at'", "'rs-fgsm'", "'n-fgsm'", "'gradalign'", "'trades'", "'mart'", "'hr'", "'bat'",
+        "'pgd-at'",
+        "'standard'",
+        "'fgsm-at'",
+        "'rs-fgsm'",
+        "'n-fgsm'",
+        "'gradalign'",
+        "'trades'",
+        "'mart'",
+        "'hr'",
+        "'bat'",
         "'free'",
-    ),  # fmt: skip
+    ),
     "protocol": (
         "fastat.protocol('fgsm-at', eps=0.1, bounds=(low, high))",
         "fastat.protocol('pgd-at', eps=0.1, steps=2, bounds=(low, high))",
@@ -197,13 +239,16 @@ KINDS: dict[str, tuple[str | tuple[str, str], ...]] = {
         "lambda x: Output(x.flatten(1).mean(1, True) * torch.arange(classes).to(x.dtype))",
         "nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape[1:]), classes), nn.Softmax(1)).to(dtype)",
         "nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape[1:]), 1)).to(dtype)",
-        ("4d", "nn.Sequential(nn.Conv2d(shape[1], classes, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(dtype)"),
+        (
+            "4d",
+            "nn.Sequential(nn.Conv2d(shape[1], classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).to(dtype)",
+        ),
     ),
 }
 """By kind; a pair is an argument for worlds that meet its condition."""
 
 TENSORS = frozenset(
-    "image iterate like_x logits features losses weighted of_samples labels ids mask grid".split()
+    "image iterate like_x logits features losses weighted of_samples labels shares ids mask grid".split()  # noqa: SIM905
 )  # fmt: skip
 MODELS = frozenset(["model"])
 
@@ -224,7 +269,9 @@ _WHOLE = frozenset(["labels", "ids", "mask"])
 
 def source_of(kind: str, rng: random.Random, world: World, odd: bool = True) -> str:
     """A valid argument; the plain one unless it may be odd."""
-    known = [one if isinstance(one, str) else one[1] for one in KINDS[kind] if isinstance(one, str) or world.has(one[0])]
+    known = [
+        one if isinstance(one, str) else one[1] for one in KINDS[kind] if isinstance(one, str) or world.has(one[0])
+    ]
     source = rng.choice(known) if odd and rng.random() < 0.6 else known[0]
     if kind not in TENSORS or source == "None" or not odd or rng.random() < 0.75:
         return source

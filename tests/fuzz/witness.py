@@ -1,4 +1,4 @@
-"""What a call must leave as it found it: every tensor that it does not write, networks, random streams, global state."""
+"""What a call must leave as it found it: tensors that it does not write, networks, random streams, global state."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ DATA   ?= digits
 OUT    ?= runs/demo
 ARGS   ?=
 
-.PHONY: demo test lint bench bench-table bench-compare cost-model compare study theory cuda-all kernels sanitize gpu
+.PHONY: demo test fuzz lint bench bench-table bench-compare cost-model compare study theory cuda-all kernels sanitize gpu
 .PHONY: gpu-pgd gpu-cost-model gpu-train clean
 .DELETE_ON_ERROR:
 
@@ -26,6 +26,10 @@ demo: $(VENV)/.extension
 
 test: $(VENV)/.extension $(VENV)/.peers
 	$(PY) -m pytest $(ARGS)
+
+# Hostile arguments for every public function; ARGS="--calls 1000000 --seed 1 --workers 2" makes many.
+fuzz: $(VENV)/.extension
+	$(PY) -m tests.fuzz $(ARGS)
 
 lint: $(VENV)/.extension $(VENV)/.lint
 	$(VENV)/bin/ruff check .

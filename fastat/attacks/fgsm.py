@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from fastat.attacks.problem import Problem, run
 from fastat.attacks.weakness import check_modes, report
 from fastat.graphs import Graph, Tensors, capturing, check_graph
 from fastat.kernels import ops
+from fastat.kernels.arguments import check_number
 from fastat.kernels.sizes import Box, Size
 from fastat.models import Model
 from fastat.support.threat import Norm
@@ -59,8 +59,7 @@ def fgsm(
 
     Other arguments, result, errors and warnings as for :func:`fastat.pgd`.
     """
-    if isinstance(noise, bool) or not isinstance(noise, Real) or not 0 <= noise < math.inf:
-        raise ValueError(f"noise must be a number >= 0, got {noise!r}")
+    noise = check_number(noise, "noise")
     if loss == "kl" and noise == 0:
         raise ValueError("loss 'kl' has no gradient at x itself: start elsewhere (noise > 0)")
     check_graph(graph)

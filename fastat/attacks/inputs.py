@@ -15,9 +15,9 @@ from fastat.attacks.problem import SIZES, Labels, Terms
 from fastat.attacks.trees import taken_apart
 from fastat.graphs import capturing
 from fastat.kernels import ops
-from fastat.kernels.arguments import compute_dtype, integer_labels
+from fastat.kernels.arguments import check_data, check_dense, compute_dtype, integer_labels
 from fastat.kernels.sizes import Box, Size, check_size, in_layout, one_per_sample, spread
-from fastat.support.threat import Norm, check_bounds, check_norm
+from fastat.support.threat import Norm, as_float, check_bounds, check_norm
 
 Normalization = tuple[float | Sequence[float], float | Sequence[float]]
 """(mean, std), each a number or one per channel."""
@@ -49,7 +49,7 @@ def checked(
         check_size(size, name, x, check_values=validate)
         if norm != "linf" and isinstance(size, Tensor) and not one_per_sample(spread(size, name, x)):
             raise ValueError(f"{name} must be a number or one per sample for norm {norm!r}, got {list(size.shape)}")
-        if not isinstance(size, Tensor) and math.isinf(size):
+        if not isinstance(size, Tensor) and math.isinf(as_float(size)):
             raise ValueError(f"{name} must be finite, got {size}: a ball as wide as the box is all of it")
     _check_goal(goal, targets)
     tensors = {"x": x}
@@ -69,7 +69,7 @@ def checked(
             tensors[name] = _channelwise(value, name, x)
     sizes = dict(zip(SIZES, (eps, step_size, lower, upper), strict=True))
     tensors |= {name: _spread(size, name, x) for name, size in sizes.items() if isinstance(size, Tensor)}
-    numbers = {name: None if isinstance(size, Tensor) else float(size) for name, size in sizes.items()}
+    numbers = {name: None if isinstance(size, Tensor) else as_float(size) for name, size in sizes.items()}
     tensors = {name: _recordable(t.detach()) for name, t in tensors.items()}
     if quantize is not None:
         check_levels(quantize, lower, upper, x.dtype)
@@ -86,13 +86,13 @@ def _ends(bounds: Box, x: Tensor) -> tuple[Size, Size]:
     as that costs no synchronization."""
     if isinstance(bounds, tuple | list):
         for end in bounds:
-            if end is not None and not isinstance(end, Tensor | Real):
+            if isinstance(end, bool) or not isinstance(end, Tensor | Real | None):
                 cure = ": torch.as_tensor makes a tensor of it" if type(end).__name__ == "ndarray" else ""
                 raise TypeError(f"bounds must be numbers, tensors or None, got {type(end).__name__}{cure}")
     if not isinstance(bounds, tuple | list) or len(bounds) != 2 or not any(isinstance(end, Tensor) for end in bounds):
         return check_bounds(bounds)  # type: ignore[arg-type]
     ends = [none if end is None else end for end, none in zip(bounds, (-math.inf, math.inf), strict=True)]
-    full = [spread(end, "bounds", x) if isinstance(end, Tensor) else float(end) for end in ends]
+    full = [spread(end, "bounds", x) if isinstance(end, Tensor) else as_float(end) for end in ends]
     if not x.is_cuda and not capturing(x) and not bool((torch.as_tensor(full[0]) <= torch.as_tensor(full[1])).all()):
         raise ValueError("bounds must have lower <= upper, got entries for which it is not")
     return full[0], full[1]
@@ -125,6 +125,7 @@ def check_images(x: Tensor) -> None:
     if not x.is_floating_point():
         hint = "; divide 8-bit images by 255" if x.dtype == torch.uint8 else ""
         raise TypeError(f"x must be a floating-point tensor, got {x.dtype}{hint}")
+    check_data(x, "x")
     if x.dim() < 2:
         raise ValueError(f"x must be a batch [B, ...], got shape {list(x.shape)}")
 
@@ -166,6 +167,7 @@ def _mask(mask: Tensor, x: Tensor, validate: bool) -> Tensor:
     """Bool, of as many dimensions as ``x``."""
     if not isinstance(mask, Tensor) or mask.is_complex():
         raise TypeError(f"mask must be a bool tensor, got {getattr(mask, 'dtype', type(mask).__name__)}")
+    check_dense(mask, "mask")
     if mask.dtype != torch.bool and validate and not capturing(x) and not bool(((mask == 0) | (mask == 1)).all()):
         raise ValueError("mask must hold zeros and ones: where it is one an input may move, by up to eps")
     return spread(mask.detach() != 0, "mask", x)
@@ -195,6 +197,7 @@ def check_start(start: Tensor, x: Tensor, validate: bool) -> None:
     """Checks a user's first iterate: a tensor like ``x``, with finite values."""
     if not isinstance(start, Tensor) or not start.is_floating_point():
         raise TypeError(f"start must be a floating-point tensor, got {getattr(start, 'dtype', type(start).__name__)}")
+    check_data(start, "start")
     if start.shape != x.shape or start.device != x.device:
         raise ValueError(
             f"start must have shape {list(x.shape)} on {x.device}, got {list(start.shape)} on {start.device}"

@@ -17,7 +17,7 @@ from fastat.kernels import ops
 from fastat.kernels.arguments import check_integer, check_number
 from fastat.kernels.sizes import Box, Size, check_size
 from fastat.models import Model
-from fastat.support.threat import Norm
+from fastat.support.threat import Norm, as_float
 
 
 def pgd(
@@ -158,9 +158,9 @@ def pgd(
     sizes = None
     if step_size is None:
         check_size(eps, "eps", x, check_values=validate)
-        step_size = 2.5 * eps / max(steps, 1) if isinstance(eps, Tensor) or math.isfinite(eps) else 0.0
+        step_size = 2.5 * eps / max(steps, 1) if isinstance(eps, Tensor) or math.isfinite(as_float(eps)) else 0.0
     elif callable(step_size):
-        sizes = tuple(check_number(float(step_size(step)), f"step_size({step})") for step in range(steps))
+        sizes = tuple(check_number(step_size(step), f"step_size({step})") for step in range(steps))
         step_size = 0.0
     if early_stop and won is None and (callable(loss) or loss == "bce"):
         raise ValueError(

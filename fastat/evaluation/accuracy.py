@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral
 from typing import Any, overload
 
 import numpy as np
@@ -15,9 +14,9 @@ from fastat.evaluation.batches import Array, batches_of
 from fastat.evaluation.doubts import attacked_model, check_order, check_single
 from fastat.evaluation.result import Evaluation
 from fastat.evaluation.running import eval_mode, predict, shown
-from fastat.evaluation.trials import Attacks, Threat, trials_of
+from fastat.evaluation.trials import Attacks, Threat, check_seed, trials_of
 from fastat.graphs import Graph, check_graph
-from fastat.kernels.arguments import check_number
+from fastat.kernels.arguments import check_integer, check_number
 from fastat.models import Model, class_logits, logits_of, modules_in_sight
 from fastat.support.threat import Bounds, Norm, check_norm
 
@@ -103,12 +102,12 @@ def evaluate(
     """
     data, radius, norm = _arguments(data, given, eps, norm)
     check_graph(graph)
-    if isinstance(batch_size, bool) or not isinstance(batch_size, Integral) or batch_size < 1:
-        raise ValueError(f"batch_size must be an integer, at least 1, got {batch_size!r}")
+    check_integer(batch_size, "batch_size", 1)
+    check_seed(seed)
     trials = trials_of(attacks, Threat(radius, norm, bounds, seed, normalization, graph))
     place = _device_of(model) if device is None else torch.device(device)
     pixels = normalization is None and bounds is not None and tuple(bounds) == (0, 1)
-    batches, total = batches_of(data, batch_size, place, sample_ids, bytes_allowed=pixels)
+    batches, total = batches_of(data, int(batch_size), place, sample_ids, bytes_allowed=pixels)
     correct: dict[str, list[Tensor]] = {name: [] for name in ("clean", *(trial.name for trial in trials))}
     found: dict[str, list[Tensor]] = {trial.name: [] for trial in trials}
     attacked: Model | None = None
@@ -148,7 +147,7 @@ def evaluate(
 @torch.no_grad()
 def _logits(model: Model, x: Tensor, y: Tensor, single: list[float]) -> Tensor:
     """Those of a batch ``[B, C]``; ValueError for labels that are none of the classes."""
-    output = logits_of(model(x))
+    output = logits_of(model(x.clone()))  # its first layer may work in place
     logits = class_logits(output)
     low, high = (int(end) for end in y.aminmax())
     if low < 0 or high >= logits.shape[1]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from fastat.data import AnyDataset, Batch, Dataset, Mapped, Split, Streamed, as_dataset
+from fastat.kernels.arguments import check_dense, integer_labels
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -41,9 +42,7 @@ def batches_of(
         x, y = _checked(data, device, bytes_allowed)
         if len(x) == 0:
             raise ValueError("needs at least one image and one label each, got none")
-        ids = torch.arange(len(x), device=x.device) if sample_ids is None else sample_ids.to(x.device)
-        if ids.shape != y.shape:
-            raise ValueError(f"sample_ids must have the shape of y, {tuple(y.shape)}, got {tuple(ids.shape)}")
+        ids = ids_of(sample_ids, x)
         parts = (part.split(batch_size) for part in (x, y, ids))
         return map(Batch, *parts), len(x)
     if sample_ids is not None:
@@ -65,6 +64,17 @@ def batches_of(
         return _of_loader(data, device, bytes_allowed), None
     dataset = as_dataset(data, "data")
     return _of_dataset(dataset, batch_size, device), len(dataset)
+
+
+def ids_of(sample_ids: Tensor | None, x: Tensor) -> Tensor:
+    """The given ids of samples where they are, or their positions; TypeError or ValueError for ids that do not fit."""
+    if sample_ids is None:
+        return torch.arange(len(x), device=x.device)
+    if isinstance(sample_ids, Tensor) and sample_ids.shape != x.shape[:1]:
+        raise ValueError(f"sample_ids must have the shape of y, ({len(x)},), got {tuple(sample_ids.shape)}")
+    if isinstance(sample_ids, Tensor) and not sample_ids.is_meta:
+        sample_ids = sample_ids.to(x.device)
+    return integer_labels(sample_ids, x, "sample_ids")
 
 
 def _of_dataset(dataset: AnyDataset, batch_size: int, device: torch.device | None) -> Iterator[Batch]:
@@ -93,6 +103,8 @@ def _numbers(value: Any) -> bool:
 def _checked(batch: Any, device: torch.device | None, bytes_allowed: bool) -> tuple[Tensor, Tensor]:
     """x, floating-point, and integer labels y [B]."""
     x, y = (_tensor(part) for part in _pair(batch))
+    if x.is_meta or y.is_meta:
+        raise ValueError("x and y must hold values, got tensors on the device meta")
     x, y = (part if device is None else part.to(device, non_blocking=True) for part in (x, y))
     if x.dim() == 0 or y.shape != x.shape[:1]:
         cure = ": y.argmax(1)" if y.dim() == 2 and y.shape[1:] > (1,) else ": y.flatten()" if y.dim() > 1 else ""
@@ -108,6 +120,7 @@ def _checked(batch: Any, device: torch.device | None, bytes_allowed: bool) -> tu
                 "pass it as floating-point"
             )
         x = x.float() / 255
+    check_dense(x, "x")
     if not x.is_floating_point():
         raise TypeError(f"x must be floating-point, or uint8 of pixels from 0 to 255, got {x.dtype}")
     return x.detach(), y.long()

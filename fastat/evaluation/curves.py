@@ -9,10 +9,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastat.attacks import fgsm, pgd
+from fastat.evaluation.batches import ids_of
 from fastat.evaluation.running import eval_mode, predict
-from fastat.evaluation.trials import Threat, named_attack, steps_and_restarts
+from fastat.evaluation.trials import Threat, check_seed, named_attack, steps_and_restarts
 from fastat.graphs import Graph, check_graph
-from fastat.kernels.arguments import widened
+from fastat.kernels.arguments import (
+    check_data,
+    check_integer,
+    check_number,
+    class_labels,
+    integer_labels,
+    widened,
+)
 from fastat.models import Model, class_logits
 from fastat.support.keyed import derive_seed
 from fastat.support.threat import Bounds, Norm
@@ -39,19 +47,20 @@ def robust_accuracy_curve(
     arguments are those of :func:`evaluate`.
 
     Raises:
-        ValueError, CaptureError: as :func:`evaluate`.
+        TypeError, ValueError, CaptureError: as :func:`evaluate`.
     """
-    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
-    hits = dict.fromkeys(sorted(eps_list), 0)
+    ids = _checked_ids(x, y, batch_size, seed, sample_ids, graph)
+    radii = [check_number(eps, "eps") for eps in eps_list]
+    hits = dict.fromkeys(sorted(radii), 0)
     with eval_mode(model):
-        for part in torch.arange(len(x), device=x.device).split(batch_size):
+        for part in torch.arange(len(x), device=x.device).split(int(batch_size)):
             robust = part[predict(model, x[part]) == y[part]]
             for eps in hits:
                 if eps > 0:
                     run = named_attack(attack, Threat(eps, norm, bounds, seed, None, graph))
                     robust = robust[_survivors(model, run, x, y, ids, robust)]
                 hits[eps] += len(robust)
-    return [hits[eps] / len(x) for eps in eps_list]
+    return [hits[eps] / len(x) for eps in radii]
 
 
 def adversarial_losses(
@@ -78,9 +87,10 @@ def adversarial_losses(
         [N], float32 (float64 for float64 logits).
 
     Raises:
-        ValueError, CaptureError: as :func:`evaluate`.
+        TypeError, ValueError, CaptureError: as :func:`evaluate`.
     """
-    ids = _checked_ids(x, y, batch_size, sample_ids, graph)
+    ids = _checked_ids(x, y, batch_size, seed, sample_ids, graph)
+    eps = check_number(eps, "eps")
     steps, restarts = steps_and_restarts(attack)
 
     def once(x: Tensor, y: Tensor, ids: Tensor, restart: int) -> Tensor:
@@ -93,12 +103,13 @@ def adversarial_losses(
 
     losses = []
     with eval_mode(model):
-        for part in torch.arange(len(x), device=x.device).split(batch_size):
+        for part in torch.arange(len(x), device=x.device).split(int(batch_size)):
             found = []
             for restart in range(restarts):
                 x_adv = once(x[part], y[part], ids[part], restart)
                 with torch.no_grad():
-                    found.append(F.cross_entropy(widened(class_logits(model(x_adv))), y[part], reduction="none"))
+                    logits = widened(class_logits(model(x_adv)))
+                    found.append(F.cross_entropy(logits, class_labels(y[part], logits, "y"), reduction="none"))
             losses.append(torch.stack(found).amax(0))
     return torch.cat(losses)
 
@@ -118,13 +129,13 @@ def _survivors(
     return predict(model, x_adv) == y[chosen]
 
 
-def _checked_ids(x: Tensor, y: Tensor, batch_size: int, sample_ids: Tensor | None, graph: Graph) -> Tensor:
-    """The sample ids; ValueError for arguments that do not fit."""
+def _checked_ids(x: Tensor, y: Tensor, batch_size: int, seed: int, sample_ids: Tensor | None, graph: Graph) -> Tensor:
+    """The sample ids; TypeError or ValueError for arguments that do not fit."""
     check_graph(graph)
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    if len(x) == 0 or y.shape != (len(x),):
-        raise ValueError(f"needs at least one image and one label each, got {len(x)} and labels {tuple(y.shape)}")
-    if sample_ids is not None and sample_ids.shape != y.shape:
-        raise ValueError(f"sample_ids must have the shape of y, {tuple(y.shape)}, got {tuple(sample_ids.shape)}")
-    return torch.arange(len(x), device=x.device) if sample_ids is None else sample_ids.to(x.device)
+    check_integer(batch_size, "batch_size", 1)
+    check_seed(seed)
+    check_data(x, "x")
+    integer_labels(y, x, "y")
+    if len(x) == 0:
+        raise ValueError("needs at least one image and one label each, got none")
+    return ids_of(sample_ids, x)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fastat.kernels.arguments import check_integer, check_number
 from fastat.support.threat import Norm
 
 
@@ -75,10 +76,12 @@ def wilson_interval(accuracy: float, n: int) -> tuple[float, float]:
     The number of successes is rounded to the nearest whole one.
 
     Raises:
-        ValueError: n < 1, or an accuracy outside [0, 1].
+        TypeError, ValueError: n is no whole number >= 1, or accuracy none in [0, 1].
     """
-    if n < 1 or not 0 <= accuracy <= 1:
-        raise ValueError(f"needs n >= 1 and an accuracy in [0, 1], got {n} and {accuracy}")
+    check_integer(n, "n", 1)
+    accuracy = check_number(accuracy, "accuracy")
+    if accuracy > 1:
+        raise ValueError(f"accuracy must be in [0, 1], got {accuracy}")
     from scipy.stats import binomtest  # slow to import
 
     found = binomtest(round(accuracy * n), n).proportion_ci(method="wilson")

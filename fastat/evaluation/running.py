@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from fastat.kernels.arguments import check_dense
 from fastat.models import Model, buffers_put_back, class_logits, in_eval_mode, modes_kept
 
 
@@ -58,5 +59,15 @@ def left_as_it_is(model: Model) -> Iterator[None]:
 
 @torch.no_grad()
 def predict(model: Model, x: Tensor) -> Tensor:
-    """The predicted classes, int64 [B], of x [B, ...]."""
-    return class_logits(model(x)).argmax(1)
+    """The predicted classes, int64 [B], of x [B, ...].
+
+    Raises:
+        TypeError, ValueError: x is no tensor, or the model returns no logits [B, C].
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
+    check_dense(x, "x")
+    logits = class_logits(model(x.clone()))  # its first layer may work in place
+    if logits.dim() != 2 or len(logits) != len(x):
+        raise ValueError(f"the model must return logits [{len(x)}, C] of classes, got {list(logits.shape)}")
+    return logits.argmax(1)

@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -54,6 +55,12 @@ class Trial:
     steps: int | None
 
 
+def check_seed(seed: object) -> None:
+    """TypeError unless it is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed must be an integer, got {type(seed).__name__}")
+
+
 def trials_of(attacks: Attacks, threat: Threat) -> list[Trial]:
     """The attacks in their order.
 
@@ -75,6 +82,8 @@ def steps_and_restarts(name: str) -> tuple[int, int]:
     """Of the attack of that name; one step for "fgsm"."""
     if name == "fgsm":
         return 1, 1
+    if not isinstance(name, str):
+        raise TypeError(f"attack must be a name, got {type(name).__name__}")
     match = re.fullmatch(r"pgd-([1-9]\d*)(?:x([1-9]\d*))?", name)
     if match is None:
         raise ValueError(f"unknown attack {name!r}; known are fgsm, pgd-STEPS and pgd-STEPSxRESTARTS")

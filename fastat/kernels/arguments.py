@@ -18,9 +18,16 @@ _HALVES = (torch.float16, torch.bfloat16)
 _FLOATS = (torch.float32, torch.float64, *_HALVES)
 
 
+def check_dense(t: Tensor, name: str) -> None:
+    if t.layout != torch.strided or t.is_nested or t.is_quantized:
+        found = "a nested one" if t.is_nested else "a quantized one" if t.is_quantized else t.layout
+        raise TypeError(f"{name} must be a dense tensor, got {found}")
+
+
 def check_data(t: Tensor, name: str) -> None:
     if not isinstance(t, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(t).__name__}")
+    check_dense(t, name)
     if t.dtype not in _FLOATS:
         raise TypeError(f"{name} must be float32, float64, float16 or bfloat16, got {t.dtype}")
     if t.dim() == 0:
@@ -170,9 +177,11 @@ def logits_pair(logits: Tensor, logits_adv: Tensor, y: Tensor) -> tuple[Tensor, 
 
 
 def check_integer(value: object, name: str, least: int, what: str = "") -> None:
-    """ValueError for anything but a whole number from ``least`` on; ``what`` says more of it."""
+    """ValueError for anything but a whole number from ``least`` on, of 63 bits; ``what`` says more of it."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}{what}, got {value!r}")
+    if int(value) >= 2**63:
+        raise ValueError(f"{name} must be less than 2**63, got {value!r}")
 
 
 def check_number(value: object, name: str, above: bool = False) -> float:

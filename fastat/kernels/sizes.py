@@ -7,6 +7,8 @@ from numbers import Real
 import torch
 from torch import Tensor
 
+from fastat.support.threat import as_float
+
 Size = float | Tensor
 """A number; one per sample, ``[B]``; or any tensor that broadcasts against the inputs: ``[B, 1, H, W]``, ``[C, 1, 1]``.
 
@@ -34,10 +36,11 @@ def check_size(value: Size, name: str, x: Tensor, check_values: bool = True) -> 
     if isinstance(value, bool) or not isinstance(value, Real):
         cure = ": torch.as_tensor(...)" if type(value).__name__ == "ndarray" else ""
         raise TypeError(f"{name} must be a number or a tensor, got {type(value).__name__}{cure}")
-    if not value >= 0:
+    number = as_float(value)
+    if not number >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
-    if name == "step_size" and value > most:
-        raise ValueError(f"step_size must be at most {most:g}, got {value}")
+    if name == "step_size" and number > most:
+        raise ValueError(f"step_size must be at most {most:g}, the largest number there is, got {value}")
 
 
 def spread(value: Tensor, name: str, x: Tensor) -> Tensor:

@@ -41,6 +41,9 @@ def class_logits(output: Any) -> Tensor:
     """The logits of classes ``[B, C, ...]``, C >= 2, in what a classifier returns: a single logit ``[B]`` or
     ``[B, 1, ...]``, of class 1 against class 0, counts as the pair (0, z)."""
     logits = logits_of(output)
+    if logits.layout != torch.strided or logits.dim() == 0 or 0 in logits.shape[1:2]:
+        found = list(logits.shape) if logits.layout == torch.strided else logits.layout
+        raise ValueError(f"the model must return logits [B, C], a dense tensor of at least one class, got {found}")
     if logits.dim() == 1 or (logits.dim() > 1 and logits.shape[1] == 1):
         z = logits.unsqueeze(1) if logits.dim() == 1 else logits
         return torch.cat([torch.zeros_like(z), z], dim=1)

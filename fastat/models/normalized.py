@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
+
+from fastat.support.threat import as_float
+
+_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Normalized(nn.Module):
@@ -19,6 +24,7 @@ class Normalized(nn.Module):
         std: a number, or one per channel, in pixel units; above zero.
 
     Raises:
+        TypeError: the input is no floating-point tensor.
         ValueError: mean or std is empty, not finite or not flat, std has an entry <= 0, their lengths disagree, or (on
             the forward pass) the input's channels are not as many as the entries.
     """
@@ -39,6 +45,9 @@ class Normalized(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits of the pixels x [B, C, ...], float in [0, 1]."""
         channels = max(self.mean.numel(), self.std.numel())
+        if not isinstance(x, Tensor) or x.dtype not in _FLOATS:
+            found = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(f"x must be a floating-point tensor [B, C, ...] of pixels in [0, 1], got {found}")
         if x.dim() < 2 or (channels > 1 and x.shape[1] != channels):
             raise ValueError(f"mean and std are for {channels} channels, got an input of shape {tuple(x.shape)}")
         shape = (1, -1) + (1,) * (x.dim() - 2)
@@ -46,7 +55,9 @@ class Normalized(nn.Module):
 
 
 def _per_channel(name: str, value: float | Sequence[float]) -> Tensor:
-    tensor = torch.as_tensor(value, dtype=torch.float32)
+    parts = value if isinstance(value, list | tuple) else [value]
+    numbers = [as_float(part) if isinstance(part, Real) else part for part in parts]
+    tensor = torch.as_tensor(numbers if parts is value else numbers[0], dtype=torch.float32)
     if tensor.dim() > 1 or tensor.numel() == 0 or not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} must be a finite number or one per channel, got {value}")
     return tensor.detach().clone().reshape(-1)

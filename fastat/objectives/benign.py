@@ -96,7 +96,8 @@ def discrimination_loss(
     labels = integer_labels(y, features, "y")
     if not labels.is_cuda and not torch.compiler.is_compiling() and (labels.int() != labels).any():
         raise ValueError(f"y must fit in 32 bits, got labels from {int(labels.min())} to {int(labels.max())}")
-    if check_number(tau, "tau", above=True) < _LEAST_TAU:
+    tau = check_number(tau, "tau", above=True)
+    if tau < _LEAST_TAU:
         raise ValueError(f"tau must be at least {_LEAST_TAU}, got {tau}: similarities are divided by it")
     with torch.autocast(features.device.type, enabled=False):
         wide = features.to(compute_dtype(features))
@@ -135,7 +136,7 @@ def benign_loss(
     Raises:
         TypeError, ValueError, RuntimeError: as for :func:`benign_weights` and :func:`discrimination_loss`.
     """
-    check_number(beta, "beta")
+    beta = check_number(beta, "beta")
     labels, gamma = _checked_labels(logits, y, gamma)
     if losses is None:
         fit = _WeightedCrossEntropy.apply(logits, labels, gamma, group)
@@ -208,6 +209,7 @@ class _WeightedCrossEntropy(torch.autograd.Function):
 
 
 def _weighted_mean(losses: Tensor, weights: Tensor, group: Group | None) -> Tensor:
+    check_data(losses, "losses")
     if losses.shape != weights.shape:
         raise ValueError(f"losses must have shape {list(weights.shape)}, got {list(losses.shape)}")
     if group is not None:

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastat.kernels import ops
-from fastat.kernels.arguments import widened
+from fastat.kernels.arguments import check_data, check_logits, class_labels, integer_labels, widened
 from fastat.kernels.sizes import check_size
 from fastat.models import Model, directions, logits_of, run_eagerly
 
@@ -43,16 +43,20 @@ def gradient_misalignment(
     Raises:
         TypeError, ValueError: as for :func:`fastat.random_start`.
     """
+    check_data(x, "x")
+    labels = integer_labels(y, x, "y")
     check_size(eps, "eps", x)
     noisy = ops.random_start(x, eps, "linf", seed, sample_ids, lower, upper)
     with torch.enable_grad(), run_eagerly(model):
-        at_x = _input_gradient(model, x.detach(), y, differentiable=False)
-        at_noisy = _input_gradient(model, noisy, y, differentiable=True)
+        at_x = _input_gradient(model, x.detach().clone(), labels, differentiable=False)
+        at_noisy = _input_gradient(model, noisy, labels, differentiable=True)
     return (1 - F.cosine_similarity(at_x.flatten(1), at_noisy.flatten(1), dim=1)).mean()
 
 
 def _input_gradient(model: Model, x: Tensor, y: Tensor, differentiable: bool) -> Tensor:
     leaf = x.requires_grad_()
-    logits = widened(logits_of(model(leaf)))
-    loss = F.cross_entropy(logits, y, reduction="sum")  # of which each sample's gradient is its own
+    logits = logits_of(model(leaf))
+    check_logits(logits)
+    labels = class_labels(y, logits, "y")
+    loss = F.cross_entropy(widened(logits), labels, reduction="sum")  # of which each sample's gradient is its own
     return directions(loss, [leaf], create_graph=differentiable)[0]

@@ -14,7 +14,7 @@ near the empirical one:
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, Literal, get_args, overload
 
 import numpy as np
@@ -22,9 +22,10 @@ import torch
 from torch import Tensor
 
 from fastat.kernels import objective_ops as ops
-from fastat.kernels.arguments import check_data, check_logits, check_number, class_labels
+from fastat.kernels.arguments import check_data, check_integer, check_logits, check_number, class_labels
 from fastat.kernels.ops import LOSS_KINDS, attack_loss
 from fastat.support.distributed import Group, gathered
+from fastat.support.threat import as_float
 
 Order = Literal["hd", "hr"]
 ORDERS: tuple[str, ...] = get_args(Order)
@@ -133,8 +134,7 @@ def certificate(n: int, r: float) -> float:
     Raises:
         TypeError, ValueError: n or r is not a number in its range.
     """
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 1:
-        raise ValueError(f"n must be an integer >= 1, got {n!r}")
+    check_integer(n, "n", 1)
     return -math.expm1(-check_number(r, "r") * n)
 
 
@@ -215,6 +215,6 @@ def _budget(value: Budget, name: str, losses: Tensor) -> tuple[float, Tensor | N
 
 
 def _check_budget(value: object, name: str) -> float:
-    if name == "alpha" and isinstance(value, Real) and not 0 <= float(value) < 1:
+    if name == "alpha" and isinstance(value, Real) and not 0 <= as_float(value) < 1:
         raise ValueError(f"alpha must be in [0, 1), got {value}")
     return check_number(value, name)

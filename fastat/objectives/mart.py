@@ -34,7 +34,7 @@ def mart_loss(
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
     clean, adversarial, labels = logits_pair(logits, logits_adv, y)
-    check_number(lam, "lam")
+    lam = check_number(lam, "lam")
     index = labels[:, None]
     log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
     strongest = adversarial.scatter(1, index, -math.inf).argmax(1, keepdim=True)

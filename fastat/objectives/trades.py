@@ -38,7 +38,9 @@ def trades_loss(
         TypeError, ValueError: on wrong dtypes, shapes, devices, labels or numbers.
     """
     clean, adversarial, labels = logits_pair(logits, logits_adv, y)
-    check_number(beta, "beta")
+    beta, label_smoothing = check_number(beta, "beta"), check_number(label_smoothing, "label_smoothing")
+    if label_smoothing > 1:
+        raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
     log_p, log_q = clean.log_softmax(1), adversarial.log_softmax(1)
     fit = F.cross_entropy(clean, labels, label_smoothing=label_smoothing, reduction="none")
     divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(1)

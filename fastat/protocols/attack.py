@@ -18,7 +18,7 @@ from fastat.models import Model, in_eval_mode
 from fastat.protocols.checks import at_least_1, one_of
 from fastat.protocols.table import AttackName
 from fastat.support.distributed import own_ids
-from fastat.support.threat import Bounds, Norm, check_bounds, check_norm
+from fastat.support.threat import Bounds, Norm, as_float, check_bounds, check_norm
 
 AttackFunction = Callable[[Model, Tensor, Tensor], Tensor]
 """An attack of one's own: ``(model, x, y) -> x_adv``, which may train on labels of any kind."""
@@ -87,7 +87,7 @@ class Attack:
             object.__setattr__(self, name, plain(getattr(self, name)))
         if self.bounds is not None:
             lower, upper = self.bounds
-            found = tuple(None if end is None else float(end) for end in (lower, upper))
+            found = tuple(None if end is None else as_float(end) for end in (lower, upper))
             object.__setattr__(self, "bounds", found)
         if self.step_size is not None:
             object.__setattr__(self, "step_size", check_number(self.step_size, "step_size", above=True))

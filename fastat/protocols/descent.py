@@ -80,11 +80,11 @@ def descended(
     clean = features = None
     if isinstance(loss, Trades | Mart):
         with unwrapped(model) as bare:
-            clean = widened(logits_of(bare(batch.x)))
+            clean = widened(logits_of(bare(batch.x.clone())))  # the first layer may work in place
     if isinstance(objective, Benign):
-        output, features = with_features(model, objective.features)(x_adv)
+        output, features = with_features(model, objective.features)(x_adv.clone())
     else:
-        output = logits_of(model(x_adv))
+        output = logits_of(model(x_adv.clone()))
     logits = widened(output)
     own = not isinstance(objective, Mean | Holistic | Benign)
     losses: Tensor | None = None

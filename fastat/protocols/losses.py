@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.kernels.arguments import check_number
+from fastat.kernels.arguments import check_logits, check_number, class_labels
 from fastat.objectives import mart_loss, trades_loss
-from fastat.protocols.checks import below_1
+from fastat.protocols.checks import below_1, plain_numbers
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 """A loss of one's own: ``(output on the adversarial inputs, y) -> losses [B]``, with gradient."""
@@ -31,10 +31,18 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         below_1(self.label_smoothing, "label_smoothing")
+        plain_numbers(self, "label_smoothing")
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The losses ``[B]`` of logits ``[B, C]``."""
-        labels = y if y.is_floating_point() else y.long()
+        """The losses ``[B]`` of logits ``[B, C]``; labels ``[B]``, or shares of the classes ``[B, C]``."""
+        check_logits(logits)
+        shares = isinstance(y, Tensor) and y.is_floating_point()
+        if shares and (y.shape, y.device) != (logits.shape, logits.device):
+            raise ValueError(
+                f"y must be labels [B] or like the logits, {list(logits.shape)} on {logits.device}, "
+                f"got {list(y.shape)} on {y.device}"
+            )
+        labels = y.to(logits.dtype) if shares else class_labels(y, logits, "y")
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
 
 
@@ -53,6 +61,7 @@ class Trades:
     def __post_init__(self) -> None:
         check_number(self.beta, "beta")
         below_1(self.label_smoothing, "label_smoothing")
+        plain_numbers(self, "beta", "label_smoothing")
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
         """The losses ``[B]`` of logits ``[B, C]`` of the adversarial and the clean examples."""
@@ -76,6 +85,7 @@ class Mart:
 
     def __post_init__(self) -> None:
         check_number(self.lam, "lam")
+        plain_numbers(self, "lam")
 
     def __call__(self, logits: Tensor, y: Tensor, clean: Tensor) -> Tensor:
         """The losses ``[B]`` of logits ``[B, C]`` of the adversarial and the clean examples."""

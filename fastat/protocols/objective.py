@@ -18,7 +18,7 @@ from fastat.objectives import (
     holistic_cross_entropy,
     holistic_loss,
 )
-from fastat.protocols.checks import below_1, one_of
+from fastat.protocols.checks import below_1, one_of, plain_numbers
 from fastat.protocols.losses import CrossEntropy
 from fastat.support.distributed import Group
 
@@ -64,6 +64,7 @@ class Holistic:
     def __post_init__(self) -> None:
         below_1(self.alpha, "alpha")
         check_number(self.r, "r")
+        plain_numbers(self, "alpha", "r")
         one_of(self.order, "order", get_args(Order))
 
     def __call__(self, batch: BatchOutput) -> Tensor:
@@ -106,6 +107,7 @@ class Benign:
         check_number(self.gamma, "gamma")
         check_number(self.beta, "beta")
         check_number(self.tau, "tau", above=True)
+        plain_numbers(self, "gamma", "beta", "tau")
         one_of(self.positives, "positives", get_args(Positives))
         if self.features is not None and not isinstance(self.features, str):
             raise TypeError(f"features must be the name of a module, got {self.features!r}")

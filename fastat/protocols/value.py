@@ -15,7 +15,7 @@ from fastat.kernels.arguments import check_number
 from fastat.models import Model, unwrapped
 from fastat.protocols.attack import Attack, AttackFunction, move_
 from fastat.protocols.awp import perturbed_weights
-from fastat.protocols.checks import one_of
+from fastat.protocols.checks import one_of, plain_numbers
 from fastat.protocols.descent import Batch, adversarial, descended, misaligned
 from fastat.protocols.losses import LOSSES, CrossEntropy, Loss, LossFunction, Mart, Trades
 from fastat.protocols.objective import OBJECTIVES, Benign, Holistic, Mean, Objective, ObjectiveFunction
@@ -87,6 +87,7 @@ class Protocol:
             )
         check_number(self.grad_align, "grad_align")
         check_number(self.awp, "awp")
+        plain_numbers(self, "grad_align", "awp")
         if self.grad_align > 0 and not isinstance(self.attack, Attack):
             raise ValueError("grad_align takes eps and bounds from an Attack: it must be 0 with an attack of one's own")
 

@@ -39,7 +39,7 @@ def keyed_permutation(n: int, *key: int) -> Tensor:
 def _fold(key: tuple[int, ...]) -> int:
     state = len(key)
     for part in key:
-        state = _splitmix((state + part) & _WORD)
+        state = _splitmix((state + int(part)) & _WORD)  # numpy's integers have 64 bits
     return state
 
 

@@ -139,7 +139,7 @@ def evaluate(
         {name: torch.cat(parts).cpu() for name, parts in correct.items()},
         {name: torch.cat(parts) for name, parts in found.items() if parts},
     )
-    check_single(*single, result.n)
+    check_single(single[0], single[1], result.n)
     check_order(result.correct, {trial.name: trial.steps for trial in trials})
     return result
 

@@ -101,7 +101,7 @@ def test_mode_is_restored_after_an_error():
         ({"x": X[:0], "y": Y[:0]}, "at least one image"),
         ({"y": Y[:3]}, r"got x \(8, 1, 2, 2\) and labels \(3,\)"),
         ({"sample_ids": Y[:3]}, "sample_ids must have the shape of y"),
-        ({"batch_size": 0}, "batch_size must be an integer, at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
     ],
 )
 def test_rejects(change, message):
@@ -174,7 +174,7 @@ def test_wilson_interval():
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
     assert wilson_interval(0.0, 20)[0] == 0.0
     assert wilson_interval(1.0, 20)[1] == 1.0
-    with pytest.raises(ValueError, match="got 0 and"):
+    with pytest.raises(ValueError, match="n must be an integer >= 1, got 0"):
         wilson_interval(0.5, 0)
 
 

@@ -61,6 +61,8 @@ def check_written(target: Tensor, name: str, **inputs: object) -> None:
         )
     if torch.compiler.is_compiling():
         return
+    if target.is_neg():
+        raise ValueError(f"{name} is a view of other numbers, negated: pass {name}.resolve_neg()")
     if not samples_dense(target) and _overlaps_itself(target):
         raise ValueError(f"{name} has entries that share memory (it is expanded): pass {name}.clone()")
     for other, value in inputs.items():
@@ -211,6 +213,9 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
         else:
             ends.append((as_float(value), None))
     (low, lows), (high, highs) = ends
+    most = torch.finfo(x.dtype).max
+    if low > most or high < -most:
+        raise ValueError(f"lower and upper must leave numbers of {x.dtype}, got lower={lower}, upper={upper}")
     if lows is None and highs is None:
         if not low <= high:
             raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")

@@ -38,7 +38,7 @@ TENSOR_CHANGES = (
     "({0}).index_fill(0, torch.tensor([0]), math.nan)", "({0}).index_fill(-1, torch.tensor([0]), math.inf)",
     "({0})[:1].expand(({0}).shape)", "({0}).requires_grad_()", "({0}).expand(3, *({0}).shape)", "torch.zeros([1] * 20)",
     "torch.tensor([])", "torch.tensor(0.5)", "({0}).to(torch.uint16)", "({0}).to_sparse_csr()", "torch.zeros(0, 2**40)",
-    "({0}) - 2**40", "({0}).to_mkldnn()", "({0}).conj()", "torch._neg_view({0})",
+    "({0}) - 2**40", "({0}).to_mkldnn()", "({0}).conj()", "torch._neg_view(({0}).dequantize())",
 )  # fmt: skip
 MODEL_CHANGES = (
     "lambda x: None", "lambda x: 3", "lambda x: x.sum()", "lambda x: x.flatten(1) * math.nan",

@@ -41,7 +41,7 @@ MODEL = nn.Linear(3, 2)
     ],
 )
 def test_a_number_that_no_float_holds_is_a_value_error(call):
-    with pytest.raises(ValueError, match="must (be|have)"):
+    with pytest.raises(ValueError, match=r"must (be|have)"):
         call()
 
 

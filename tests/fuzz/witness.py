@@ -31,9 +31,7 @@ class Witness:
         places = {_place(t) for _, t in self.tensors if id(t) in self.written and not refused}
         for i, (name, t) in enumerate(self.tensors):
             written = id(t) in self.written and not refused
-            if (
-                not written and _place(t) in places
-            ):  # what is written there, but for its own entries, is looked at there
+            if not written and _place(t) in places:  # what is around the entries that are written is looked at below
                 continue
             if _kind(t) != self.kinds[i]:
                 yield f"changed what {name} is"

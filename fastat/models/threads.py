@@ -46,8 +46,10 @@ class Watch:
 @contextmanager
 def changed(model: Any, how: str) -> Iterator[None]:
     """Within the block this thread has changed the model, which other threads are told that train it: ``how``, for
-    messages, "has frozen its parameters". A module compiled in place is not watched: it would be compiled again."""
-    if not isinstance(model, nn.Module) or model._compiled_call_impl is not None:
+    messages, "has frozen its parameters". Not watched are modules compiled in place, which would be compiled again, and
+    scripted ones, which take no hooks."""
+    scripted = isinstance(model, torch.jit.ScriptModule)
+    if not isinstance(model, nn.Module) or scripted or model._compiled_call_impl is not None:
         yield
         return
     mine = _changed()

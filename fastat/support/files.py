@@ -86,7 +86,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             _check_bounded(stream)
             state = torch.load(stream, map_location="cpu", weights_only=True)
         except Exception as error:  # a broken file makes the unpickler stumble in any way, an IndexError for one
-            raise ValueError(f"{path} is not a checkpoint that can be read: {in_a_line(error)}") from error
+            raise ValueError(
+                f"{path} is not a checkpoint that can be read ({in_a_line(error)}): bring back a copy of it, or delete "
+                "it"
+            ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(state).__name__}")
     return state
@@ -99,6 +102,8 @@ def _check_bounded(stream: IO[bytes]) -> None:
     Args:
         stream: of the file, at its start afterwards.
     """
+    if stream.seek(0, os.SEEK_END) == 0:
+        raise ValueError("it is empty")
     if zipfile.is_zipfile(stream):
         members = zipfile.ZipFile(stream).infolist()
         size = stream.seek(0, os.SEEK_END)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from fastat.support.distributed import Group, agreed, rank_of
 from fastat.support.files import load_checkpoint, save_checkpoint, write_json, write_json_lines
+from fastat.support.foreign_json import read_file
 from fastat.training.checkpoint import NETWORK
 from fastat.training.lock import locked
 from fastat.training.monitors import best_epoch
@@ -94,6 +94,7 @@ def _is_saved(file: Path, epoch: int) -> bool:
 
 def _is_object(file: Path) -> bool:
     try:
-        return isinstance(json.loads(file.read_text()), dict)
-    except (FileNotFoundError, ValueError):
+        read_file(file, {})
+    except (OSError, ValueError):
         return False
+    return True

@@ -25,6 +25,7 @@ ROW = {
 """A line of metrics.jsonl."""
 _WATCHED = ("clean", "fgsm", "pgd-20")
 _NETWORK = {"title": str, "classes": [str], "image_shape": [int], "epoch": int, "history": [ROW], "model": {}}
+_SOMETIMES = {"step": int, "caller": {...: str}, "environment": {...: str}}
 _PROGRESS = {
     "history": [ROW],
     "epoch": int,
@@ -64,6 +65,9 @@ def check_history(rows: Any, place: str) -> None:
 def check_network_state(state: Mapping[str, Any], file: Path) -> None:
     """Raises ValueError, which names the file, unless a network can be built from what it holds."""
     check_json(state, _NETWORK, f"{file}:")
+    for name, kind in _SOMETIMES.items():
+        if name in state:
+            check_json(state[name], kind, f"{file}: {name}")
     check_history(state["history"], f"{file}: history")
     if not state["classes"] or not state["image_shape"] or min(state["image_shape"]) < 1 or state["epoch"] < 0:
         raise ValueError(f"{file}: it must have classes, an image_shape of sizes and a number of epochs")

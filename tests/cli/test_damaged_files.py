@@ -119,6 +119,8 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Path], list[str]]]] = {
 }  # fmt: skip
 
 
+MENDED = ("train config", "train caller", "show results", "evaluate config", "evaluate metrics")
+"""Where the checkpoint, or measuring again, has what a broken file has not."""
 OBJECTS = ("config.json", "metrics.jsonl", "results.json", "environment.json", "caller.json", "settings.json")
 
 
@@ -141,7 +143,7 @@ def test_another_content_is_one_line(made, tmp_path, quick, name):
         shutil.copytree(made / folder.name, folder)
         file.write_bytes(content)
         said = outcome(command, folder)
-        harmless = what in ("empty", "object") or name in ("train caller",)
+        harmless = what in ("empty", "object") or name in MENDED
         assert said or harmless, f"{what} was taken for {file.name}"
 
 
@@ -158,7 +160,7 @@ def test_a_field_of_another_kind_is_one_line(made, tmp_path, quick, name):
             refused += outcome(command, folder) != ""
         except Exception as error:
             raise AssertionError(f"{what} in {file.name}: {type(error).__name__}: {error}") from error
-    assert refused > 0
+    assert refused > 0 or name in MENDED
 
 
 @pytest.mark.parametrize("name", ["train checkpoint", "evaluate best", "evaluate last", "weights", "other weights"])

@@ -128,9 +128,7 @@ def test_without_its_checkpoint_an_unfinished_run_starts_again_and_says_so(runs,
 def test_a_broken_checkpoint_is_named_with_the_remedy(runs, copied, capsys, name):
     folder = copied(name, "checkpoint.pt", "cut short")
     before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-    with pytest.raises(
-        SystemExit, match=r"checkpoint\.pt .*Put a copy back; without one delete it, and the run starts"
-    ):
+    with pytest.raises(SystemExit, match=r"checkpoint\.pt .*[Bb]ring back a copy of it, or delete it"):
         again(folder, capsys)
     assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 

@@ -107,8 +107,8 @@ FASTAT_HD void store_nearest(Half& to, float v) {
 }
 
 // Stores v, a point of the ball {|p - x| <= radius} and the box [lower, upper], without leaving either: the ends of the
-// box are numbers of type T, and where the nearest number lies outside of the ball, the next one toward x is taken. An
-// x outside of the box counts for less than the box.
+// box are numbers of type T, and where the nearest number lies outside of the ball, the next one toward x is taken. If
+// x itself is outside of the box, the result is in the box and may be outside of the ball.
 template <class T, class C = compute_t<T>>
 FASTAT_HD void store_inside(T& to, C v, C x, C radius, C lower, C upper) {
   if constexpr (is_compute_type<T>) {

@@ -69,8 +69,8 @@ struct L2Sums {
 template <class C>
 struct L2Plan {
   C first, second;  // g times first times second is the step, scaled; split so that neither factor overflows
-  C scale;          // of the perturbation; 1 leaves it alone
-  bool moves;
+  C coarse, fine;   // both multiply the perturbation: one alone may be below the smallest number
+  bool moves, shrinks;
 };
 
 // ||stepped perturbation||^2.
@@ -80,7 +80,7 @@ FASTAT_HD double l2_squared(const L2Sums& sums, double step) {
 
 template <class C>
 FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
-  L2Plan<C> plan{C(0), C(0), C(1), sums.gg > 0};
+  L2Plan<C> plan{C(0), C(0), C(1), C(1), sums.gg > 0, false};
   const double squared = l2_squared(sums, step), radius = static_cast<double>(eps);
   const double scale = squared > radius * radius ? radius / sqrt(squared) : 1.0;
   if (plan.moves) {
@@ -89,19 +89,21 @@ FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
     plan.first = static_cast<C>(lift);
     plan.second = static_cast<C>(step * scale / (norm * lift));
   }
-  plan.scale = static_cast<C>(scale);
+  plan.shrinks = scale < 1.0;
+  plan.coarse = static_cast<C>(scale < 0x1p-60 ? sqrt(scale) : 1.0);
+  plan.fine = static_cast<C>(scale < 0x1p-60 ? scale / sqrt(scale) : scale);
   return plan;
 }
 
 template <bool has_grad, class C>
 FASTAT_HD C l2_point(C adv, C grad, C x, const L2Plan<C>& plan, const Ball<C>& ball) {
-  C inside = plan.scale < C(1) ? within_range(adv - x) * plan.scale : adv;
+  C inside = plan.shrinks ? within_range(adv - x) * plan.coarse * plan.fine : adv;
   if (has_grad && plan.moves) inside = inside + grad * plan.first * plan.second;
-  return clamp(plan.scale < C(1) ? x + inside : inside, ball.lower, ball.upper);
+  return clamp(plan.shrinks ? x + inside : inside, ball.lower, ball.upper);
 }
 
 // Whether the sums say too little: entries that are not finite, numbers near the end of the range, or a long step
-// nearly undone by another. Those of the projection of floats say all.
+// nearly undone by another. Without a step, floats have none of these.
 template <bool has_grad, class C>
 FASTAT_HD bool l2_unclear(const L2Sums& sums, C step, C eps) {
   if (!has_grad && std::is_same_v<C, float>) return false;
@@ -167,13 +169,13 @@ FASTAT_HD void l2_carefully(const Team& team, const Sample<T>& s, int64_t n, C s
     const double d = perturbation(i);
     v[0] += d * d;
   })[0]);
-  const double scale = norm > unit * eps ? eps / norm : 1.0 / unit;
-  const bool stays = !(norm > unit * eps);
+  const bool outside = norm > unit * eps;
+  const double scale = outside ? eps / norm : 1.0 / unit;
   for_each(team, n, [=](int64_t i) {
     const Ball<C> ball = balls.at(i);
     const C adv = load(s.adv[i]), x = load(s.x[i]);
     const C moved = within_range(static_cast<C>(static_cast<double>(x) + scale * perturbation(i)));
-    const C point = clamp(stays & (stepped(i) == 0.0) ? adv : moved, ball.lower, ball.upper);
+    const C point = clamp(outside | (stepped(i) != 0.0) ? moved : adv, ball.lower, ball.upper);
     store_inside(s.adv[i], point, x, abs_of(point - x), ball.lower, ball.upper);
   });
 }
@@ -285,11 +287,20 @@ FASTAT_HD L1Coordinate l1_coordinate(C moved, C x, const Ball<C>& ball) {
   return {centre, distance, (far - distance) - centre, least > 0.0 ? least : 0.0, room > 0.0 ? room : 0.0, up};
 }
 
-// Between the two, off both ends: geometrically where they are of different magnitude.
-FASTAT_HD L1Shift l1_between(const L1Shift& low, const L1Shift& high, double eps) {
-  const double least = low.hi > eps * 0x1p-20 ? low.hi : eps * 0x1p-20;
+// Between the two. Far away what is kept bends near the numbers that a double can be, and is flat between: first those
+// are tried, then what is near one end, geometrically, or in the middle.
+FASTAT_HD L1Shift l1_between(const L1Shift& low, const L1Shift& high, double eps, int turn) {
+  const double tiny = eps * 0x1p-20, least = low.hi > tiny ? low.hi : tiny;
   if (high.hi > least * 0x1p+20) return {sqrt(least) * sqrt(high.hi), 0.0, 1.0};
-  return low.plus(0.5 * ((high.hi - low.hi) + (high.lo - low.lo)));
+  const double numbers[] = {low.hi + 0.5 * (high.hi - low.hi), low.hi, high.hi};
+  for (const double number : numbers) {
+    const L1Shift at{number, 0.0, 1.0};
+    if ((low < at) & (at < high)) return at;
+  }
+  const double gap = (high.hi - low.hi) + (high.lo - low.lo);
+  const double near = gap > tiny * 0x1p+20 ? sqrt(gap) * sqrt(tiny) : 0.5 * gap;
+  const L1Shift at = turn % 2 == 0 ? low.plus(near) : high.plus(-near);
+  return turn % 3 != 0 && (low < at) & (at < high) ? at : low.plus(0.5 * gap);
 }
 
 // Where to begin, in the arithmetic of the data: 0 where v may be in the ball.
@@ -355,7 +366,7 @@ FASTAT_HD L1Shift l1_shift(const Team& team, const C* moved, const T* points, in
     if (abs_of(at[0] - eps) <= close || iteration == 300) break;
     (at[0] > eps ? low : high) = shift;
     L1Shift next = shift.plus((at[0] - eps) / at[1]);
-    if (!((low < next) & (next < high))) next = l1_between(low, high, eps);  // off the bracket, or on a flat piece
+    if (!((low < next) & (next < high))) next = l1_between(low, high, eps, iteration);  // off the bracket, or flat
     if (!((low < next) & (next < high))) break;
     shift = next;
   }

@@ -11,12 +11,12 @@ from fastat.graphs import capturing
 from fastat.models import (
     Model,
     any_compiled,
-    changed,
     fresh_casts,
     half_scale,
     is_sharded,
     modules_in_sight,
     unwrapped,
+    watched,
 )
 
 
@@ -68,8 +68,8 @@ def attacking(model: Model, device: torch.device) -> Iterator[Model]:
     parameters = list(model.parameters()) if isinstance(model, nn.Module) else []
     kept = set() if any_compiled(model) else set(parameters) if casts else _matrices(modules)
     frozen = [] if is_sharded(model) else [p for p in parameters if p.requires_grad and p not in kept]
-    watched = changed(model, "attacks it with frozen parameters") if frozen else nullcontext()
-    with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare, watched:
+    telling = watched(model, "attacks it with frozen parameters") if frozen else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), fresh_casts(), unwrapped(model) as bare, telling:
         try:
             for p in frozen:
                 p.requires_grad_(False)

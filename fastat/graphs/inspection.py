@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as _modules
 
-from fastat.models import Watch
+from fastat.models import TrainingWatch
 
 
 class CaptureError(RuntimeError):
@@ -126,8 +126,9 @@ def survey(model: nn.Module) -> Survey:
 def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
     """Those that a forward pass may read, without the hook of whoever changes the module now."""
     for name, value in vars(module).items():
-        if name == "_forward_pre_hooks" and value:
-            yield name, {key: hook for key, hook in value.items() if not isinstance(hook, Watch)}
+        if name in ("_forward_pre_hooks", "_forward_pre_hooks_with_kwargs") and value:
+            hooks = module._forward_pre_hooks
+            yield name, {key: one for key, one in value.items() if not isinstance(hooks.get(key), TrainingWatch)}
         elif name not in _NOT_OF_FORWARD:
             yield name, value
 

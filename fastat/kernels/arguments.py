@@ -48,71 +48,6 @@ def check_like(t: Tensor, other: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be on {other.device}, got {t.device}")
 
 
-def check_written(target: Tensor, name: str, **inputs: object) -> None:
-    """Checks a tensor that an op writes before anything is written.
-
-    Raises:
-        RuntimeError: it requires grad while grad mode is on.
-        ValueError: entries of it share memory with each other, or with an input.
-    """
-    if target.requires_grad and torch.is_grad_enabled():
-        raise RuntimeError(
-            f"{name} requires grad, and an in-place op cannot write it while grad mode is on: detach it, or use no_grad"
-        )
-    if torch.compiler.is_compiling():
-        return
-    if target.is_neg():
-        raise ValueError(f"{name} is a view of other numbers, negated: pass {name}.resolve_neg()")
-    if not samples_dense(target) and _overlaps_itself(target):
-        raise ValueError(f"{name} has entries that share memory (it is expanded): pass {name}.clone()")
-    for other, value in inputs.items():
-        if isinstance(value, Tensor) and _overlap(target, value):
-            raise ValueError(f"{name}, which is written, shares memory with {other}: pass {other}.clone()")
-
-
-def _overlaps_itself(t: Tensor) -> bool:
-    if t.numel() == 0:
-        return False
-    dims = sorted((stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size > 1)
-    extent = 1
-    for stride, size in dims:
-        if stride < extent:  # of an overlap or of strides that interlock
-            return _places(t).bincount().max().item() > 1
-        extent += stride * (size - 1)
-    return False
-
-
-def _overlap(written: Tensor, read: Tensor) -> bool:
-    """Whether two tensors have an entry at the same place in memory."""
-    first, last = _extent(written)
-    start, end = _extent(read)
-    if last <= start or end <= first or written.device != read.device:
-        return False
-    size = written.element_size()
-    if start == first or read.element_size() != size or (start - first) % size != 0:
-        return True
-    return bool(torch.isin(_places(written), _places(read) + (start - first) // size).any())
-
-
-def _extent(t: Tensor) -> tuple[int, int]:
-    """The addresses of its first byte and of the byte after its last."""
-    first = t.data_ptr()
-    if t.is_contiguous():
-        return first, first + t.nbytes
-    if t.numel() == 0:
-        return first, first
-    entries = 1 + sum(stride * (size - 1) for stride, size in zip(t.stride(), t.shape, strict=True))
-    return first, first + entries * t.element_size()
-
-
-def _places(t: Tensor) -> Tensor:
-    """Where its entries stand, counted from the first one."""
-    places = torch.zeros((), dtype=torch.int64)
-    for stride, size in zip(t.stride(), t.shape, strict=True):
-        places = places.unsqueeze(-1) + stride * torch.arange(size)
-    return places.flatten()
-
-
 def compute_dtype(t: Tensor) -> torch.dtype:
     """What the ops compute in for this data."""
     return torch.float64 if t.dtype == torch.float64 else torch.float32
@@ -187,7 +122,10 @@ def check_integer(value: object, name: str, least: int, what: str = "") -> None:
 
 
 def check_number(value: object, name: str, above: bool = False) -> float:
-    """A finite number >= 0, or above 0, as a float; TypeError or ValueError for anything else."""
+    """A finite number >= 0, or above 0, as a float; TypeError or ValueError for anything else. A tensor or an array of
+    no dimensions is the number in it."""
+    if getattr(value, "ndim", None) == 0 and not (isinstance(value, Tensor) and value.device.type == "meta"):
+        value = value.item()  # type: ignore[attr-defined]
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     number = as_float(value)

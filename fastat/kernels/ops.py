@@ -25,7 +25,6 @@ from fastat.kernels.arguments import (
     box,
     check_data,
     check_like,
-    check_written,
     class_labels,
     compute_dtype,
     integer_labels,
@@ -33,6 +32,7 @@ from fastat.kernels.arguments import (
     samples_dense,
     sized,
 )
+from fastat.kernels.overlap import check_written
 from fastat.kernels.sizes import Size, in_layout
 from fastat.support.threat import Norm, check_norm
 

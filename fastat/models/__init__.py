@@ -34,7 +34,7 @@ from fastat.models.preact_resnet import preact_resnet18, preact_resnet34, preact
 from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.sight import modules_in_sight
 from fastat.models.small_cnn import small_cnn
-from fastat.models.threads import Watch, changed
+from fastat.models.threads import TrainingWatch, watched
 from fastat.models.weights import closest_network, load_weights, read_weights
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.support import did_you_mean
@@ -46,11 +46,10 @@ __all__ = [
     "Model",
     "ModelConfig",
     "Normalized",
-    "Watch",
+    "TrainingWatch",
     "any_compiled",
     "buffers_put_back",
     "build",
-    "changed",
     "check_name",
     "class_logits",
     "closest_named",
@@ -80,6 +79,7 @@ __all__ = [
     "title",
     "uncompiled",
     "unwrapped",
+    "watched",
     "wide_resnet_28_10",
     "wide_resnet_34_10",
     "wide_resnet_34_20",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastat.models.sight import modules_in_sight
-from fastat.models.threads import changed
+from fastat.models.threads import watched
 
 Model = Callable[[Tensor], Any]
 """An ``nn.Module`` or any function from inputs ``[B, ...]`` to logits ``[B, C]``, or to what holds them
@@ -126,19 +128,53 @@ def run_eagerly(model: Model) -> AbstractContextManager[Any]:
 @contextmanager
 def in_eval_mode(model: Model) -> Iterator[None]:
     """Puts every module in eval mode, of a function those that it refers to, and back in the mode it had: some may have
-    been in eval mode before.
+    been in eval mode before. Where several threads evaluate one model, the last of them does that.
 
     An exported module keeps the mode in which it was exported.
     """
+    key = id(model)
+    with _evaluated_lock:
+        evaluation = _evaluated.get(key)
+        if evaluation is None:
+            evaluation = _evaluated[key] = _Evaluation(ExitStack())
+            evaluation.was_training = evaluation.undo.enter_context(_put_in_eval_mode(model))
+        evaluation.blocks += 1
+    try:
+        with watched(model, "evaluates it in eval mode") if evaluation.was_training else nullcontext():
+            yield
+    finally:
+        with _evaluated_lock:
+            evaluation.blocks -= 1
+            if evaluation.blocks == 0:
+                del _evaluated[key]
+                evaluation.undo.close()
+
+
+@dataclass
+class _Evaluation:
+    """Of one model: what puts it back, and how many blocks are to end before."""
+
+    undo: ExitStack
+    blocks: int = 0
+    was_training: bool = False
+
+
+_evaluated: dict[int, _Evaluation] = {}
+_evaluated_lock = threading.Lock()
+
+
+@contextmanager
+def _put_in_eval_mode(model: Model) -> Iterator[bool]:
+    """Whether any module was in train mode."""
     modules = list(model.modules()) if isinstance(model, nn.Module) else modules_in_sight(model)
     if not any(module.training for module in modules):
-        yield
+        yield False
         return
-    with modes_kept(model), changed(model, "evaluates it in eval mode"):
+    with modes_kept(model):
         for module in modules[:1] if isinstance(model, nn.Module) else modules:
             with suppress(NotImplementedError):
                 module.eval()
-        yield
+        yield True
 
 
 @contextmanager

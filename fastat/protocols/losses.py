@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.kernels.arguments import check_logits, check_number, class_labels
+from fastat.kernels.arguments import check_data, check_number
 from fastat.objectives import mart_loss, trades_loss
 from fastat.protocols.checks import below_1, plain_numbers
 
@@ -34,16 +35,25 @@ class CrossEntropy:
         plain_numbers(self, "label_smoothing")
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The losses ``[B]`` of logits ``[B, C]``; labels ``[B]``, or shares of the classes ``[B, C]``."""
-        check_logits(logits)
-        shares = isinstance(y, Tensor) and y.is_floating_point()
-        if shares and (y.shape, y.device) != (logits.shape, logits.device):
-            raise ValueError(
-                f"y must be labels [B] or like the logits, {list(logits.shape)} on {logits.device}, "
-                f"got {list(y.shape)} on {y.device}"
-            )
-        labels = y.to(logits.dtype) if shares else class_labels(y, logits, "y")
+        """The losses ``[B, ...]`` of logits ``[B, C, ...]``; labels ``[B, ...]``, of which those of -100 do not count,
+        or shares of the classes ``[B, C, ...]``."""
+        check_data(logits, "logits")
+        if not isinstance(y, Tensor) or logits.dim() < 2:
+            found = f"{list(logits.shape)} and {type(y).__name__}"
+            raise TypeError(f"the loss takes logits [B, C, ...] and labels in a tensor, got {found}")
+        labels = y if y.is_floating_point() else y.long()
+        if not y.is_floating_point():
+            _check_classes(labels, logits.shape[1])
         return F.cross_entropy(logits, labels, reduction="none", label_smoothing=self.label_smoothing)
+
+
+def _check_classes(labels: Tensor, classes: int) -> None:
+    """ValueError for labels that are none of the classes, as far as looking does not stall a device."""
+    if labels.device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != -100)]
+    if len(wrong) > 0:
+        raise ValueError(f"y must hold classes in [0, {classes}), got {wrong[0].item()}")
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,20 @@ def test_points_anywhere_are_projected_into_the_ball(norm):
                     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("far", [1e20, 1e36, 1e38])
+@pytest.mark.parametrize("eps", [1e-8, 1e-6, 1e-3])
+def test_small_balls_far_away(eps, far, dtype):
+    """Where eps over the distance is below the smallest number of float32."""
+    x = torch.zeros(2, 4, dtype=dtype)
+    away = torch.tensor([[3.0, 0.0, -4.0, 0.0], [1.0, 0.0, 0.0, 0.0]], dtype=dtype)
+    expected = eps * away / away.norm(dim=1, keepdim=True)
+    found = ops.project_(away * (far / 5), x, eps, "l2", None, None)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    stepped = ops.l2_step_(away * (far / 5), away, x, far, eps, None, None)
+    torch.testing.assert_close(stepped, expected, rtol=1e-6, atol=0)
+
+
 def test_the_careful_way_has_the_result_of_the_twin():
     """A gradient with a NaN goes that way; its other entries are the step."""
     g = torch.Generator().manual_seed(0)

@@ -1,9 +1,13 @@
 """What an in-place op may write: no tensor that shares memory with itself or an input. A refusal writes nothing."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from fastat.kernels import ops
+from fastat.kernels.overlap import check_written
 
 
 def shifted():
@@ -89,3 +93,41 @@ def test_best_writes_nothing_when_it_refuses():
         with pytest.raises(error, match=message):
             ops.best_(*arguments)
         assert all(map(torch.equal, before, [t.detach() for t in arguments]))
+
+
+def overlaps_itself(t):
+    return len(set(indices(t).flatten().tolist())) < t.numel()
+
+
+def indices(t):
+    """Where its entries stand, from the first one, by counting."""
+    parts = [stride * torch.arange(size) for stride, size in zip(t.stride(), t.shape, strict=True)]
+    return parts[0][:, None, None] + parts[1][:, None] + parts[2]
+
+
+def test_where_views_meet_is_found_exactly():
+    """Against marking every entry, for views of one buffer at random."""
+    g = torch.Generator().manual_seed(0)
+
+    def draw(n):
+        return int(torch.randint(n, (), generator=g))
+
+    met = 0
+    for _ in range(400):
+        buffer = torch.zeros(600)
+        shape = [1 + draw(3) for _ in range(3)]
+        strides = [sorted([1 + draw(4), 4 + draw(12), 12 + draw(40)], reverse=draw(2) == 0) for _ in range(2)]
+        strides[1] = strides[0] if draw(2) else strides[1]
+        one, other = (buffer.as_strided(shape, stride, draw(60)) for stride in strides)
+        other.fill_(1)
+        overlap = bool((one == 1).any())
+        met += overlap
+        with pytest.raises(ValueError, match="share") if overlap or overlaps_itself(one) else nullcontext():
+            check_written(one, "one", other=other)
+    assert 100 < met < 350
+
+
+def test_tracers_have_no_memory_to_share():
+    with FakeTensorMode():
+        x_adv, grad, x = (torch.empty(2, 6) for _ in range(3))
+        assert ops.linf_step_(x_adv, grad, x, 0.1, 0.2) is x_adv

@@ -69,14 +69,59 @@ def test_training_in_another_thread_is_told_that_it_learns_nothing():
         lambda model: torch.no_grad()(model)(X),
         lambda model: fastat.pgd(model, X, Y, 0.1, steps=1),
         lambda model: torch.autograd.grad(model(X.clone().requires_grad_()).sum(), model[4].weight),
-        lambda model: copy.deepcopy(model)(X).sum().backward(),
-        lambda model: pickle.loads(pickle.dumps(model))(X).sum().backward(),
+        lambda model: model(input=X.clone().requires_grad_()),
     ],
-    ids=["without gradients", "an attack", "of the inputs", "a copy", "a pickled copy"],
+    ids=["without gradients", "an attack", "of the inputs", "of the inputs by name"],
 )
 def test_what_takes_no_harm_is_not_warned_of(work):
     model = network().eval()
     assert while_attacked(model, lambda: work(model))[1] == []
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_made_meanwhile_is_frozen_and_says_so(copied):
+    model = network().eval()
+    (made, messages) = while_attacked(model, lambda: copied(model))
+    assert messages == []
+    with pytest.warns(RuntimeWarning, match="this model is a copy, made while another thread attacks it"):
+        made(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.requires_grad_()(X).sum().backward()
+    assert made[0].weight.grad is not None
+
+
+def test_two_evaluations_at_once_are_both_in_eval_mode():
+    """The first one ends while the second one runs, and the mode is put back after that."""
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, 3)).train()
+    modes, began, ended = [], threading.Event(), threading.Event()
+
+    def long_one(model_, x, y):
+        began.set()
+        assert ended.wait(60)
+        modes.append(model.training)
+        return x
+
+    def short_one(model_, x, y):
+        assert began.wait(60)
+        return x
+
+    def evaluate(attack):
+        fastat.evaluate(model, X, Y, 0.1, attacks={"own": attack})
+
+    thread = threading.Thread(target=evaluate, args=(long_one,))
+    thread.start()
+    evaluate(short_one)
+    ended.set()
+    thread.join()
+    assert modes == [False]
+    assert model.training
+
+
+def test_scripted_models_can_be_attacked_and_evaluated():
+    model = torch.jit.script(network().train())
+    fastat.evaluate(model, X, Y, 0.1, attacks=("fgsm",))
+    assert fastat.pgd(model.eval(), X, Y, 0.1, steps=1).shape == X.shape
 
 
 def test_an_attack_leaves_no_hook():

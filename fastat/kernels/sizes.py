@@ -40,7 +40,7 @@ def check_size(value: Size, name: str, x: Tensor, check_values: bool = True) -> 
     if not number >= 0:
         raise ValueError(f"{name} must be >= 0, got {value}")
     if name == "step_size" and number > most:
-        raise ValueError(f"step_size must be at most {most:g}, the largest number there is, got {value}")
+        raise ValueError(f"step_size must be at most {most:g}, got {value}")
 
 
 def spread(value: Tensor, name: str, x: Tensor) -> Tensor:

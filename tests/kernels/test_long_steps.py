@@ -17,7 +17,11 @@ def distance(x_adv, x, norm):
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("size", [1e39, math.inf, 10**400, torch.tensor(math.inf), torch.tensor([math.inf, 0.1])])
+@pytest.mark.parametrize(
+    "size",
+    [1e39, math.inf, 10**400, torch.tensor(math.inf), torch.tensor([math.inf, 0.1])],
+    ids=["1e39", "inf", "10**400", "a tensor", "one of each sample"],
+)
 def test_a_step_without_end_is_refused(size, norm):
     x = torch.rand(2, 1, 4, 4)
     with pytest.raises(ValueError, match=r"step_size must be at most 3.40282e\+38, got"):

@@ -91,7 +91,7 @@ FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
   }
   plan.shrinks = scale < 1.0;
   plan.coarse = static_cast<C>(scale < 0x1p-60 ? sqrt(scale) : 1.0);
-  plan.fine = static_cast<C>(scale < 0x1p-60 ? scale / sqrt(scale) : scale);
+  plan.fine = static_cast<C>(scale < 0x1p-60 ? sqrt(scale) : scale);
   return plan;
 }
 

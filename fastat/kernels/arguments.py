@@ -153,7 +153,7 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
     (low, lows), (high, highs) = ends
     most = torch.finfo(x.dtype).max
     if low > most or high < -most:
-        raise ValueError(f"lower and upper must leave numbers of {x.dtype}, got lower={lower}, upper={upper}")
+        raise ValueError(f"lower must be at most {most:g}, upper at least {-most:g}, got lower={lower}, upper={upper}")
     if lows is None and highs is None:
         if not low <= high:
             raise ValueError(f"lower must be <= upper, got lower={lower}, upper={upper}")

@@ -100,6 +100,14 @@ def test_points_anywhere_are_projected_into_the_ball(norm):
                     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_ball_of_one_point_is_that_point(norm):
+    g = torch.Generator().manual_seed(0)
+    x, away, grad = (torch.rand(3, 9, generator=g) for _ in range(3))
+    assert torch.equal(ops.project_(away.clone(), x, 0.0, norm), x)
+    assert torch.equal(ops.STEPS[norm](away, grad, x, 0.1, 0.0), x)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("far", [1e20, 1e36, 1e38])
 @pytest.mark.parametrize("eps", [1e-8, 1e-6, 1e-3])

@@ -183,14 +183,15 @@ def _inputs(name: str, in_channels: int, image_size: tuple[int, ...] | None) -> 
 
 
 def size_of(name: str, num_classes: int, image_shape: tuple[int, ...], width: int | None) -> int:
-    """How many numbers a network of :func:`names` has, found without memory for them; 0 for other names.
+    """How many numbers a network has, found without memory for them: exactly of :func:`names`, at least of timm and
+    torchvision, 0 of one's own.
 
     Raises:
         ValueError: there is no such network of this size.
     """
-    if name not in _NETWORKS:
-        return 0
     channels, *size = image_shape
+    if name not in _NETWORKS:
+        return 0 if is_own(name) else channels + num_classes
     free = {} if width is None or name not in WITH_WIDTH else {"width": width}
     try:
         with torch.device("meta"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def check_json(value: Any, kind: Any, place: str) -> None:
 
     Args:
         value: what was read.
-        kind: str, int, float (any finite number), bool or object (anything that is not nested beyond 20 levels); a set
-            of texts, of which it must be one; ``[kind]`` for a list; ``{"name": kind}`` for an object with at least
+        kind: str, int, float (a finite number), Real (any number, infinite ones and NaN too), bool or object (anything
+            that is not nested beyond 20 levels); a set of texts, of which it must be one; ``[kind]`` for a list; ``{"name": kind}`` for an object with at least
             these fields, ``{...: kind}`` for one with fields of any names; ``(kind,)`` allows null too.
         place: of the value, "results.json:" for the whole of a file.
     """
@@ -108,8 +109,8 @@ def _is_plain(value: Any, kind: type) -> bool:
     if isinstance(value, str):
         return kind is str and (value.isascii() or value.encode(errors="ignore").decode() == value)  # no surrogates
     if isinstance(value, int):
-        return kind in (int, float) and abs(value) <= 2**53
-    return isinstance(value, float) and kind is float and abs(value) <= _MOST  # false for NaN
+        return kind in (int, float, Real) and abs(value) <= 2**53
+    return isinstance(value, float) and (kind is Real or (kind is float and abs(value) <= MOST))  # false for NaN
 
 
 def _is_shallow(value: Any) -> bool:
@@ -120,7 +121,7 @@ def _is_shallow(value: Any) -> bool:
     return not any(isinstance(one, dict | list) for one in level)
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS = {str: "a text", int: "a whole number", float: "a number", Real: "a number", bool: "true or false"}
 _LEVELS = 20
-_MOST = 1e100
-"""Numbers beyond it no run has, and drawings cannot show."""
+MOST = 1e100
+"""Numbers beyond it drawings cannot show."""

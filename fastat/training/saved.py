@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,15 @@ from fastat.training.record import Record, check_same_record, record_in
 _FINDINGS = [{"monitor": str, "step": int, "text": str}]
 ROW = {
     "epoch": int,
-    "lr": float,
-    "train": {"loss": float, "adversarial": float},
+    "lr": Real,
+    "train": {"loss": Real, "adversarial": float},
     "val": {...: float},
     "val_images": int,
     "seconds": float,
     "findings": _FINDINGS,
     "stopped": str,
 }
-"""A line of metrics.jsonl."""
+"""A line of metrics.jsonl; what is learned at and from may be infinite or NaN, of a training that went wrong."""
 _WATCHED = ("clean", "fgsm", "pgd-20")
 _NETWORK = {"title": str, "classes": [str], "image_shape": [int], "epoch": int, "history": [ROW], "model": {}}
 _SOMETIMES = {"step": int, "caller": {...: str}, "environment": {...: str}}
@@ -79,8 +80,6 @@ def check_network_state(state: Mapping[str, Any], file: Path) -> None:
             raise ValueError(f"{file}: {part} must be weights by their names")
     if not all(isinstance(value, Tensor) for value in state["model"].values()):
         raise ValueError(f"{file}: model must hold tensors")
-    if max(state["image_shape"]) > _size(state["model"]) or len(state["classes"]) > _size(state["model"]):
-        raise ValueError(f"{file}: its weights are too few for {len(state['classes'])} classes of such samples")
 
 
 def check_progress(saved: Mapping[str, Any], record: Record, steps_per_epoch: int, file: Path) -> None:

@@ -67,8 +67,9 @@ def check_json(value: Any, kind: Any, place: str) -> None:
     Args:
         value: what was read.
         kind: str, int, float (a finite number), Real (any number, infinite ones and NaN too), bool or object (anything
-            that is not nested beyond 20 levels); a set of texts, of which it must be one; ``[kind]`` for a list; ``{"name": kind}`` for an object with at least
-            these fields, ``{...: kind}`` for one with fields of any names; ``(kind,)`` allows null too.
+            that is not nested beyond 20 levels); a set of texts, of which it must be one; ``[kind]`` for a list;
+            ``{"name": kind}`` for an object with at least these fields, ``{...: kind}`` for one with fields of any
+            names; ``(kind,)`` allows null too.
         place: of the value, "results.json:" for the whole of a file.
     """
     if isinstance(kind, tuple):

@@ -35,7 +35,7 @@ from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.sight import modules_in_sight
 from fastat.models.small_cnn import small_cnn
 from fastat.models.threads import Watch, changed
-from fastat.models.weights import closest_network, load_weights, read_weights
+from fastat.models.weights import check_tensors, closest_network, load_weights, read_weights
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.support import did_you_mean
 
@@ -52,6 +52,7 @@ __all__ = [
     "build",
     "changed",
     "check_name",
+    "check_tensors",
     "class_logits",
     "closest_named",
     "directions",

@@ -14,6 +14,7 @@ from uuid import uuid4
 import torch
 
 from fastat.support.checksum import add_checksum, verify_checksum
+from fastat.support.foreign_json import shortly
 from fastat.support.pickles import check_pickle, check_taken
 
 _ZIP = b"PK\x03\x04"
@@ -133,7 +134,7 @@ def in_a_line(error: Exception) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Descriptions "field: old -> new" of where the two differ, by the field's name; a missing value is None."""
     return [
-        f"{field}: {old.get(field)!r} -> {new.get(field)!r}"
+        f"{field}: {shortly(old.get(field))} -> {shortly(new.get(field))}"
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field)
     ]

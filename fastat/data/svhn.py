@@ -11,8 +11,6 @@ from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.mat import read_mat
 from fastat.data.splits import Split
 
-_MOST_LABEL = 10
-
 
 def load_svhn(root: Path) -> Split:
     """The 73,257 + 26,032 digits of 32x32 from ``root/train_32x32.mat`` and ``root/test_32x32.mat``.
@@ -33,8 +31,8 @@ def _half(file: Path) -> Dataset:
     images, labels = arrays["X"], arrays["y"]
     if images.ndim != 4 or images.dtype != np.uint8:
         raise ValueError(f"{file}: X should be uint8 [32, 32, 3, N], got {images.dtype} {list(images.shape)}")
-    if not bool((np.abs(labels) <= _MOST_LABEL).all()):
-        raise ValueError(f"{file}: y should be labels [N, 1] from 1 to 10")
+    if not bool(np.isin(labels, np.arange(1, 11)).all()):
+        raise ValueError(f"{file}: y should be labels [N, 1], whole numbers from 1 to 10")
     stored = torch.from_numpy(np.ascontiguousarray(images.transpose(3, 2, 0, 1)))
     digits = torch.from_numpy(labels.reshape(-1).astype(np.int64)) % 10  # the files call 0 the class 10
     try:

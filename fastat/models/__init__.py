@@ -35,7 +35,7 @@ from fastat.models.sharded import is_sharded, keep_gathered, reshard
 from fastat.models.sight import modules_in_sight
 from fastat.models.small_cnn import small_cnn
 from fastat.models.threads import TrainingWatch, watched
-from fastat.models.weights import closest_network, load_weights, read_weights
+from fastat.models.weights import check_tensors, closest_network, load_weights, read_weights
 from fastat.models.wide_resnet import wide_resnet_28_10, wide_resnet_34_10, wide_resnet_34_20
 from fastat.support import did_you_mean
 
@@ -51,6 +51,7 @@ __all__ = [
     "buffers_put_back",
     "build",
     "check_name",
+    "check_tensors",
     "class_logits",
     "closest_named",
     "directions",
@@ -183,14 +184,15 @@ def _inputs(name: str, in_channels: int, image_size: tuple[int, ...] | None) -> 
 
 
 def size_of(name: str, num_classes: int, image_shape: tuple[int, ...], width: int | None) -> int:
-    """How many numbers a network of :func:`names` has, found without memory for them; 0 for other names.
+    """How many numbers a network has, found without memory for them: exactly of :func:`names`, at least of timm and
+    torchvision, 0 of one's own.
 
     Raises:
         ValueError: there is no such network of this size.
     """
-    if name not in _NETWORKS:
-        return 0
     channels, *size = image_shape
+    if name not in _NETWORKS:
+        return 0 if is_own(name) else channels + num_classes
     free = {} if width is None or name not in WITH_WIDTH else {"width": width}
     try:
         with torch.device("meta"):

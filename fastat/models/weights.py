@@ -13,11 +13,14 @@ from torch import Tensor, nn
 
 from fastat.models.normalized import Normalized
 from fastat.support.files import load_checkpoint
+from fastat.support.foreign_json import shortly
 
 _WRAPPINGS = (
     "average", "ema_state_dict", "state_dict_ema", "model_ema", "ema",  # an average is what its run evaluated
     "model_state_dict", "state_dict", "model", "net", "network", "weights", "params",
 )  # fmt: skip
+_DEEPEST = 5
+"""How many wrappings there may be around each other."""
 _SHOWN = 5
 
 
@@ -29,14 +32,31 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         ValueError: the file cannot be read, or holds no state dict; the message has what it holds.
     """
     saved = load_checkpoint(file)
-    named: Mapping[str, Any] | None = saved
-    while named is not None and not _is_state_dict(named):
-        inner = [named[key] for key in _WRAPPINGS if isinstance(named.get(key), Mapping)]
-        named = inner[0] if inner else None
-    if named is None:
-        found = ", ".join(map(str, list(saved)[:_SHOWN])) or "nothing"
+    named: Mapping[str, Any] = saved
+    for _ in range(_DEEPEST):
+        if not _is_state_dict(named):
+            named = next((named[key] for key in _WRAPPINGS if isinstance(named.get(key), Mapping)), {})
+    if not _is_state_dict(named):
+        found = ", ".join(shortly(name) for name in list(saved)[:_SHOWN]) or "nothing"
         raise ValueError(f"{file} holds no weights of a network, nor any named {', '.join(_WRAPPINGS)}; it has {found}")
+    check_tensors(named, file)
     return dict(named)
+
+
+def check_tensors(weights: Mapping[str, Any], file: Path) -> None:
+    """Raises ValueError, which names the file and the first of them, for tensors that are not plain ones in memory:
+    sparse, nested, quantized, or without numbers ("meta")."""
+    for name, value in weights.items():
+        if not isinstance(value, Tensor):
+            continue
+        kinds = {
+            "nested": value.is_nested,
+            "quantized": value.is_quantized,
+            "sparse": value.layout != torch.strided,
+            f"on {value.device}": not value.is_cpu,
+        }
+        if odd := [kind for kind, holds in kinds.items() if holds]:
+            raise ValueError(f"{file}: {shortly(name)} is {odd[0]}: save the weights as plain tensors on the CPU")
 
 
 def _is_state_dict(value: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fastat.report.results import eps_axis
-from fastat.report.run_figures import BLUE, GREEN, GREY, ORANGE, RED, label_axes, literal
+from fastat.report.run_figures import BLUE, GREEN, GREY, ORANGE, RED, drawable, label_axes, literal
 
 _COLORS = (BLUE, RED, GREEN, ORANGE, "#CC79A7", "#56B4E9", "#000000")  # Okabe and Ito's, without the yellow
 _DASHES = ("-", "--", ":", "-.")
@@ -34,8 +34,8 @@ def curves(histories: Numbered) -> Markup:
     for number, _, history in histories:
         epochs = [row["epoch"] for row in history]
         style = _style(number, len(epochs))
-        loss.plot(epochs, [row["train"]["loss"] for row in history], **style)
-        rate.plot(epochs, [row["lr"] for row in history], **style)
+        loss.plot(epochs, drawable(row["train"]["loss"] for row in history), **style)
+        rate.plot(epochs, drawable(row["lr"] for row in history), **style)
         if history[0]["val"]:
             clean.plot(epochs, [row["val"]["clean"] for row in history], **style)
             robust.plot(epochs, [row["val"]["pgd-20"] for row in history], **style)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
+
+from fastat.support.foreign_json import MOST
 
 # colours that stay apart for colour-blind readers (Okabe and Ito)
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#666666"
@@ -51,9 +54,10 @@ def plot_curves(path: Path, history: Sequence[Mapping[str, Any]], title: str, be
     left, right = figure.subplots(1, 2, width_ratios=(2, 3))
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 16 else None
-    losses = [row["train"]["loss"] for row in history]
+    losses = drawable(row["train"]["loss"] for row in history)
     left.plot(epochs, losses, color=BLUE, linewidth=2, marker=marker, markersize=4)
-    left.set_ylim(0, 1.06 * max(losses))
+    if (highest := max((loss for loss in losses if loss > 0), default=0.0)) > 0:
+        left.set_ylim(0, 1.06 * highest)
     label_axes(left, "epoch", "training objective (nats)")
 
     style: dict[str, Any] = {"linewidth": 2, "marker": marker, "markersize": 4}
@@ -131,6 +135,11 @@ def show_image(axes: Axes, image: Tensor) -> None:
     axes.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
     axes.set_xticks([])
     axes.set_yticks([])
+
+
+def drawable(values: Iterable[float]) -> list[float]:
+    """The values, with gaps (NaN) for those that no axis can show."""
+    return [value if abs(value) <= MOST else math.nan for value in values]
 
 
 def literal(text: str) -> str:

@@ -22,6 +22,7 @@ __all__ = [
     "foreign_json",
     "is_function_name",
     "keyed",
+    "pickles",
     "threat",
 ]
 

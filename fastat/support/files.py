@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import mmap
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,9 +14,13 @@ from uuid import uuid4
 import torch
 
 from fastat.support.checksum import add_checksum, verify_checksum
+from fastat.support.foreign_json import shortly
+from fastat.support.pickles import check_pickle, check_taken
 
-_BYTEARRAY = b"bytearray\n"
-"""How a pickle names the one function that torch lets it call with a size."""
+_ZIP = b"PK\x03\x04"
+"""What torch takes for the start of a zip archive; other files are those of before torch 1.6."""
+_PICKLES = 5
+"""How many pickles such a file starts with: a mark, a version, a system, the state and the names of its storages."""
 
 
 @contextmanager
@@ -85,6 +88,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         try:
             _check_bounded(stream)
             state = torch.load(stream, map_location="cpu", weights_only=True)
+            check_taken(state, path.stat().st_size)
         except Exception as error:  # a broken file makes the unpickler stumble in any way, an IndexError for one
             raise ValueError(
                 f"{path} is not a checkpoint that can be read ({in_a_line(error)}): bring back a copy of it, or delete "
@@ -102,16 +106,23 @@ def _check_bounded(stream: IO[bytes]) -> None:
     Args:
         stream: of the file, at its start afterwards.
     """
-    if stream.seek(0, os.SEEK_END) == 0:
+    size = stream.seek(0, os.SEEK_END)
+    if size == 0:
         raise ValueError("it is empty")
-    if zipfile.is_zipfile(stream):
-        members = zipfile.ZipFile(stream).infolist()
-        size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    if stream.read(len(_ZIP)) == _ZIP:
+        archive = zipfile.ZipFile(stream)
+        members = archive.infolist()
         if any(one.compress_type != zipfile.ZIP_STORED for one in members) or sum(m.file_size for m in members) > size:
             raise ValueError("it is compressed, or its parts overlap")
-    with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content.find(_BYTEARRAY) >= 0:
-            raise ValueError("it asks for a bytearray, which may be of any size")
+        for member in members:
+            if member.filename.lower().endswith("data.pkl"):  # torch finds names of any case
+                with archive.open(member) as pickled:
+                    check_pickle(pickled, size)
+    else:
+        stream.seek(0)
+        for _ in range(_PICKLES):
+            check_pickle(stream, size)
     stream.seek(0)
 
 
@@ -123,7 +134,7 @@ def in_a_line(error: Exception) -> str:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Descriptions "field: old -> new" of where the two differ, by the field's name; a missing value is None."""
     return [
-        f"{field}: {old.get(field)!r} -> {new.get(field)!r}"
+        f"{field}: {shortly(old.get(field))} -> {shortly(new.get(field))}"
         for field in sorted(old.keys() | new.keys())
         if old.get(field) != new.get(field)
     ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from collections.abc import Mapping
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +67,10 @@ def check_json(value: Any, kind: Any, place: str) -> None:
 
     Args:
         value: what was read.
-        kind: str, int, float (any finite number), bool or object (anything that is not nested beyond 20 levels); a set
-            of texts, of which it must be one; ``[kind]`` for a list; ``{"name": kind}`` for an object with at least
-            these fields, ``{...: kind}`` for one with fields of any names; ``(kind,)`` allows null too.
+        kind: str, int, float (a finite number), Real (any number, infinite ones and NaN too), bool or object (anything
+            that is not nested beyond 20 levels); a set of texts, of which it must be one; ``[kind]`` for a list;
+            ``{"name": kind}`` for an object with at least these fields, ``{...: kind}`` for one with fields of any
+            names; ``(kind,)`` allows null too.
         place: of the value, "results.json:" for the whole of a file.
     """
     if isinstance(kind, tuple):
@@ -89,17 +92,19 @@ def check_json(value: Any, kind: Any, place: str) -> None:
             raise ValueError(f"{place} must be one of {', '.join(sorted(kind))}, got {shortly(value)}")
     elif kind is object:
         if not _is_shallow(value):
-            raise ValueError(f"{place} is nested too deeply")
+            raise ValueError(f"{place} is nested too deeply, or too large")
     elif not _is_plain(value, kind):
         raise ValueError(f"{place} must be {_KINDS[kind]}, got {shortly(value)}")
 
 
 def shortly(value: Any) -> str:
-    """A value for a message: on one line, of 60 characters at most, without control characters."""
+    """A value for a message: on one line, without control characters, of 300 characters at most, made without going
+    through all of it."""
     try:
-        return ascii(value)[:60]
-    except (RecursionError, ValueError):  # nested deeply, or an integer of thousands of digits, in a checkpoint
+        text = repr(value[:_LETTERS]) if isinstance(value, str) else " ".join(_REPR.repr(value).split())
+    except (RecursionError, ValueError):  # an integer of thousands of digits, in a checkpoint
         return f"a {type(value).__name__}"
+    return text if len(text) <= _LETTERS else f"{text[: _LETTERS - 1]}…"
 
 
 def _is_plain(value: Any, kind: type) -> bool:
@@ -108,19 +113,27 @@ def _is_plain(value: Any, kind: type) -> bool:
     if isinstance(value, str):
         return kind is str and (value.isascii() or value.encode(errors="ignore").decode() == value)  # no surrogates
     if isinstance(value, int):
-        return kind in (int, float) and abs(value) <= 2**53
-    return isinstance(value, float) and kind is float and abs(value) <= _MOST  # false for NaN
+        return kind in (int, float, Real) and abs(value) <= 2**53
+    return isinstance(value, float) and (kind is Real or (kind is float and abs(value) <= MOST))  # false for NaN
 
 
 def _is_shallow(value: Any) -> bool:
-    level = [value]
+    """Whether it has few enough levels and items, written out: in a checkpoint lists may share their items."""
+    level, items = {id(value): (value, 1)}, 0
     for _ in range(_LEVELS):
-        lists = [list(one.values()) if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)]
-        level = [inner for one in lists for inner in one]
-    return not any(isinstance(one, dict | list) for one in level)
+        below: dict[int, tuple[Any, int]] = {}
+        for one, times in level.values():
+            for inner in one.values() if isinstance(one, dict) else one if isinstance(one, list | tuple) else ():
+                below[id(inner)] = (inner, below.get(id(inner), (inner, 0))[1] + times)
+        level, items = below, items + sum(times for _, times in below.values())
+    return items <= _ITEMS and not any(isinstance(one, dict | list | tuple) for one, _ in level.values())
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
-_LEVELS = 20
-_MOST = 1e100
-"""Numbers beyond it no run has, and drawings cannot show."""
+_KINDS = {str: "a text", int: "a whole number", float: "a number", Real: "a number", bool: "true or false"}
+_LEVELS, _ITEMS = 20, 10_000_000
+_LETTERS = 300
+_REPR = reprlib.Repr()
+_REPR.maxlevel, _REPR.maxlist, _REPR.maxtuple, _REPR.maxdict, _REPR.maxset = 2, 12, 12, 12, 12
+_REPR.maxstring = _REPR.maxother = 60
+MOST = 1e100
+"""Numbers beyond it drawings cannot show."""

@@ -212,6 +212,8 @@ def _built(file: Path, record: Record, state: Mapping[str, Any], given: str | nn
         raise ValueError(
             f"the network of {file} is made by {named}, which no file can call: pass model={named!r} (--model)"
         )
+    for part in ("model", "average"):
+        models.check_tensors(state.get(part) or {}, file)
     network = ModelConfig(named) if record.of_objects else config_from(state["config"]).network
     statistics = statistics_in(state["model"], shape, file)
     try:

@@ -116,6 +116,8 @@ def test_an_idx_file_holds_what_it_claims(tmp_path, shape):
         ({"X": np.array([[np.zeros(9), 3]], dtype=object)}, "an array is not one of"),
         ({"y": "text"}, "an array is not one of real numbers"),
         ({"X": np.zeros((2, 2), np.uint8)}, r"X should be uint8 \[32, 32, 3, N\]"),
+        *(({"y": np.array([[1], [y]])}, "whole numbers from 1 to 10") for y in (-3, 0, 11, 1.5, np.nan, 2.0**53)),
+        ({"y": np.array([[1], [-128]], np.int8)}, "whole numbers from 1 to 10"),
         ({"y": np.ones((3, 1))}, r"labels must be int64 \[2\]"),
     ],
 )

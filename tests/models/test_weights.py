@@ -109,6 +109,14 @@ def test_files_that_hold_no_weights(tmp_path):
             read_weights(tmp_path / "model.pt")
 
 
+def test_wrappings_that_do_not_end(tmp_path):
+    content = {}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(ValueError, match=r"model.pt holds no weights of a network, .*it has 'state_dict'"):
+        read_weights(tmp_path / "model.pt")
+
+
 @pytest.mark.parametrize("name", ["preact_resnet18", "preact_resnet34", "wide_resnet_28_10"])
 def test_the_network_that_fits(name):
     with torch.device("meta"):

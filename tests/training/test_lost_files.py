@@ -118,6 +118,25 @@ def test_a_deleted_checkpoint_is_named(runs, copied, capsys):
     assert "has no checkpoint.pt: the run cannot be made longer" in said and "20 test images, 3 epochs" in said
 
 
+@pytest.mark.parametrize("lost", ["checkpoint.pt", "config.json", "results.json"])
+@pytest.mark.parametrize("more", [("--eval-size", "10"), ("--epochs", "4")])
+def test_without_its_checkpoint_a_finished_run_is_not_trained_again(copied, capsys, lost, more):
+    folder = copied("finished", "checkpoint.pt", "deleted")
+    (folder / lost).unlink(missing_ok=True)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(SystemExit, match=rf"without its checkpoint\.pt.* --which best.*delete {folder}/best\.pt"):
+        again(folder, capsys, *more)
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_its_remedies(runs, copied, capsys):
+    folder = copied("finished", "checkpoint.pt", "deleted")
+    main(["evaluate", str(folder), "--which", "best", "--eval-size", "10"])
+    (folder / "best.pt").unlink()
+    assert "the run starts again" in again(folder, capsys, "--eval-size", "10")
+    assert_same_run(runs / "finished", folder)
+
+
 def test_without_its_checkpoint_an_unfinished_run_starts_again_and_says_so(runs, copied, capsys):
     folder = copied("within", "checkpoint.pt", "deleted")
     assert f"{folder} has no checkpoint.pt: the run starts again, from its first step" in again(folder, capsys)

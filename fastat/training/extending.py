@@ -46,7 +46,7 @@ def check_not_over(path: Path, record: Record) -> None:
         check_same_record(file, own, record)
     except (FileNotFoundError, ValueError):
         return  # the network is lost, or another's
-    if _is_over(saved_record(path) or own, read_rows(path / METRICS) or ()) or _is_over(own, best["history"]):
+    if is_over(saved_record(path) or own, read_rows(path / METRICS) or ()) or is_over(own, best["history"]):
         raise ValueError(
             f"{path} holds this run, finished, without its {CHECKPOINT}: it cannot go on, and to train it again would "
             f"overwrite the network of its best epoch. Evaluate that (fastat evaluate {path} --which best), put a copy "
@@ -54,7 +54,8 @@ def check_not_over(path: Path, record: Record) -> None:
         )
 
 
-def _is_over(record: Record, rows: Sequence[Mapping[str, Any]]) -> bool:
+def is_over(record: Record, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run with these lines in metrics.jsonl has no epoch left."""
     return bool(rows) and (bool(rows[-1]["stopped"]) or len(rows) >= record.optimizer.epochs)
 
 

@@ -37,13 +37,14 @@ def run_train(command: Train) -> None:
     if not 0 < command.timeout <= _LONGEST:
         raise ConfigError("timeout", f"timeout must be above 0 and at most {_LONGEST:g}, got {command.timeout}")
     config, device = command.settings, choose_device(command.device)
+    record = record_of(config)
     folder = default_folder(config) if command.out is None else command.out
     network = None
     with ExitStack() as stack:  # the folder is held until the results are there, the group left before
         with torchrun_group(device, command.timeout) as group:
-            stack.enter_context(held(folder, group, device, command.quiet))
+            stack.enter_context(held(folder, record, group, device, command.quiet))
             first = rank_of(group) == 0
-            results = _finished(folder, record_of(config), command.tensorboard)
+            results = _finished(folder, record, command.tensorboard)
             if not agreed(results is not None, group, device):
                 if first and not command.quiet:
                     where = str(device) if group is None else f"{group.size()} processes"
@@ -67,7 +68,7 @@ def run_train(command: Train) -> None:
         elif first:
             assert results is not None
             print(f"{folder} holds this run, finished (delete it to train again)")
-            for lost in _lost(folder, record_of(config), results):
+            for lost in _lost(folder, record, results):
                 print(lost)
             show(results, folder)
 

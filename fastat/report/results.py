@@ -24,7 +24,7 @@ from fastat.report.run_figures import (
     plot_robustness,
 )
 from fastat.support.files import write_json
-from fastat.support.foreign_json import read_inside, read_object
+from fastat.support.foreign_json import content_of, read_object
 from fastat.support.threat import Bounds
 from fastat.training import METRICS, Network, Which
 
@@ -109,11 +109,13 @@ def write_results(network: Network, test: Dataset, folder: Path, *, graph: Graph
 
 def whole_results(folder: Path) -> dict[str, Any] | None:
     """The content of results.json, as :func:`write_results` returns it; None where the file, a figure that it names, or
-    the epochs that it is of are not all there."""
+    the epochs that it is of are not all there. The run's own files may be links: nothing of them is shown elsewhere."""
     try:
-        results = read_object(read_inside(folder, "results.json"), _TABLE, "results.json")
-        epochs = len(read_inside(folder, METRICS).splitlines())
-        figures = [read_inside(folder, name) for name in results["figures"]]
+        results = read_object(content_of(folder / "results.json"), _TABLE, "results.json")
+        epochs = len(content_of(folder / METRICS).splitlines())
+        if any(Path(name).is_absolute() or ".." in Path(name).parts for name in results["figures"]):
+            return None
+        figures = [content_of(folder / name) for name in results["figures"]]
     except (OSError, ValueError):
         return None
     return results if epochs == results["epochs"] and all(map(is_whole_png, figures)) else None

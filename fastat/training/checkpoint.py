@@ -22,7 +22,7 @@ from fastat.training.saved import check_best
 from fastat.training.state import State
 from fastat.training.step import Learner
 
-NETWORK = ("config", "title", "classes", "image_shape", "model")
+_NETWORK = ("config", "title", "classes", "image_shape", "model")
 """What of a checkpoint is of the network: all that :func:`fastat.training.network.network_state` returns."""
 _WAYS = ("capturable", "fused", "foreach")
 """Settings of an optimizer that say how it computes, on the device where it does."""
@@ -84,21 +84,19 @@ def save_run(folder: RunFolder, learner: Learner, state: State) -> None:
         load_checkpoint(folder.path / CHECKPOINT)
         state.readable = True
     write_json_lines(folder.path / METRICS, state.history)
-    save_best(folder, learner.evaluated, state)
+    if best := best_of(saved):
+        # After the checkpoint, which has the same weights: whichever write a kill comes between, the next start finds
+        # them, and no later epoch's weights stand under the name of an earlier one.
+        save_checkpoint(folder.path / BEST, best)
 
 
-def save_best(folder: RunFolder, evaluated: nn.Module, state: State) -> None:
-    """Keeps the network if it has just finished its best epoch.
-
-    After the checkpoint of the end of that epoch, which has the same weights: whichever write a kill comes between,
-    the next start finds them, and no later epoch's weights stand under the name of an earlier one.
-    """
-    best = best_epoch(state.history)
-    if state.current.step > 0 or best is None or best + 1 != state.epoch:
-        return
-    saved = network_state(folder.record, folder.train_set, evaluated)
-    also = {"history": state.history, "epoch": state.epoch, "caller": dict(folder.caller)}
-    save_checkpoint(folder.path / BEST, {**saved, **also})
+def best_of(saved: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What best.pt is to hold by a checkpoint that was saved at the end of the best epoch; None by any other."""
+    best = best_epoch(saved["history"])
+    if best is None or saved.get("step") != 0 or best + 1 != saved["epoch"]:
+        return None
+    found = {name: saved[name] for name in (*_NETWORK, "history", "epoch", "caller") if name in saved}
+    return {**found, "model": saved.get("average") or saved["model"]}
 
 
 def best_state(folder: Path, record: Record, epoch: int) -> dict[str, Any]:

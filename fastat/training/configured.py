@@ -77,7 +77,8 @@ def train_configured(
     """
     watching = Watching(quiet, checkpoint_every, tensorboard, measure, measure_every)
     path, chosen = Path(folder), choose_device(device)
-    with held(path, group, chosen, quiet):
+    check_config(config)
+    with held(path, record_of(config), group, chosen, quiet):
         task = task_of(config, path, data_root, group, download, split, front)
         return trained(task, path, chosen, group, graph, watching)[0]
 
@@ -98,6 +99,7 @@ def open_configured(
     Raises:
         FileNotFoundError, ValueError: as :func:`train_configured`.
     """
+    check_config(config)
     task = task_of(config, folder, data_root, group, download, split, front)
     return open_run(task, folder, device, group, graph)
 
@@ -111,8 +113,7 @@ def task_of(
     split: Split | None = None,
     front: nn.Module | None = None,
 ) -> Task:
-    """What a configuration says, for a run in that folder."""
-    check_config(config)
+    """What a configuration whose values are in their ranges says, for a run in that folder."""
     record = record_of(config)
     check_same_run(folder, record)
     front = None if front is None else copy.deepcopy(front)

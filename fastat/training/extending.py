@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from fastat.support.files import differences
-from fastat.training.network import CONFIG
-from fastat.training.record import LENGTH, Record, check_same_record, read_record
+from fastat.support.files import differences, load_checkpoint
+from fastat.training.network import BEST, CHECKPOINT, CONFIG, METRICS, read_rows
+from fastat.training.record import LENGTH, Record, check_same_record, read_record, record_in
+from fastat.training.saved import check_network_state
 from fastat.training.schedules import Schedule, schedule_of
 
 
@@ -30,6 +33,30 @@ def check_same_run(path: Path, record: Record) -> Record | None:
     if saved is not None:
         check_same_record(path, saved, record)
     return saved
+
+
+def check_not_over(path: Path, record: Record) -> None:
+    """Raises ValueError if a folder without a checkpoint holds the network of this run, which was over: to train it
+    again would overwrite what is left of it."""
+    file = path / BEST
+    try:
+        best = load_checkpoint(file)
+        check_network_state(best, file)
+        own = record_in(best.get("config", {}), f"{file}: config")
+        check_same_record(file, own, record)
+    except (FileNotFoundError, ValueError):
+        return  # the network is lost, or another's
+    if is_over(saved_record(path) or own, read_rows(path / METRICS) or ()) or is_over(own, best["history"]):
+        raise ValueError(
+            f"{path} holds this run, finished, without its {CHECKPOINT}: it cannot go on, and to train it again would "
+            f"overwrite the network of its best epoch. Evaluate that (fastat evaluate {path} --which best), put a copy "
+            f"of {CHECKPOINT} back, or delete {file} to train again"
+        )
+
+
+def is_over(record: Record, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run with these lines in metrics.jsonl has no epoch left."""
+    return bool(rows) and (bool(rows[-1]["stopped"]) or len(rows) >= record.optimizer.epochs)
 
 
 def check_same_past(path: Path, record: Record, schedule: Schedule, epochs: int, steps: int, per_epoch: int) -> None:

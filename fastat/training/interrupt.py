@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ class Terminated(KeyboardInterrupt):
 
 @contextmanager
 def termination_raises(wanted: bool = True) -> Iterator[None]:
-    """Within the block SIGTERM raises :class:`Terminated`, where it would end the process and in its main thread."""
+    """Within the block SIGTERM raises :class:`Terminated`, where it would end the process and in its main thread; in
+    processes that this one forks it ends them."""
     if not wanted or not _in_main_thread() or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
@@ -64,3 +66,11 @@ def _terminate(number: int, frame: FrameType | None) -> NoReturn:
 
 def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
+
+
+def _ends_forks() -> None:
+    if _in_main_thread() and signal.getsignal(signal.SIGTERM) is _terminate:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+os.register_at_fork(after_in_child=_ends_forks)

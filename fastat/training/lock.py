@@ -20,6 +20,7 @@ LOCK = ".fastat-lock"
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 _LARGEST = 4096  # bytes of the file that are read
+_TRIES = 100  # for a folder that others remove: more often than they do
 
 
 @dataclass
@@ -78,12 +79,15 @@ def _taken(folder: Path) -> tuple[_Hold, Path]:
 
 def _handle(folder: Path) -> int | None:
     """Of the file, locked; None in a folder that nothing can be written to."""
-    file = folder / LOCK
+    file, missing = folder / LOCK, 0
     while True:
         try:
             folder.mkdir(parents=True, exist_ok=True)  # who has just let go of it may have removed it
             handle = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
         except FileNotFoundError:
+            missing += 1
+            if missing == _TRIES:  # a folder in which no file can be made, /proc for one
+                raise
             continue
         except OSError:
             if os.access(folder, os.W_OK):

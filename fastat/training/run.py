@@ -22,7 +22,7 @@ from fastat.training.checkpoint import RunFolder, best_state, restore
 from fastat.training.config import ConfigError, OptimizerConfig, RunConfig
 from fastat.training.devices import Place, layout_of, placed, uses_bf16
 from fastat.training.exchange import exchange_of
-from fastat.training.extending import check_same_past, saved_record
+from fastat.training.extending import check_not_over, check_same_past, saved_record
 from fastat.training.front import Front, check_fixed
 from fastat.training.images import Images, batches, images_of
 from fastat.training.monitors import best_epoch
@@ -82,7 +82,7 @@ def open_run(task: Task, folder: Path, device: torch.device, group: Group | None
 
     Raises:
         ValueError: a setting does not fit the data, the device or the number of processes; the folder holds a run whose
-            past would have been another, or a checkpoint that does not fit.
+            past would have been another, a checkpoint that does not fit, or a finished run without its checkpoint.
     """
     if not isinstance(graph, bool):
         raise ValueError(f"graph must be True or False, got {graph!r}")
@@ -104,8 +104,9 @@ def open_run(task: Task, folder: Path, device: torch.device, group: Group | None
     run.state.current.findings.extend({"monitor": name, "step": 0, "text": text} for name, text in task.notes)
     if (folder / CHECKPOINT).exists():
         _continue(run, task)
-    elif (folder / CONFIG).exists():
-        run = dataclasses.replace(run, again=True)
+    else:
+        check_not_over(folder, task.record)
+        run = dataclasses.replace(run, again=(folder / CONFIG).exists())
     _check_same_place(run)
     if rank_of(group) == 0:
         _write_files(run, task)

@@ -17,7 +17,6 @@ from fastat.support.distributed import Group, rank_of
 from fastat.training.checkpoint import as_network
 from fastat.training.config import ConfigError
 from fastat.training.event_log import EventLog
-from fastat.training.interrupt import termination_raises
 from fastat.training.loop import Listeners, StepReport, train_epochs
 from fastat.training.network import CHECKPOINT, Network
 from fastat.training.progress import training_display
@@ -56,6 +55,8 @@ def trained(
 ) -> tuple[Network, nn.Module]:
     """Does the task, or what is left of it, and returns the network that it selects, and the one that has learned.
 
+    The caller holds the folder, by :func:`fastat.training.holding.held`.
+
     Raises:
         ValueError: as :func:`fastat.training.run.open_run`.
     """
@@ -89,8 +90,7 @@ def _train(run: Run, watching: Watching) -> Network:
             measure_every=watching.measure_every,
         )
         try:
-            with termination_raises(group is None):
-                train_epochs(run, display, listeners, watching.checkpoint_every)
+            train_epochs(run, display, listeners, watching.checkpoint_every)
         finally:
             run.learner.exchange.close()
             if log is not None:

@@ -196,7 +196,7 @@ def train(
         notes=sets.notes,
         test=sets.test,
     )
-    with held(folder, group, chosen, quiet):
+    with held(folder, record, group, chosen, quiet):
         check_same_run(folder, record)
         check_same_caller(folder, sets.given)
         found, learner = trained(task, folder, chosen, group, graph, watching)

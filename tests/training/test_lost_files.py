@@ -12,7 +12,7 @@ from training_cases import TINY
 
 from fastat.cli import main
 from fastat.support.files import load_checkpoint, save_checkpoint
-from fastat.training import load_network, train_configured
+from fastat.training import checkpoint, load_network, mending, train_configured
 from fastat.training.event_log import has_events
 
 TRAIN = [
@@ -59,7 +59,7 @@ def lose(folder: Path, file: str, way: str) -> None:
     (found,) = folder.glob(file)
     if way == "deleted":
         found.unlink()
-    else:
+    elif way == "cut short":
         content = found.read_bytes()
         found.write_bytes(content[: len(content) // 2])
 
@@ -116,6 +116,25 @@ def test_events_are_written_again(runs, copied, capsys, name, way):
 def test_a_deleted_checkpoint_is_named(runs, copied, capsys):
     said = again(copied("finished", "checkpoint.pt", "deleted"), capsys)
     assert "has no checkpoint.pt: the run cannot be made longer" in said and "20 test images, 3 epochs" in said
+
+
+@pytest.mark.parametrize("lost", ["checkpoint.pt", "config.json", "results.json"])
+@pytest.mark.parametrize("more", [("--eval-size", "10"), ("--epochs", "4")])
+def test_without_its_checkpoint_a_finished_run_is_not_trained_again(copied, capsys, lost, more):
+    folder = copied("finished", "checkpoint.pt", "deleted")
+    (folder / lost).unlink(missing_ok=True)
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(SystemExit, match=rf"without its checkpoint\.pt.* --which best.*delete {folder}/best\.pt"):
+        again(folder, capsys, *more)
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_its_remedies(runs, copied, capsys):
+    folder = copied("finished", "checkpoint.pt", "deleted")
+    main(["evaluate", str(folder), "--which", "best", "--eval-size", "10"])
+    (folder / "best.pt").unlink()
+    assert "the run starts again" in again(folder, capsys, "--eval-size", "10")
+    assert_same_run(runs / "finished", folder)
 
 
 def test_without_its_checkpoint_an_unfinished_run_starts_again_and_says_so(runs, copied, capsys):
@@ -239,3 +258,32 @@ def test_runs_of_objects_stay_what_they_were(tmp_path, file, way):
     lose(tmp_path, file, way)
     assert short(tmp_path).history == found.history
     assert (tmp_path / file).read_text() == before
+
+
+def test_nothing_is_made_again_for_a_run_of_other_settings(copied, capsys):
+    folder = copied("within", "config.json", "deleted")
+    before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    with pytest.raises(SystemExit, match=r"holds a run of another configuration \(width: 8 -> 9\)"):
+        again(folder, capsys, "--width", "9")
+    assert "made again" not in capsys.readouterr().out
+    assert before == {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_figures_may_be_kept_elsewhere(copied, capsys, tmp_path):
+    folder = copied("finished", FIGURE, "kept")
+    (folder / "figures").rename(tmp_path / "drawn")
+    (folder / "figures").symlink_to(tmp_path / "drawn")
+    assert "holds this run, finished" in again(folder, capsys)
+
+
+def test_a_finished_run_is_shown_without_reading_its_checkpoint(runs, capsys, monkeypatch):
+    read = []
+
+    def load(path: Path) -> dict[str, object]:
+        read.append(path.name)
+        return load_checkpoint(path)
+
+    for module in (mending, checkpoint):
+        monkeypatch.setattr(module, "load_checkpoint", load)
+    assert "holds this run, finished" in again(runs / "finished", capsys)
+    assert set(read) == {"best.pt"}

@@ -16,13 +16,14 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+import torch
 from killing import assert_same_run, metrics
 from own_cases import short
 from training_cases import TINY
 
 from fastat.cli import main
 from fastat.theory.sweep import sweep
-from fastat.training import lock, train_configured
+from fastat.training import held, lock, record_of, train_configured
 from fastat.training.lock import LOCK, locked
 
 forks = get_context("fork")
@@ -256,6 +257,47 @@ def test_a_folder_that_goes_away_meanwhile(tmp_path):
         (tmp_path / "a" / "b" / LOCK).unlink()
         (tmp_path / "a" / "b").rmdir()
     assert not (tmp_path / "a").exists()
+
+
+def test_a_folder_in_which_no_file_can_be_made(tmp_path, monkeypatch):
+    def refuse(*given):
+        assert len(tries) < 1000
+        tries.append(given)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(tmp_path / LOCK))  # as in /proc
+
+    tries: list[object] = []
+    monkeypatch.setattr(lock.os, "open", refuse)
+    with pytest.raises(FileNotFoundError, match=LOCK), locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "moment", ["fastat.training.configured.data.load", "fastat.cli.train.evaluate_network", "fastat.cli.train.show"]
+)
+def test_a_scheduler_s_signal_lets_go_at_any_moment(tmp_path, monkeypatch, moment):
+    command = [
+        "train", "--model", "mlp", "--width", "8", "--epochs", "1", "--train-size", "32", "--val-size", "0",
+        "--attack-steps", "1", "--eval-size", "10", "--device", "cpu", "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    if moment.endswith("show"):
+        main(command)
+    ends = f"import os, signal, sys; from unittest.mock import patch\nwith patch({moment!r}, "
+    ends += "lambda *given, **named: os.kill(os.getpid(), signal.SIGTERM)):\n"
+    ends += "    import fastat.cli; fastat.cli.main(sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", ends, *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 143 and "the same command continues" in done.stderr
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_forks_are_ended_by_the_signal(tmp_path):
+    with held(tmp_path, record_of(TINY), None, torch.device("cpu")):
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+        child = forks.Process(target=signal.pause)
+        child.start()
+        child.terminate()
+        child.join()
+    assert child.exitcode == -signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_taking_turns(tmp_path, finished):

@@ -12,7 +12,7 @@ import joblib
 
 from fastat.cli.commands import Theory, TheoryAll
 from fastat.support.files import check_same_settings, write_json
-from fastat.support.foreign_json import read_file
+from fastat.support.files.foreign_json import read_file
 from fastat.theory import EXPERIMENTS, FIGURES, Experiment, experiment
 from fastat.theory.page import write_theory_page
 from fastat.training import ConfigError, choose_device, locked

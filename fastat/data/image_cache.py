@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fastat.data.image_files import OtherSizeError, Size, are_many, read_images
-from fastat.support.arrays import read_arrays, save_arrays
+from fastat.support.files.arrays import read_arrays, save_arrays
 
 _FOLDER = "FASTAT_CACHE"
 _A_DAY = 24 * 60 * 60

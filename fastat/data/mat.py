@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from fastat.support.arrays import most_unpacked
+from fastat.support.files.arrays import most_unpacked
 
 _MATRIX, _COMPRESSED = 14, 15
 _STORED = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -32,7 +32,7 @@ def read_mat(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     Raises:
         OSError: the file cannot be opened.
         ValueError: it is no such file, or one of the arrays is something else than real numbers, or would unpack to
-            more than :func:`fastat.support.arrays.most_unpacked`; the message names the file.
+            more than :func:`fastat.support.files.arrays.most_unpacked`; the message names the file.
     """
     if not file.is_file() and file.exists():
         raise ValueError(f"{file} is not a regular file")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastat.data.dataset import Dataset, make_dataset
 from fastat.data.splits import Split
-from fastat.support.arrays import most_unpacked
+from fastat.support.files.arrays import most_unpacked
 
 _UINT8 = 0x08  # the IDX type code of unsigned bytes
 _CLOTHES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -9,7 +9,7 @@ import torch
 
 from fastat.data.dataset import Dataset, make_dataset, numbered_classes
 from fastat.data.splits import Split, channels_last
-from fastat.support.arrays import read_arrays
+from fastat.support.files.arrays import read_arrays
 
 _NEEDED = ("x_train", "y_train", "x_test", "y_test")
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fastat.models.normalized import Normalized
 from fastat.support.files import load_checkpoint
-from fastat.support.foreign_json import shortly
+from fastat.support.files.foreign_json import shortly
 
 _WRAPPINGS = (
     "average", "ema_state_dict", "state_dict_ema", "model_ema", "ema",  # an average is what its run evaluated

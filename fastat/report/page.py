@@ -11,7 +11,7 @@ from fastat import models
 from fastat.report import html, page_figures
 from fastat.report.results import NORM_TITLES, attack_title, format_eps
 from fastat.report.run_figures import is_whole_png
-from fastat.support.foreign_json import read_inside, read_object
+from fastat.support.files.foreign_json import read_inside, read_object
 from fastat.training import CHECKPOINT, CONFIG, ENVIRONMENT, METRICS, Record, Which, history_in, record_in
 
 _RESULTS = {

@@ -24,7 +24,7 @@ from fastat.report.run_figures import (
     plot_robustness,
 )
 from fastat.support.files import write_json
-from fastat.support.foreign_json import content_of, read_object
+from fastat.support.files.foreign_json import content_of, read_object
 from fastat.support.threat import Bounds
 from fastat.training import METRICS, Network, Which
 

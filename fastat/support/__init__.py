@@ -13,16 +13,12 @@ from collections.abc import Iterable
 from typing import Any
 
 __all__ = [
-    "arrays",
     "call_named",
-    "checksum",
     "did_you_mean",
     "distributed",
     "files",
-    "foreign_json",
     "is_function_name",
     "keyed",
-    "pickles",
     "threat",
 ]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fastat.report import html
-from fastat.support.foreign_json import read_inside, read_object
+from fastat.support.files.foreign_json import read_inside, read_object
 from fastat.theory.result import FIGURES, RESULTS
 
 _RESULTS = {

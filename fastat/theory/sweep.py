@@ -17,7 +17,7 @@ import torch
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from fastat.support.files import write_json
-from fastat.support.foreign_json import content_of, read_object
+from fastat.support.files.foreign_json import content_of, read_object
 from fastat.theory.digest import cell_fields, json_digest
 from fastat.training import interrupts_deferred, locked
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastat.data import AnyDataset, content_digest, dataset_digest
 from fastat.support.distributed import gather_parts, rank_of
 from fastat.support.files import in_a_line, load_checkpoint, save_checkpoint, write_json_lines
-from fastat.support.foreign_json import read_file
+from fastat.support.files.foreign_json import read_file
 from fastat.training.monitors import Watch, best_epoch
 from fastat.training.network import BEST, CALLER, CHECKPOINT, CONFIG, METRICS, Network, Which, network_state
 from fastat.training.record import Record

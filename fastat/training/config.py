@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from fastat.data import DataConfig
 from fastat.models import ModelConfig
 from fastat.protocols import ProtocolConfig, protocol_of
-from fastat.support.foreign_json import shortly
+from fastat.support.files.foreign_json import shortly
 from fastat.support.threat import Norm, ThreatModel
 
 OptimizerName = Literal["sgd", "adam", "adamw"]

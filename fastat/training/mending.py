@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastat.support.files import load_checkpoint, save_checkpoint, write_json, write_json_lines
-from fastat.support.foreign_json import read_file
+from fastat.support.files.foreign_json import read_file
 from fastat.training.checkpoint import best_of
 from fastat.training.extending import is_over
 from fastat.training.monitors import best_epoch

@@ -25,7 +25,7 @@ from fastat.data import (
 from fastat.evaluation import eval_mode, predict, some_of
 from fastat.models import ModelConfig
 from fastat.support.files import in_a_line, load_checkpoint
-from fastat.support.foreign_json import content_of
+from fastat.support.files.foreign_json import content_of
 from fastat.training.config import ConfigError, TrainConfig, config_from
 from fastat.training.devices import choose_device, layout_of, placed
 from fastat.training.monitors import best_epoch

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from fastat.protocols import Protocol
 from fastat.support.files import check_same_settings
-from fastat.support.foreign_json import check_json, read_file, shortly
+from fastat.support.files.foreign_json import check_json, read_file, shortly
 from fastat.support.threat import Bounds, ThreatModel, check_bounds, check_norm
 from fastat.training.config import (
     ConfigError,

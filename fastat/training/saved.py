@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from fastat.models import check_tensors
-from fastat.support.foreign_json import check_json, read_object
+from fastat.support.files.foreign_json import check_json, read_object
 from fastat.training.record import Record, check_same_record, record_in
 
 _FINDINGS = [{"monitor": str, "step": int, "text": str}]

@@ -15,7 +15,7 @@ from scipy.io import loadmat, savemat
 
 from fastat import data
 from fastat.data import mat
-from fastat.support import arrays
+from fastat.support.files import arrays
 
 HUGE = 2**62
 

@@ -21,7 +21,7 @@ from fastat import data, models
 from fastat.data.cifar_pickle import read_batch
 from fastat.data.image_files import read_image
 from fastat.report import whole_results
-from fastat.support.foreign_json import content_of
+from fastat.support.files.foreign_json import content_of
 from fastat.theory.memorization import scores
 from fastat.theory.page import write_theory_page
 from fastat.training import TrainConfig, as_fields, history_in, load_network, read_record, with_fields

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastat.support.arrays import read_arrays, save_arrays
 from fastat.support.files import load_checkpoint, save_checkpoint
+from fastat.support.files.arrays import read_arrays, save_arrays
 
 NAMES = ("a", "b")
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from fastat.support.files import differences
-from fastat.support.foreign_json import check_json, shortly
+from fastat.support.files.foreign_json import check_json, shortly
 
 
 def shared(value: Any, levels: int = 30, kind: type = list) -> Any:

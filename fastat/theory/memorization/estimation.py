@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastat.data import Dataset, Split
-from fastat.support.arrays import save_arrays
 from fastat.support.files import check_same_settings
-from fastat.support.foreign_json import read_object
+from fastat.support.files.arrays import save_arrays
+from fastat.support.files.foreign_json import read_object
 from fastat.theory.memorization.display import Display, estimation_display
 from fastat.theory.memorization.ensemble import Recipe, check_stateless, initial_network, subset, train_networks
 from fastat.theory.memorization.scores import Memorization, Outcomes, read_all_arrays, score

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastat.support.arrays import read_arrays, save_arrays
+from fastat.support.files.arrays import read_arrays, save_arrays
 from fastat.support.keyed import derive_seed
 
 THRESHOLD = 0.15  # Xu et al. 2021: more memorized than this is atypical
@@ -164,7 +164,7 @@ def load(path: str | Path) -> Memorization:
 
 
 def read_all_arrays(path: Path, names: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """:func:`fastat.support.arrays.read_arrays` of a file that must have them all, or ValueError."""
+    """:func:`fastat.support.files.arrays.read_arrays` of a file that must have them all, or ValueError."""
     arrays = read_arrays(path, names)
     if missing := [name for name in names if name not in arrays]:
         raise ValueError(f"{path} lacks {', '.join(missing)}: delete it to have it made anew")

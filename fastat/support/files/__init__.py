@@ -13,9 +13,9 @@ from uuid import uuid4
 
 import torch
 
-from fastat.support.checksum import add_checksum, verify_checksum
-from fastat.support.foreign_json import shortly
-from fastat.support.pickles import check_pickle, check_taken
+from fastat.support.files.checksum import add_checksum, verify_checksum
+from fastat.support.files.foreign_json import shortly
+from fastat.support.files.pickles import check_pickle, check_taken
 
 _ZIP = b"PK\x03\x04"
 """What torch takes for the start of a zip archive; other files are those of before torch 1.6."""

@@ -10,8 +10,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from fastat.support.checksum import add_checksum, verify_checksum
 from fastat.support.files import in_a_line, replacing
+from fastat.support.files.checksum import add_checksum, verify_checksum
 
 _ALWAYS, _TIMES = 1 << 30, 100
 _PLAIN = "biufcSU"

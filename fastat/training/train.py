@@ -84,8 +84,8 @@ def train(
 
     The folder holds config.json, environment.json, metrics.jsonl (a line per epoch), checkpoint.pt, and best.pt, the
     network of the epoch with the best PGD-20 accuracy on the validation samples. While this runs no other process can
-    train there. Files of it that are lost are made again; best.pt of an earlier epoch cannot be, and without
-    checkpoint.pt the run starts again.
+    train there. Files of it that are lost are made again; best.pt of an earlier epoch cannot be. Without checkpoint.pt
+    an unfinished run starts again; a finished one is refused while its best.pt is there.
 
     Args:
         model: a classifier from inputs ``[B, ...]`` to logits ``[B, C]`` (or to a mapping or an object with

@@ -289,11 +289,19 @@ def test_a_scheduler_s_signal_lets_go_at_any_moment(tmp_path, monkeypatch, momen
     assert not (tmp_path / "run" / LOCK).exists()
 
 
+def say_and_wait(pipe: Connection) -> None:
+    pipe.send("started")
+    while True:
+        signal.pause()
+
+
 def test_forks_are_ended_by_the_signal(tmp_path):
     with held(tmp_path, record_of(TINY), None, torch.device("cpu")):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-        child = forks.Process(target=signal.pause)
+        here, there = forks.Pipe()
+        child = forks.Process(target=say_and_wait, args=(there,))
         child.start()
+        assert here.recv() == "started"
         child.terminate()
         child.join()
     assert child.exitcode == -signal.SIGTERM

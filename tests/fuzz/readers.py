@@ -27,6 +27,8 @@ from .seeds import READERS, Reader
 
 _SECONDS, _BYTES = 20, 2 << 30
 """What one input may take: time of the processor, and memory beyond that of the process at its start."""
+_WAITING = 600
+"""Seconds after which one that only waits is ended: many, for the machine may be loaded."""
 _AT_ONCE = 500
 
 
@@ -57,9 +59,10 @@ def _all(names: list[str], seeds: dict[str, list[bytes]], place: Path, seconds: 
     next_number, findings, end = dict.fromkeys(names, 0), 0, time.monotonic() + seconds
     while time.monotonic() < end:
         for name in names:
-            done, found = _in_a_process(name, seeds[name], place / name, seed, next_number[name])
-            next_number[name] += len(done) + (len(done) < _AT_ONCE)
-            for number, outcome in [*enumerate(done, next_number[name] - len(done) - bool(found)), *found]:
+            first = next_number[name]
+            done, found = _in_a_process(name, seeds[name], place / name, seed, first)
+            next_number[name] = max(number for number, _ in [*done, *found]) + 1
+            for number, outcome in [*done, *found]:
                 counts[name]["finding" if outcome not in ("read", "refused") else outcome] += 1
                 if outcome not in ("read", "refused"):
                     findings += 1
@@ -72,21 +75,27 @@ def _all(names: list[str], seeds: dict[str, list[bytes]], place: Path, seconds: 
 
 def _in_a_process(
     name: str, seeds: list[bytes], place: Path, seed: int, first: int
-) -> tuple[list[str], list[tuple[int, str]]]:
-    """What became of the inputs from this number on, and of the one that ended the process, if one did."""
+) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """What became of the inputs from this number on, by their numbers, and of the one that ended the process, if one
+    did."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _work(name, seeds, place, seed, first, writing)
+        try:
+            _work(name, seeds, place, seed, first, writing)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)  # never back into the parent's code, which removes the folder of both
     os.close(writing)
     with os.fdopen(reading) as lines:
-        done = [line.rstrip("\n") for line in lines]
+        done = list(enumerate((line.rstrip("\n") for line in lines), first))
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status == 0:
         return done, []
     ended = signal.Signals(-status).name if status < 0 else f"exit {status}"
-    return done, [(first + len(done), f"the process ended: {ended}")]
+    return done, [(first + min(len(done), _AT_ONCE - 1), f"the process ended: {ended}")]
 
 
 def _work(name: str, seeds: list[bytes], place: Path, seed: int, first: int, out: int) -> None:
@@ -95,6 +104,7 @@ def _work(name: str, seeds: list[bytes], place: Path, seed: int, first: int, out
     resource.setrlimit(resource.RLIMIT_AS, (own + _BYTES, own + _BYTES))
     for number in range(first, first + _AT_ONCE):
         signal.setitimer(signal.ITIMER_PROF, _SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, _WAITING)
         outcome = read_one(READERS[name], place, input_of(seeds, seed, name, number), show=False)
         os.write(out, f"{outcome}\n".encode())
     os._exit(0)
@@ -115,7 +125,7 @@ def read_one(reader: Reader, place: Path, content: bytes, *, show: bool) -> str:
         text = str(error)
         if show:
             traceback.print_exc()
-        if file.name.split(".")[0] not in text or len(text.splitlines()) > 1 or len(text) > 2000:
+        if file.name not in text or len(text.splitlines()) > 1 or len(text) > 2000:
             return f"not one line that names the file: {type(error).__name__}: {text!r:.300}"
         return "refused"
     except BaseException as error:

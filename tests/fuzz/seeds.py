@@ -20,7 +20,7 @@ from scipy.io import savemat
 from fastat import data, models
 from fastat.data.cifar_pickle import read_batch
 from fastat.data.image_files import read_image
-from fastat.report import whole_results
+from fastat.report import page, whole_results
 from fastat.support.files.foreign_json import content_of
 from fastat.theory.memorization import scores
 from fastat.theory.page import write_theory_page
@@ -140,13 +140,21 @@ def _weights(file: Path) -> None:
     models.load_weights(network, models.read_weights(file), file, other_classes=True)
 
 
+def _results(file: Path) -> None:
+    whole_results(file.parent)  # refuses nothing: what is not whole is measured again
+    page._results_in(file.read_bytes())
+
+
 def _json(value: Any) -> Callable[[Path], list[bytes]]:
     return lambda _: [json.dumps(value, indent=indent).encode() for indent in (None, 2)]
 
 
 _RESULTS = {
     "dataset": "digits", "model": "mlp", "training": "PGD", "norm": "linf", "eps": 0.1, "test_images": 4, "epochs": 1,
-    "epoch": 1, "which": "last", "accuracy": {"clean": {"accuracy": 0.5, "low": 0.4, "high": 0.6}}, "figures": ["a"],
+    "epoch": 1, "which": "last", "figures": ["a"], "classes": ["0", "1"],
+    "accuracy": {name: {"accuracy": 0.5, "low": 0.4, "high": 0.6} for name in ("clean", "pgd-20")},
+    "by_class": {"accuracy": {"clean": [0.5, None], "pgd-20": [0.25, None]}},
+    "curve": {"attack": "pgd-20", "eps": [0.0, 0.1], "accuracy": [0.5, 0.25]},
 }  # fmt: skip
 _THEORY = {
     "experiment": "e", "title": "t", "settings": {"a": [1, 2.5]}, "figures": [], "environment": {"torch": "2"},
@@ -154,7 +162,7 @@ _THEORY = {
 }  # fmt: skip
 
 READERS = {
-    "cifar": Reader("batch", _cifar, lambda file: read_batch(file, "CIFAR-10")),
+    "cifar": Reader("wug.batch", _cifar, lambda file: read_batch(file, "CIFAR-10")),
     "mnist": Reader(
         "MNIST/raw/train-images-idx3-ubyte",
         lambda folder: _mnist(folder, bytes),
@@ -166,17 +174,17 @@ READERS = {
         lambda file: data.load("mnist", file.parents[2]),
     ),
     "svhn": Reader("train_32x32.mat", _svhn, lambda file: data.load("svhn", file.parent)),
-    "tensors": Reader("own.npz", _tensors, lambda file: data.load(f"tensors:{file}")),
-    "scores": Reader("scores.npz", _scores, scores.load),
-    "image": Reader("image.png", _images, lambda file: read_image(file, "RGB")),
-    "network": Reader("network.pt", _checkpoint, lambda file: load_network(file, "cpu")),
-    "weights": Reader("weights.pt", _checkpoint, _weights),
-    "config": Reader("config.json", _json(_CONFIG), read_record),
+    "tensors": Reader("wug.npz", _tensors, lambda file: data.load(f"tensors:{file}")),
+    "scores": Reader("wugs.npz", _scores, scores.load),
+    "image": Reader("wug.png", _images, lambda file: read_image(file, "RGB")),
+    "network": Reader("wug.pt", _checkpoint, lambda file: load_network(file, "cpu")),
+    "weights": Reader("wug.pth", _checkpoint, _weights),
+    "config": Reader("wug.json", _json(_CONFIG), read_record),
     "metrics": Reader(
-        "metrics.jsonl", lambda _: [b"".join(json.dumps(_row(n)).encode() + b"\n" for n in (1, 2))],
+        "wug.jsonl", lambda _: [b"".join(json.dumps(_row(n)).encode() + b"\n" for n in (1, 2))],
         lambda file: history_in(content_of(file), str(file)),
     ),
-    "results": Reader("results.json", _json(_RESULTS), lambda file: whole_results(file.parent)),
+    "results": Reader("results.json", _json(_RESULTS), _results),
     "theory": Reader(
         "results.json", _json(_THEORY), lambda file: write_theory_page([file.parent], file.with_name("page.html"))
     ),

@@ -34,15 +34,16 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_flipped_bit_is_seen(tmp_path, kind):
+def test_a_flipped_bit_is_seen_in_every_byte(tmp_path, kind):
     write, read = KINDS[kind]
     file = tmp_path / "file"
     write(file)
     read(file)
     whole = file.read_bytes()
-    for place in range(len(whole)):
+    tail = len(whole) - 150  # the checksum and what announces it
+    for place, bit in [(n, bit) for n in range(len(whole)) for bit in (range(8) if n >= tail else (n % 8,))]:
         damaged = bytearray(whole)
-        damaged[place] ^= 1 << place % 8
+        damaged[place] ^= 1 << bit
         file.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"file is damaged: .* delete it to have it made anew"):
             read(file)

@@ -86,6 +86,8 @@ sanitize: $(VENV)/.dependencies
 	cd $(SANITIZED) && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=. \
 	  ../../$(PY) -m pytest -q -p no:cacheprovider tests/kernels/test_steps.py tests/kernels/test_random_start.py \
+	  tests/kernels/test_sizes.py tests/kernels/test_l1_exact.py tests/kernels/test_long_steps.py \
+	  tests/kernels/test_half_box.py tests/kernels/test_written.py tests/kernels/test_log_odds.py \
 	  tests/kernels/test_attack_loss.py tests/objectives/test_holistic.py tests/objectives/test_benign.py \
 	  -k "not opcheck and not compile and not two_to_the_31 and not ten_million and not large_batch"
 

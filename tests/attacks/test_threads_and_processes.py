@@ -78,14 +78,14 @@ def test_threads_find_what_one_finds_alone(one_thread, norm, shared):
 def test_a_protocol_in_threads_with_a_model_each(one_thread):
     protocol = fastat.protocol("trades", eps=0.1, steps=3)
 
-    def gradients(seed: int) -> list[Tensor]:
-        model = network()
+    def gradients(model: nn.Module, seed: int) -> list[Tensor]:
         protocol(model, *batch(seed), seed=seed).backward()
         return [p.grad for p in model.parameters()]
 
-    alone = [gradients(seed) for seed in range(THREADS)]
+    alone = [gradients(network(), seed) for seed in range(THREADS)]
+    models = [network() for _ in range(THREADS)]  # made here: torch's generator, which draws them, is one for all
     found: dict[int, list[Tensor]] = {}
-    in_threads(lambda seed: found.update({seed: gradients(seed)}))
+    in_threads(lambda seed: found.update({seed: gradients(models[seed], seed)}))
     for seed in range(THREADS):
         for one, other in zip(alone[seed], found[seed], strict=True):
             torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)

@@ -383,7 +383,8 @@ def _in_place(target: Tensor, write: Callable[[Tensor], object]) -> Tensor:
         return target
     work = data.contiguous()
     write(work)
-    with torch.no_grad():
+    # outside of inference mode, torch writes a tensor that was made there, and raises afterwards
+    with torch.inference_mode() if target.is_inference() else torch.no_grad():
         target.copy_(work)
     return target
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastat.kernels.arguments import check_data, check_number
+from fastat.kernels.arguments import check_data, check_dense, check_number
 from fastat.objectives import mart_loss, trades_loss
 from fastat.protocols.checks import below_1, plain_numbers
 
@@ -41,6 +41,7 @@ class CrossEntropy:
         if not isinstance(y, Tensor) or logits.dim() < 2:
             found = f"{list(logits.shape)} and {type(y).__name__}"
             raise TypeError(f"the loss takes logits [B, C, ...] and labels in a tensor, got {found}")
+        check_dense(y, "y")
         labels = y if y.is_floating_point() else y.long()
         if not y.is_floating_point():
             _check_classes(labels, logits.shape[1])

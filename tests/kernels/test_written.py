@@ -131,3 +131,14 @@ def test_tracers_have_no_memory_to_share():
     with FakeTensorMode():
         x_adv, grad, x = (torch.empty(2, 6) for _ in range(3))
         assert ops.linf_step_(x_adv, grad, x, 0.1, 0.2) is x_adv
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_tensors_made_in_inference_mode_are_written_in_any_layout(name):
+    grad, x = torch.rand(3, 2, 4), torch.rand(3, 2, 4)
+    start = torch.rand(3, 2, 4)
+    expected = CALLS[name](start.clone(), grad, x)
+    for order in ((0, 1, 2), (2, 1, 0)):
+        with torch.inference_mode():
+            x_adv = torch.empty([start.shape[d] for d in order]).permute(order).copy_(start)
+        assert torch.equal(CALLS[name](x_adv, grad, x), expected)

@@ -8,6 +8,7 @@ import torch
 import fastat
 from fastat.kernels import ops, reference
 
+FAR = [1e-3, 1.0, 1e3, 1e8, 1e16, 1e20, 1e37, 1e100, 1e200, 1e300]
 BOXES = [(0.0, 1.0), (None, None), (0.0, None), (2.0**-10, 1 - 2.0**-10)]
 
 
@@ -41,11 +42,11 @@ def projected(moved, x, eps, lower, upper):
 
 @pytest.mark.parametrize("project_", [ops.project_, reference.project_], ids=["kernel", "twin"])
 @pytest.mark.parametrize("box", BOXES)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("distance", [1e-3, 1.0, 1e3, 1e8, 1e16, 1e20, 1e37, 1e100, 1e200, 1e300])
+@pytest.mark.parametrize(
+    ("dtype", "distance"),
+    [(dtype, far) for dtype in (torch.float32, torch.float64) for far in FAR if far < torch.finfo(dtype).max],
+)
 def test_projection_is_exact_at_any_distance(distance, dtype, box, project_):
-    if distance > torch.finfo(dtype).max:
-        pytest.skip(f"there is no such {dtype}")
     g = torch.Generator().manual_seed(0)
     for eps in (0.125, 66.25, 2.0**-10):
         for n in (1, 5, 40):

@@ -281,12 +281,11 @@ def _label_matrix(y: Tensor, logits: Tensor) -> Tensor:
     if not isinstance(y, Tensor) or y.shape != logits.shape or y.device != logits.device or y.is_complex():
         found = f"{list(y.shape)} of {y.dtype} on {y.device}" if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"y must be like the logits, {list(logits.shape)} on {logits.device}, for 'bce', got {found}")
-    labels = y.to(logits.dtype)
     if y.device.type == "cpu" and y.numel() > 0 and not torch.compiler.is_compiling():
-        lowest, highest = (end.item() for end in labels.aminmax())
+        lowest, highest = (end.item() for end in y.double().aminmax())
         if not (lowest >= 0 and highest <= 1):
             raise ValueError(f"y must be in [0, 1] for 'bce', got values in [{lowest}, {highest}]")
-    return labels
+    return y.to(logits.dtype)
 
 
 def best_(best_x: Tensor, best_loss: Tensor, x_adv: Tensor, loss: Tensor) -> None:

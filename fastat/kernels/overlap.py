@@ -81,7 +81,7 @@ def _extent(t: Tensor) -> tuple[int, int] | None:
     imagined one, as tracers have."""
     try:
         first = 0 if t.untyped_storage().device.type == "meta" else t.data_ptr()
-    except (NotImplementedError, RuntimeError):
+    except RuntimeError:
         return None
     if first == 0 or t.numel() == 0:
         return None

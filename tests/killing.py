@@ -45,6 +45,14 @@ def kill_at_step(monkeypatch, call: int) -> None:
     monkeypatch.setattr(training, "take_step", dying)
 
 
+def is_alive(process: int) -> bool:
+    """Whether it runs: not one that is over and that nobody has asked about."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def assert_resumes(monkeypatch, config, folder, at: int) -> None:
     """A run of this configuration that dies instead of a step ends as one that is left alone."""
     train_configured(config, folder / "whole")

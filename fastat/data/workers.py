@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
+from functools import partial
+from multiprocessing.sharedctypes import RawValue
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
-_GRACE = 30
-"""Seconds after SIGTERM in which a worker waits for the main process to end it."""
+from fastat.support.interrupt import interrupts_deferred
+
+_SIGNALS = signal.SIGINT, signal.SIGTERM
+_LOOK_EVERY = 1  # second, at which a worker that got SIGTERM looks whether it is still needed
 
 
 def read_batches(
@@ -25,6 +30,7 @@ def read_batches(
         workers: processes; 0 for none.
         device: where the batches will go.
     """
+    done = RawValue("b", 0)  # the workers see it
     loader = DataLoader(
         samples,
         batch_size,
@@ -32,23 +38,37 @@ def read_batches(
         generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
         num_workers=workers,
         pin_memory=device is not None and device.type == "cuda",
-        worker_init_fn=_outlive_signals if workers else None,
+        worker_init_fn=partial(_outlive_signals, done, os.getpid()) if workers else None,
     )
-    batches = iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # for workers, until they have said what to do then
+    try:
+        batches = iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
     finally:
-        del batches  # now, not when the last traceback is gone: it ends the workers
+        done.value = 1
+        with interrupts_deferred():  # an exception is lost where an object goes
+            del batches  # now, not when the last traceback is gone: it ends the workers
 
 
-def _outlive_signals(_: int) -> None:
-    """Ctrl-C and SIGTERM often reach a whole group of processes. The main one may have a step to finish, in which a
-    worker that dies is an error: so they end it, and it its workers."""
+def _outlive_signals(done: Any, main: int, _: int) -> None:
+    """Ctrl-C and SIGTERM often reach a whole group of processes. The main one may have a step to finish, however long
+    that takes, in which a worker that dies is an error: so a worker ends when the main one is done with it, or gone."""
+
+    def end_if_free(number: int, _: object) -> None:
+        if done.value or os.getppid() != main:
+            os._exit(0)  # of an end by a signal torch would make an error in the main process
+        signal.alarm(_LOOK_EVERY)
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
+    signal.signal(signal.SIGTERM, end_if_free)
+    signal.signal(signal.SIGALRM, end_if_free)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _first_error_or_batch(items: list[Any]) -> Any:

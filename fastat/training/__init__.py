@@ -1,5 +1,6 @@
 """Training: ``train()``, its loop and step, the run folder, the configuration, schedules, monitors and progress."""
 
+from fastat.support.interrupt import Terminated, interrupts_deferred
 from fastat.training import monitors
 from fastat.training.checkpoint import best_state
 from fastat.training.checks import check_config
@@ -23,7 +24,6 @@ from fastat.training.event_log import has_events
 from fastat.training.extending import check_same_run
 from fastat.training.holding import held
 from fastat.training.images import training_sets
-from fastat.training.interrupt import Terminated, interrupts_deferred
 from fastat.training.lock import locked
 from fastat.training.loop import StepReport
 from fastat.training.network import (

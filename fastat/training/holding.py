@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from fastat.support.distributed import Group, agreed, rank_of
-from fastat.training.interrupt import termination_raises
+from fastat.support.interrupt import termination_raises
 from fastat.training.lock import locked
 from fastat.training.mending import mend
 from fastat.training.record import Record

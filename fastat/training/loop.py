@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from fastat import graphs
 from fastat.data import Batch
 from fastat.support.distributed import agreed
+from fastat.support.interrupt import interrupts_deferred
 from fastat.training import monitors
 from fastat.training.averaging import move_average_
 from fastat.training.checkpoint import save_run
-from fastat.training.interrupt import interrupts_deferred
 from fastat.training.probes import probe, react_to_validation, report, validate
 from fastat.training.progress import Display
 from fastat.training.run import Run

@@ -6,10 +6,10 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
+from killing import is_alive
 from pictures import SIZE, files_of, loaded, plain
 
 from fastat import data
@@ -145,11 +145,3 @@ def wait_for(condition) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def is_alive(process: int) -> bool:
-    """Whether it runs: not one that is over and that nobody has asked about."""
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False

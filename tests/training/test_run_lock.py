@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from killing import assert_same_run, metrics
+from killing import assert_same_run
 from own_cases import short
 from training_cases import TINY
 
@@ -308,19 +308,24 @@ def test_forks_are_ended_by_the_signal(tmp_path):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
-def test_taking_turns(tmp_path, finished):
-    """Two processes that start at once: each trains or is refused, perhaps before the other has said who it is, and
-    nothing is mixed."""
+def train_in_a_process(folder: Path) -> subprocess.Popen:
+    """On one thread: how many there are decides how sums are rounded."""
     command = (
-        "import sys; from fastat.training import config_from, train_configured; from training_cases import TINY\n"
+        "import sys; from fastat.training import train_configured; from training_cases import TINY\n"
         "try: train_configured(TINY, sys.argv[1], quiet=True)\n"
         "except ValueError as error: assert 'in use by' in str(error), error\n"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    both = [subprocess.Popen([sys.executable, "-c", command, str(tmp_path)], env=environment) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
-    assert_same_run(finished, tmp_path)
-    assert metrics(tmp_path) == metrics(finished)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", command, str(folder)], env=environment)
+
+
+def test_taking_turns(tmp_path):
+    """Two processes that start at once: each trains or is refused, perhaps before the other has said who it is, and
+    nothing is mixed."""
+    for name, processes in (("alone", 1), ("both", 2)):
+        started = [train_in_a_process(tmp_path / name) for _ in range(processes)]
+        assert [process.wait(120) for process in started] == [0] * processes
+    assert_same_run(tmp_path / "alone", tmp_path / "both")
 
 
 def test_a_sweep_is_one_process_s(tmp_path):

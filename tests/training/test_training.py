@@ -21,6 +21,7 @@ from fastat.attacks import pgd
 from fastat.cli import main
 from fastat.data import Split
 from fastat.support.files import differences, load_checkpoint
+from fastat.support.interrupt import Terminated, interrupts_deferred
 from fastat.support.keyed import derive_seed, keyed_permutation
 from fastat.training import (
     OptimizerConfig,
@@ -36,7 +37,6 @@ from fastat.training import (
     with_fields,
 )
 from fastat.training import loop as training
-from fastat.training.interrupt import Terminated, interrupts_deferred
 from fastat.training.loop import take_step
 from fastat.training.schedules import schedule_of
 from fastat.training.step import ATTACK

@@ -1,0 +1,105 @@
+"""Processes that read samples: which signals they outlive, and that none outlives its need."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+import torch
+from killing import is_alive
+from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from fastat.data.workers import read_batches
+
+
+class Numbers(Dataset):
+    """Of which one, if any, takes for ever."""
+
+    def __init__(self, endless: int = -1) -> None:
+        self.endless = endless
+
+    def __len__(self) -> int:
+        return 40
+
+    def __getitem__(self, index: int) -> int:
+        while index == self.endless:
+            time.sleep(0.01)
+        return index
+
+
+@pytest.fixture(autouse=True)
+def _alone() -> None:
+    assert not multiprocessing.active_children()
+
+
+def signal_workers(number: int) -> list[multiprocessing.process.BaseProcess]:
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        assert worker.pid is not None
+        os.kill(worker.pid, number)
+    return workers
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_workers_outlive_a_signal_as_long_as_they_are_needed(number):
+    batches = read_batches(Numbers(), 2, 2, None)
+    found = [next(batches)]
+    workers = signal_workers(number)
+    time.sleep(3)  # more than twice the time after which they look
+    assert all(worker.is_alive() for worker in workers)
+    found += batches
+    assert torch.cat(found).tolist() == list(range(40))
+    assert not any(worker.is_alive() for worker in workers)
+
+
+def test_a_worker_that_never_comes_back_is_ended():
+    batches = read_batches(Numbers(endless=5), 2, 2, None)
+    next(batches)
+    workers = multiprocessing.active_children()
+    batches.close()  # torch waits for 5 seconds, then sends SIGTERM
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode is not None
+
+
+def take_one(pipe) -> None:
+    batches = read_batches(Numbers(endless=5), 2, 2, None)
+    next(batches)
+    signal_workers(signal.SIGTERM)
+    pipe.send([worker.pid for worker in multiprocessing.active_children()])
+    time.sleep(600)
+
+
+def test_workers_end_with_the_process_that_they_read_for():
+    forks = multiprocessing.get_context("fork")
+    here, there = forks.Pipe()
+    main = forks.Process(target=take_one, args=(there,))
+    main.start()
+    assert here.poll(60)
+    workers = here.recv()
+    main.kill()
+    main.join()
+    end = time.monotonic() + 60
+    while any(is_alive(worker) for worker in workers):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_an_interrupt_while_the_workers_end_is_not_lost(monkeypatch):
+    """It comes in a method that is called as an object goes, whose exceptions Python drops."""
+    ends = _MultiProcessingDataLoaderIter._shutdown_workers
+
+    def interrupted(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        ends(self)
+
+    batches = read_batches(Numbers(), 2, 2, None)
+    next(batches)
+    workers = multiprocessing.active_children()
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        batches.close()
+    assert not any(worker.is_alive() for worker in workers)

@@ -42,31 +42,32 @@ def _split(title: str, folder: Path, classes: tuple[str, ...]) -> Split:
 
 
 def _half(title: str, folder: Path, prefix: str, classes: tuple[str, ...]) -> Dataset:
-    images = _read_idx(title, folder, f"{prefix}-images-idx3-ubyte", 3)
-    labels = _read_idx(title, folder, f"{prefix}-labels-idx1-ubyte", 1)
+    images, labels = (_find(title, folder, f"{prefix}-{name}-ubyte") for name in ("images-idx3", "labels-idx1"))
+    pixels, numbers = _read_idx(images, 3).unsqueeze(1), _read_idx(labels, 1).to(torch.int64)
     try:
-        return make_dataset(title, images.unsqueeze(1), labels.to(torch.int64), classes)
+        return make_dataset(title, pixels, numbers, classes)
     except ValueError as error:
-        raise ValueError(f"{folder / prefix}-images-idx3-ubyte and its labels: {error}") from error
+        raise ValueError(f"{images} and {labels.name}: {error}") from error
 
 
-def _read_idx(title: str, folder: Path, name: str, dimensions: int) -> Tensor:
+def _find(title: str, folder: Path, name: str) -> Path:
+    for file in (folder / name, folder / f"{name}.gz"):
+        if file.exists():
+            return file
+    raise FileNotFoundError(f"{title}: {folder / name} (or {name}.gz) is missing; put the four files of {title} there")
+
+
+def _read_idx(file: Path, dimensions: int) -> Tensor:
     """The uint8 tensor in an IDX file: two zero bytes, the type, the rank, big-endian sizes, the values."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    if plain.exists():
-        content = plain.read_bytes()
-    elif packed.exists():
-        content = _unpacked(packed)
-    else:
-        raise FileNotFoundError(f"{title}: {plain} (or {packed.name}) is missing; put the four files of {title} there")
+    content = _unpacked(file) if file.suffix == ".gz" else file.read_bytes()
     header = 4 + 4 * dimensions
     if len(content) < header or content[:4] != bytes((0, 0, _UINT8, dimensions)):
-        raise ValueError(f"{folder / name} is not an IDX file of bytes with {dimensions} dimensions")
+        raise ValueError(f"{file} is not an IDX file of bytes with {dimensions} dimensions")
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) != header + math.prod(shape):
-        raise ValueError(f"{folder / name} should hold {math.prod(shape)} values, has {len(content) - header}")
+        raise ValueError(f"{file} should hold {math.prod(shape)} values, has {len(content) - header}")
     if 0 in shape:
-        raise ValueError(f"{folder / name} holds nothing: its sizes are {shape}")
+        raise ValueError(f"{file} holds nothing: its sizes are {shape}")
     return torch.frombuffer(bytearray(content[header:]), dtype=torch.uint8).view(shape)
 
 

@@ -102,11 +102,18 @@ def test_a_packed_idx_file_unpacks_to_no_more_than_is_allowed(tmp_path, monkeypa
         data.load("mnist", tmp_path)
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 4), (2**32 - 1, 2**32 - 1, 2**32 - 1), (0, 2**32 - 1, 2**32 - 1), (4, 4, 4)])
+@pytest.mark.parametrize(
+    "shape", [(0, 4, 4), (2**32 - 1, 2**32 - 1, 2**32 - 1), (0, 2**32 - 1, 2**32 - 1), (4, 4, 4), (1, 6, 8)]
+)
 def test_an_idx_file_holds_what_it_claims(tmp_path, shape):
-    file = write_mnist(tmp_path).with_suffix("")
-    file.write_bytes(struct.pack(">4B3I", 0, 0, 8, 3, *shape) + bytes(0 if 0 in shape else 48))
-    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte (should hold|holds nothing)"):
+    packed = write_mnist(tmp_path)
+    plain, content = packed.with_suffix(""), struct.pack(">4B3I", 0, 0, 8, 3, *shape) + bytes(0 if 0 in shape else 48)
+    packed.write_bytes(gzip.compress(content))
+    said = "(should hold|holds nothing|and train-labels-idx1-ubyte.gz: )"
+    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte\.gz {said}"):
+        data.load("mnist", tmp_path)
+    plain.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"train-images-idx3-ubyte {said}"):
         data.load("mnist", tmp_path)
 
 

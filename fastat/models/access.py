@@ -20,6 +20,13 @@ Model = Callable[[Tensor], Any]
 (:func:`logits_of`)."""
 
 
+_ORDERED = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.uint8, torch.int8, torch.int16, torch.int32,
+    torch.int64,
+}  # fmt: skip
+"""Types of numbers of which torch finds the largest."""
+
+
 def logits_of(output: Any) -> Tensor:
     """The logits in what a classifier returns: the tensor itself, or what stands under ``logits`` in a mapping or an
     object, as Hugging Face's models return it.
@@ -41,11 +48,17 @@ def logits_of(output: Any) -> Tensor:
 
 def class_logits(output: Any) -> Tensor:
     """The logits of classes ``[B, C, ...]``, C >= 2, in what a classifier returns: a single logit ``[B]`` or
-    ``[B, 1, ...]``, of class 1 against class 0, counts as the pair (0, z)."""
+    ``[B, 1, ...]``, of class 1 against class 0, counts as the pair (0, z).
+
+    Raises:
+        TypeError, ValueError: there are none.
+    """
     logits = logits_of(output)
     if logits.layout != torch.strided or logits.dim() == 0 or 0 in logits.shape[1:2]:
         found = list(logits.shape) if logits.layout == torch.strided else logits.layout
         raise ValueError(f"the model must return logits [B, C], a dense tensor of at least one class, got {found}")
+    if logits.dtype not in _ORDERED:
+        raise TypeError(f"the model must return logits of a floating-point type, got {logits.dtype}")
     if logits.dim() == 1 or (logits.dim() > 1 and logits.shape[1] == 1):
         z = logits.unsqueeze(1) if logits.dim() == 1 else logits
         return torch.cat([torch.zeros_like(z), z], dim=1)

@@ -243,6 +243,12 @@ def test_any_callable_is_a_model():
         assert fastat.evaluate(other, (x, y), 0.04, attacks=("pgd-3",)).accuracy == expected
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint16, torch.complex64, torch.float8_e4m3fn])
+def test_logits_that_have_no_order(dtype):
+    with pytest.raises(TypeError, match=f"the model must return logits of a floating-point type, got {dtype}"):
+        fastat.evaluate(lambda x: torch.zeros(len(x), 3, dtype=dtype), images(), 0.1)
+
+
 def test_normalized_data():
     x, y = images()
     mean, std = 0.3, 0.5

@@ -150,8 +150,11 @@ _FORMULAS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"margin": _margin, "
 
 
 def one_loss(a: Arguments, result: Any) -> Iterator[str]:
-    """0-d and, of moderate numbers, finite and at least 0."""
-    yield from _numbers(result, (), _moderate(a, "logits", "features", "losses", "beta"), least=-1e-4)
+    """0-d and, of moderate numbers, finite and at least 0, if no loss that was given is less."""
+    looked_at = ("features",) if a.get("beta") != 0 else ()
+    given = a.get("losses")
+    least = -math.inf if given is not None and (given < 0).any() else -1e-4
+    yield from _numbers(result, (), _moderate(a, "logits", "losses", "beta", *looked_at), least=least)
 
 
 def losses(a: Arguments, result: Any) -> Iterator[str]:

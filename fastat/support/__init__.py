@@ -17,6 +17,7 @@ __all__ = [
     "did_you_mean",
     "distributed",
     "files",
+    "interrupt",
     "is_function_name",
     "keyed",
     "threat",

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from fastat.data.workers import read_batches
+from fastat.support.interrupt import Terminated, termination_raises
 
 
 class Numbers(Dataset):
@@ -93,13 +94,13 @@ def test_an_interrupt_while_the_workers_end_is_not_lost(monkeypatch):
     ends = _MultiProcessingDataLoaderIter._shutdown_workers
 
     def interrupted(self) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
         ends(self)
 
     batches = read_batches(Numbers(), 2, 2, None)
     next(batches)
     workers = multiprocessing.active_children()
     monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    with termination_raises(), pytest.raises(Terminated):
         batches.close()
     assert not any(worker.is_alive() for worker in workers)

@@ -49,10 +49,23 @@ def _number(value: Any) -> float:
         return math.copysign(math.inf, 1 if value > 0 else -1)
 
 
+def ends_of(box: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The ends of the box as the ops compute with them: in half precision the numbers within it."""
+    if x.dtype not in _HALF:
+        return spread(box[0], x, -math.inf), spread(box[1], x, math.inf)
+    low, high = (
+        spread(end, x) if isinstance(end, Tensor) else _double(end, none)
+        for end, none in zip(box, (-math.inf, math.inf), strict=True)
+    )
+    return _next_inside(low, high, x.dtype)
+
+
+def _double(value: Any, default: float) -> Tensor:
+    return torch.full((), default if value is None else _number(value), dtype=torch.float64)
+
+
 def outside_box(found: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Iterator[str]:
     """Exactly; in half precision where that has a number in the box."""
-    if x.dtype in _HALF:
-        low, high = _next_inside(low, high, x.dtype)
     past = torch.maximum(low - wide(found), wide(found) - high)
     if past.numel() > 0 and ((past > 0) & (low <= high)).any():
         yield "left the box" + (" by a rounding" if past.amax() < 0.01 else "")

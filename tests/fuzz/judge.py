@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .geometry import MODERATE, outside_ball, outside_box, spread, unit, whole_samples, wide
+from .geometry import MODERATE, ends_of, outside_ball, outside_box, spread, unit, whole_samples, wide
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,8 @@ def attack(a: Arguments, result: Any) -> Iterator[str]:
         still = (spread(mask, x) == 0).expand(x.shape)
         if not torch.equal(result[still], x[still]):
             yield "moved what the mask holds"
-        low, high = (None, None) if bounds is None else bounds
-        inside = torch.minimum(torch.maximum(wide(x), spread(low, x, -math.inf)), spread(high, x, math.inf))
+        low, high = ends_of(bounds or (None, None), x)
+        inside = torch.minimum(torch.maximum(wide(x), low), high)
         moved = torch.where(still, inside.to(x.dtype), result)
     if a.get("normalization") is None:
         eps = a.get("eps", 8 / 255) if a.get("clip", True) else math.inf
@@ -100,10 +100,12 @@ def attack(a: Arguments, result: Any) -> Iterator[str]:
 def _point(a: Arguments, result: Tensor, origin: Tensor, box: Any, eps: Any) -> Iterator[str]:
     """In the box, finite and in the ball around ``x``, where what went in was."""
     x, norm = a.get("x"), a.get("norm", a.norm or "linf")
-    low, high = (spread(end, x, side * math.inf) for end, side in zip(box, (-1, 1), strict=True))
+    low, high = ends_of(box, x)
     yield from outside_box(result, x, low, high)
     centre, at = wide(x), wide(origin)
     usual = centre.isfinite() & at.isfinite()
+    if isinstance(start := a.get("start"), Tensor) and not a.get("validate", True):
+        usual = usual & wide(start).isfinite()  # nobody has looked at it
     length = a.get("step_size", 0.0 if a.get("x_adv") is not None else eps)
     reach = torch.zeros(()) if length is None or callable(length) else spread(length, x)
     small = centre.abs() + at.abs() + reach < min(MODERATE, torch.finfo(x.dtype).max / 4)

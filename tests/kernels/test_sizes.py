@@ -126,6 +126,12 @@ def test_rows_and_columns_are_told_apart():
         ({"upper": torch.ones(3, dtype=torch.int64)}, TypeError, "upper must be a floating-point tensor"),
         ({"lower": torch.full((3, 1, 1), 2.0)}, ValueError, "lower must be <= upper, got entries"),
         ({"lower": torch.full((3, 1, 1), math.nan)}, ValueError, "lower must be <= upper, got entries"),
+        (
+            {"lower": torch.tensor(math.inf), "upper": None},
+            ValueError,
+            r"lower must be at most 3.4\d+e\+38, upper at least",
+        ),
+        ({"upper": torch.tensor(-math.inf), "lower": None}, ValueError, "got entries that are not"),
         ({"eps": -torch.rand(3, 1, 1)}, ValueError, "eps must be >= 0, got -"),
         ({"eps": torch.rand(3, 1, 1, device="meta")}, ValueError, "eps must be on cpu, got meta"),
     ],

@@ -65,6 +65,8 @@ def checked(
         dtype = compute_dtype(x)
         if x.dtype != dtype:  # its rounding would carry the result out of a ball given in pixels
             raise ValueError(f"normalization needs float32 or float64 data, got {x.dtype}: pass x.float()")
+        if not isinstance(normalization, tuple | list) or len(normalization) != 2:
+            raise TypeError(f"normalization must be a pair (mean, std), got {normalization!s:.60}")
         for name, value in zip(("mean", "std"), normalization, strict=True):
             tensors[name] = _channelwise(value, name, x)
     sizes = dict(zip(SIZES, (eps, step_size, lower, upper), strict=True))
@@ -183,7 +185,11 @@ def _channelwise(value: float | Sequence[float] | Tensor, name: str, x: Tensor) 
     if isinstance(value, Tensor) and value.device.type != "cpu":
         t = value.to(x.dtype)
     else:
-        numbers = torch.as_tensor(value, dtype=torch.float64)
+        try:
+            numbers = torch.as_tensor(value, dtype=torch.float64)
+        except (OverflowError, TypeError, ValueError, RuntimeError) as error:
+            wanted = f"a finite number or {x.shape[1]} of them"
+            raise TypeError(f"normalization: {name} must be {wanted}, got {value!s:.60}") from error
         if name == "std" and not bool((numbers > 0).all()):
             raise ValueError(f"normalization: std must be > 0, got {value}")
         entries = [torch.full((), v, dtype=x.dtype, device=x.device) for v in numbers.flatten().tolist()]

@@ -332,6 +332,10 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"bounds": (1.0, 0.0)}, ValueError, "bounds must have lower < upper"),
         ({"start": torch.zeros(1)}, ValueError, r"start must have shape .2, 3, 12, 12. on cpu, got .1. on cpu"),
         ({"normalization": (0.5, 0.0)}, ValueError, "std must be > 0, got 0.0"),
+        ({"normalization": [0.5]}, TypeError, r"normalization must be a pair \(mean, std\), got \[0.5\]"),
+        ({"normalization": 0.5}, TypeError, r"normalization must be a pair \(mean, std\), got 0.5"),
+        ({"normalization": (0.5, 10**400)}, TypeError, "std must be a finite number or 3 of them, got 1000"),
+        ({"normalization": (None, 1.0)}, TypeError, "mean must be a finite number or 3 of them, got None"),
         ({"model": lambda x: torch.zeros(2, 10)}, ValueError, "no gradient with respect to x"),
         (
             {"loss": lambda z, y: F.cross_entropy(z, y), "keep": "best"},

@@ -40,7 +40,7 @@ def test_killed_at_any_moment(tmp_path):
     seconds = time.monotonic() - began
     moments = random.Random(0)
     begun = 0
-    for _ in range(6):
+    for _ in range(4):
         process = start(tmp_path / "killed")
         time.sleep(moments.uniform(0.3, 1.2) * seconds)
         process.kill()

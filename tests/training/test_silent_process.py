@@ -80,29 +80,35 @@ def wait_for_steps(folder: Path, processes: list[subprocess.Popen]) -> None:
     pytest.fail(f"ended: {[process.stderr.read() for process in processes if process.poll() is not None]}")
 
 
+def train_to_the_end(folder: Path) -> None:
+    for process in train(folder, 2, 600):
+        assert process.communicate(timeout=300)[1] is not None and process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train_to_the_end(folder)
+    return folder
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "ends", "number"),
-    [(2, signal.SIGSTOP, 1), (2, signal.SIGSTOP, 0), (2, signal.SIGKILL, 1)],
-)
-def test_the_same_command_goes_on(tmp_path, processes, ends, number):
-    started = train(tmp_path / "run", processes, 20)
+@pytest.mark.parametrize(("ends", "number"), [(signal.SIGSTOP, 1), (signal.SIGSTOP, 0), (signal.SIGKILL, 1)])
+def test_the_same_command_goes_on(tmp_path, whole, ends, number):
+    started = train(tmp_path, 2, 20)
     try:
-        wait_for_steps(tmp_path / "run", started)
+        wait_for_steps(tmp_path, started)
         started[number].send_signal(ends)
-        for process in (process for process in started if process is not started[number]):
-            said = process.communicate(timeout=120)[1]
-            assert process.returncode == 1
-            assert f"error: {SILENT.format(number, processes)} message. The same command continues" in said
+        said = started[1 - number].communicate(timeout=120)[1]
+        assert started[1 - number].returncode != 0
+        assert f"error: {SILENT.format(number, 2)} message. The same command continues" in said
     finally:
         end(started)
-    assert load_checkpoint(tmp_path / "run" / "checkpoint.pt")["step"] > 0
-    for name in ("run", "whole"):
-        for process in train(tmp_path / name, processes, 600):
-            assert process.communicate(timeout=300)[1] is not None and process.returncode == 0
-    one, other = (load_checkpoint(tmp_path / name / "checkpoint.pt") for name in ("run", "whole"))
+    assert load_checkpoint(tmp_path / "checkpoint.pt")["step"] > 0
+    train_to_the_end(tmp_path)
+    one, other = (load_checkpoint(folder / "checkpoint.pt") for folder in (tmp_path, whole))
     assert one["epoch"] == other["epoch"] == 2
-    assert metrics(tmp_path / "run") == metrics(tmp_path / "whole")
+    assert metrics(tmp_path) == metrics(whole)
     assert all(one["model"][name].equal(weight) for name, weight in other["model"].items())
 
 

@@ -24,6 +24,9 @@ ARGS   ?=
 demo: $(VENV)/.extension
 	$(PY) -m fastat train --data $(DATA) --out $(OUT) $(ARGS)
 
+# The networks of tests are small: threads that wait for each other cost more than they give, most of all on a machine
+# that is busy otherwise. The kernels' own tests take two.
+test: export OMP_NUM_THREADS ?= 1
 test: $(VENV)/.extension $(VENV)/.peers
 	$(PY) -m pytest $(ARGS)
 

@@ -68,7 +68,7 @@ struct L2Sums {
 // How to move and scale the elements of one sample.
 template <class C>
 struct L2Plan {
-  C first, second;  // g times first times second is the step, scaled; split so that neither factor overflows
+  C first, second;  // g times first, at most 4, times second is the step, scaled: one alone may leave the range
   C coarse, fine;   // both multiply the perturbation: one alone may be below the smallest number
   bool moves, shrinks;
 };
@@ -84,10 +84,10 @@ FASTAT_HD L2Plan<C> l2_plan(const L2Sums& sums, C step, C eps) {
   const double squared = l2_squared(sums, step), radius = static_cast<double>(eps);
   const double scale = squared > radius * radius ? radius / sqrt(squared) : 1.0;
   if (plan.moves) {
-    const double norm = sqrt(sums.gg);
-    const double lift = norm < 0x1p-100 ? 0x1p+100 : 1.0;
-    plan.first = static_cast<C>(lift);
-    plan.second = static_cast<C>(step * scale / (norm * lift));
+    const double norm = sqrt(sums.gg), least = std::numeric_limits<C>::min();
+    const double first = clamp(bits_of<double>(bits_of<int64_t>(1.0 / norm) >> 52 << 52), least, 0.25 / least);
+    plan.first = static_cast<C>(first);
+    plan.second = static_cast<C>(step * scale / (norm * first));
   }
   plan.shrinks = scale < 1.0;
   plan.coarse = static_cast<C>(scale < 0x1p-60 ? sqrt(scale) : 1.0);

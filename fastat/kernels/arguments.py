@@ -80,6 +80,7 @@ def integer_labels(y: Tensor, data: Tensor, name: str) -> Tensor:
     if not isinstance(y, Tensor) or y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         cure = f": {name}.long() makes one of classes" if isinstance(y, Tensor) else f": torch.as_tensor({name})"
         raise TypeError(f"{name} must be an integer tensor, got {getattr(y, 'dtype', type(y).__name__)}{cure}")
+    check_dense(y, name)
     if y.shape != (data.shape[0],):
         raise ValueError(f"{name} must have shape [{data.shape[0]}], got {list(y.shape)}")
     if y.device != data.device:
@@ -171,11 +172,11 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
 def _inward(
     low: float, high: float, lows: Tensor | None, highs: Tensor | None, x: Tensor
 ) -> tuple[float, float, Tensor | None, Tensor | None]:
+    inner_low, inner_high = _number_inward(low, x.dtype, up=True), _number_inward(high, x.dtype, up=False)
     if lows is None and highs is None:
-        inner_low, inner_high = _number_inward(low, x.dtype, up=True), _number_inward(high, x.dtype, up=False)
         return (inner_low, inner_high, None, None) if inner_low <= inner_high else (low, high, None, None)
-    first = torch.full_like(highs, low) if lows is None and highs is not None else lows
-    last = torch.full_like(lows, high) if highs is None and lows is not None else highs
+    first = torch.full_like(highs, inner_low) if lows is None and highs is not None else lows
+    last = torch.full_like(lows, inner_high) if highs is None and lows is not None else highs
     assert first is not None and last is not None
     inner_first, inner_last = inward(first, x.dtype, up=True), inward(last, x.dtype, up=False)
     some = inner_first <= inner_last

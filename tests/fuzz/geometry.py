@@ -78,16 +78,24 @@ def outside_ball(
     if x.numel() == 0:
         return
     point, centre, u = wide(found), wide(x), unit(x)
-    distance, rounding = (point - centre).abs(), 2 * u * (centre.abs() + eps.clamp(max=1e30))
+    distance, least = (point - centre).abs(), 5e-324 if x.dtype == torch.float64 else 2.0**-149
+    rounding = 2 * u * (centre.abs() + eps.clamp(max=1e30)) + least
     if norm == "linf":
         far, radius = distance, eps
     else:
         trusted = whole_samples(trusted).reshape(len(x), -1)[:, 0]
         rows = (t.expand(x.shape).reshape(len(x), -1) for t in (distance, rounding))
-        far, rounding = (torch.linalg.vector_norm(t, _ORDERS[norm], dim=1) for t in rows)
+        far, rounding = (_norm(t, _ORDERS[norm]) for t in rows)
         radius = eps.expand(x.shape).reshape(len(x), -1)[:, 0]
     if ((far > radius * (1 + 16 * u) + rounding + slack) & trusted).any():
         yield "left the ball"
+
+
+def _norm(rows: Tensor, order: float) -> Tensor:
+    """Of numbers of any size: their squares may be larger than any."""
+    largest = rows.amax(1, keepdim=True)
+    found = torch.linalg.vector_norm(rows / largest.clamp(min=1e-300), order, dim=1) * largest[:, 0]
+    return torch.where(largest[:, 0].isfinite(), found, math.inf)
 
 
 def _next_inside(low: Tensor, high: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

@@ -52,6 +52,8 @@ def test_a_number_that_no_float_holds_is_a_value_error(call):
         lambda: fastat.linf_step_(X.clone(), X.to_sparse(), X, 0.1, 0.1),
         lambda: fastat.pgd(MODEL, X, Y, mask=torch.quantize_per_tensor(X, 0.1, 0, torch.quint8)),
         lambda: fastat.evaluate(MODEL, (X.to_sparse(), Y), 0.1),
+        lambda: fastat.pgd(MODEL, X, Y.to_sparse()),
+        lambda: fastat.pgd(MODEL, X, torch.quantize_per_tensor(Y.float(), 1.0, 0, torch.quint8)),
         lambda: fastat.pgd(MODEL, X.to(torch.float8_e4m3fn), Y),
         lambda: fastat.Normalized(MODEL, 0.5, 0.5)(X.to(torch.uint8)),
         lambda: fastat.evaluate(MODEL, (X, Y), 0.1, sample_ids=3),

@@ -59,6 +59,14 @@ def test_tensors(norm, name, dtype):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_a_number_beside_a_tensor(norm, dtype):
+    x = torch.zeros(2, 3, dtype=dtype)
+    found = ops.STEPS[norm](x.clone(), torch.ones_like(x), x, 0.1, 0.1, 5e-324, torch.ones(3))
+    assert (found.double() >= 5e-324).all()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
 def test_a_box_without_a_half_number_in_it_gives_the_nearest(dtype):
     x = torch.full((1, 2), 0.3, dtype=dtype)
     for ends in ((0.1, 0.1), (torch.tensor([0.1, 0.1]), torch.tensor([0.1, 0.1]))):

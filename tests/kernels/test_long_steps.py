@@ -64,6 +64,18 @@ def test_l2_steps_of_any_length_along_gradients_of_any_size(gradient, size, box,
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("gradient", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("eps", [1e-20, 1e-30])
+def test_l2_steps_into_a_ball_that_is_tiny(gradient, eps):
+    """Scaled, the step along a large gradient has a factor that no float holds."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.zeros(3, 15)
+    x_adv, grad = 0.05 * torch.randn(x.shape, generator=g), gradient * (1 + torch.rand(x.shape, generator=g))
+    found = ops.l2_step_(x_adv.clone(), grad, x, 0.1, eps, -1.0)
+    expected = reference.l2_step_(x_adv.double(), grad.double(), x.double(), 0.1, eps, -1.0)
+    torch.testing.assert_close(found.double() / eps, expected / eps, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("size", [1.0, 1e4, 1e10, 1e30])
 def test_l2_step_that_undoes_what_was_far_away(size, dtype):

@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from fastat.support import files as checkpoint
 from fastat.support.files import load_checkpoint
@@ -43,6 +45,18 @@ def kill_at_step(monkeypatch, call: int) -> None:
         take_step(run, batch)
 
     monkeypatch.setattr(training, "take_step", dying)
+
+
+def signal_as_workers_end(monkeypatch) -> None:
+    """SIGTERM comes in a method that is called as an object goes, whose exceptions Python drops."""
+    ends = _MultiProcessingDataLoaderIter._shutdown_workers
+
+    def ending(self) -> None:
+        if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+            signal.raise_signal(signal.SIGTERM)
+        ends(self)
+
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", ending)
 
 
 def is_alive(process: int) -> bool:

@@ -65,10 +65,11 @@ def checked(
         dtype = compute_dtype(x)
         if x.dtype != dtype:  # its rounding would carry the result out of a ball given in pixels
             raise ValueError(f"normalization needs float32 or float64 data, got {x.dtype}: pass x.float()")
-        if not isinstance(normalization, tuple | list) or len(normalization) != 2:
-            raise TypeError(f"normalization must be a pair (mean, std), got {normalization!s:.60}")
-        for name, value in zip(("mean", "std"), normalization, strict=True):
-            tensors[name] = _channelwise(value, name, x)
+        try:
+            mean, std = normalization
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"normalization must be a pair (mean, std), got {_brief(normalization)}") from error
+        tensors |= {"mean": _channelwise(mean, "mean", x), "std": _channelwise(std, "std", x)}
     sizes = dict(zip(SIZES, (eps, step_size, lower, upper), strict=True))
     tensors |= {name: _spread(size, name, x) for name, size in sizes.items() if isinstance(size, Tensor)}
     numbers = {name: None if isinstance(size, Tensor) else as_float(size) for name, size in sizes.items()}
@@ -180,6 +181,13 @@ def _recordable(t: Tensor) -> Tensor:
     return t.clone() if t.is_inference() else t
 
 
+def _brief(value: object) -> str:
+    try:
+        return f"{value!s:.60}"
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of too many digits"
+
+
 def _channelwise(value: float | Sequence[float] | Tensor, name: str, x: Tensor) -> Tensor:
     """Mean or standard deviation, in a shape that broadcasts over channels; made without a copy from host to device."""
     if isinstance(value, Tensor) and value.device.type != "cpu":
@@ -188,8 +196,11 @@ def _channelwise(value: float | Sequence[float] | Tensor, name: str, x: Tensor) 
         try:
             numbers = torch.as_tensor(value, dtype=torch.float64)
         except (OverflowError, TypeError, ValueError, RuntimeError) as error:
+            kind = ValueError if isinstance(error, OverflowError) else TypeError
             wanted = f"a finite number or {x.shape[1]} of them"
-            raise TypeError(f"normalization: {name} must be {wanted}, got {value!s:.60}") from error
+            raise kind(f"normalization: {name} must be {wanted}, got {_brief(value)}") from error
+        if not bool(numbers.isfinite().all()):
+            raise ValueError(f"normalization: {name} must be finite, got {_brief(value)}")
         if name == "std" and not bool((numbers > 0).all()):
             raise ValueError(f"normalization: std must be > 0, got {value}")
         entries = [torch.full((), v, dtype=x.dtype, device=x.device) for v in numbers.flatten().tolist()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -82,7 +82,7 @@ class Dataset:
         augmentation: Augmentation = NO_AUGMENTATION,
         *,
         device: torch.device | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """The images at these positions, ``batch_size`` at a time, on the dataset's own device.
 
         Args:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,14 +101,15 @@ class Mapped:
         augmentation: Augmentation = NO_AUGMENTATION,
         *,
         device: torch.device | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """See :meth:`fastat.data.Dataset.batches`; the augmentation comes after the transforms of the Dataset."""
         device = torch.device("cpu") if device is None else device
-        for stored, labels, ids in self._read(positions.cpu(), batch_size, augmentation, device):
-            keys = ids.to(device)
-            images = changed(stored.to(device, non_blocking=True), keys, augmentation)
-            pixels = images if images.is_floating_point() else images.float() / 255
-            yield Batch(pixels, labels.to(device, non_blocking=True), keys)
+        with closing(self._read(positions.cpu(), batch_size, augmentation, device)) as found:
+            for stored, labels, ids in found:
+                keys = ids.to(device)
+                images = changed(stored.to(device, non_blocking=True), keys, augmentation)
+                pixels = images if images.is_floating_point() else images.float() / 255
+                yield Batch(pixels, labels.to(device, non_blocking=True), keys)
 
     def samples(self, positions: Sequence[int], seed: int = 0, epoch: int = 0) -> list[tuple[Tensor, int]]:
         """Samples, each float32 or uint8 of pixels from 0 to 255, and their labels.
@@ -141,7 +142,7 @@ class Mapped:
 
     def _read(
         self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor, Tensor]]:
         workers = min(cores(), 8) if self.workers is None else self.workers
         samples = _Samples(self.take(positions), augmentation)
         return read_batches(samples, batch_size, 0 if len(positions) <= _FEW else workers, device)

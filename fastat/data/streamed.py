@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ class Streamed:
         augmentation: Augmentation = NO_AUGMENTATION,
         *,
         device: torch.device | None = None,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """See :meth:`fastat.data.Dataset.batches`.
 
         "none" resizes the shorter side to 256 pixels and cuts out the middle; "crop" cuts out a random part
@@ -91,14 +92,15 @@ class Streamed:
         "crop-flip" also mirrors half of the images. Worker processes decode, as many as there are cores, 8 at most.
         """
         device = torch.device("cpu") if device is None else device
-        for images, labels, ids in self._decoded(positions.cpu(), batch_size, augmentation, device):
-            on_device, keys = images.to(device, non_blocking=True), ids.to(device)
-            images = cut_out(on_device, keys, augmentation.cutout, augmentation.seed, augmentation.epoch)
-            yield Batch(images.float() / 255, labels.to(device, non_blocking=True), keys)
+        with closing(self._decoded(positions.cpu(), batch_size, augmentation, device)) as found:
+            for images, labels, ids in found:
+                on_device, keys = images.to(device, non_blocking=True), ids.to(device)
+                images = cut_out(on_device, keys, augmentation.cutout, augmentation.seed, augmentation.epoch)
+                yield Batch(images.float() / 255, labels.to(device, non_blocking=True), keys)
 
     def _decoded(
         self, positions: Tensor, batch_size: int, augmentation: Augmentation, device: torch.device | None = None
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    ) -> Generator[tuple[Tensor, Tensor, Tensor]]:
         check_augment(augmentation.kind)
         samples = _Files(self.take(positions), augmentation)
         return read_batches(samples, batch_size, min(cores(), 8), device)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from typing import Any
@@ -15,13 +17,13 @@ from torch.utils.data import Dataset as TorchDataset
 
 from fastat.support.interrupt import interrupts_deferred
 
-_SIGNALS = signal.SIGINT, signal.SIGTERM
+_SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGALRM
 _LOOK_EVERY = 1  # second, at which a worker that got SIGTERM looks whether it is still needed
 
 
 def read_batches(
     samples: TorchDataset[Any], batch_size: int, workers: int, device: torch.device | None
-) -> Iterator[Any]:
+) -> Generator[Any]:
     """Batches of the samples in their order; of an item that is an exception, that is raised.
 
     Of an error that a worker raises, torch would make a text with the whole traceback.
@@ -31,6 +33,7 @@ def read_batches(
         device: where the batches will go.
     """
     done = RawValue("b", 0)  # the workers see it
+    end = partial(setattr, done, "value", 1)
     loader = DataLoader(
         samples,
         batch_size,
@@ -38,30 +41,41 @@ def read_batches(
         generator=torch.Generator(),  # else the loader draws a seed for its workers from torch's global generator
         num_workers=workers,
         pin_memory=device is not None and device.type == "cuda",
-        worker_init_fn=partial(_outlive_signals, done, os.getpid()) if workers else None,
+        worker_init_fn=partial(_outlive_signals, done) if workers else None,
     )
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # for workers, until they have said what to do then
+    batches = None
+    atexit.register(end)  # before multiprocessing waits for the workers of an iterator that nobody has closed
     try:
-        batches = iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
+        with _signals_held():
+            batches = iter(loader)
         for batch in batches:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
     finally:
-        done.value = 1
+        end()
+        atexit.unregister(end)
         with interrupts_deferred():  # an exception is lost where an object goes
             del batches  # now, not when the last traceback is gone: it ends the workers
 
 
-def _outlive_signals(done: Any, main: int, _: int) -> None:
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """For workers that start within: until they have said what to do then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outlive_signals(done: Any, _: int) -> None:
     """Ctrl-C and SIGTERM often reach a whole group of processes. The main one may have a step to finish, however long
     that takes, in which a worker that dies is an error: so a worker ends when the main one is done with it, or gone."""
+    parent = os.getppid()
 
     def end_if_free(number: int, _: object) -> None:
-        if done.value or os.getppid() != main:
+        if done.value or os.getppid() != parent:
             os._exit(0)  # of an end by a signal torch would make an error in the main process
         signal.alarm(_LOOK_EVERY)
 

@@ -175,12 +175,22 @@ def _inward(
     inner_low, inner_high = _number_inward(low, x.dtype, up=True), _number_inward(high, x.dtype, up=False)
     if lows is None and highs is None:
         return (inner_low, inner_high, None, None) if inner_low <= inner_high else (low, high, None, None)
-    first = torch.full_like(highs, inner_low) if lows is None and highs is not None else lows
-    last = torch.full_like(lows, inner_high) if highs is None and lows is not None else highs
-    assert first is not None and last is not None
-    inner_first, inner_last = inward(first, x.dtype, up=True), inward(last, x.dtype, up=False)
+    first, inner_first = _ends_inward(lows, highs, low, inner_low, x.dtype, up=True)
+    last, inner_last = _ends_inward(highs, lows, high, inner_high, x.dtype, up=False)
     some = inner_first <= inner_last
     return low, high, torch.where(some, inner_first, first), torch.where(some, inner_last, last)
+
+
+def _ends_inward(
+    ends: Tensor | None, others: Tensor | None, number: float, inner: float, dtype: torch.dtype, *, up: bool
+) -> tuple[Tensor, Tensor]:
+    """One end of the box, as it is and moved inward; where it is a number, like the other end, a tensor."""
+    if ends is not None:
+        return ends, inward(ends, dtype, up=up)
+    assert others is not None
+    most = torch.finfo(others.dtype).max
+    near = number if math.isinf(number) else max(-most, min(most, number))
+    return torch.full_like(others, near), torch.full_like(others, inner)
 
 
 def _number_inward(end: float, dtype: torch.dtype, *, up: bool) -> float:

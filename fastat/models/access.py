@@ -58,7 +58,7 @@ def class_logits(output: Any) -> Tensor:
         found = list(logits.shape) if logits.layout == torch.strided else logits.layout
         raise ValueError(f"the model must return logits [B, C], a dense tensor of at least one class, got {found}")
     if logits.dtype not in _ORDERED:
-        raise TypeError(f"the model must return logits of a floating-point type, got {logits.dtype}")
+        raise TypeError(f"the model must return logits that can be compared, float32 for one, got {logits.dtype}")
     if logits.dim() == 1 or (logits.dim() > 1 and logits.shape[1] == 1):
         z = logits.unsqueeze(1) if logits.dim() == 1 else logits
         return torch.cat([torch.zeros_like(z), z], dim=1)

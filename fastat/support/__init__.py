@@ -1,4 +1,4 @@
-"""What several rooms need: threat models, keyed random numbers, files, groups of processes, names of functions."""
+"""What several rooms need: threat models, keyed draws, files, signals, groups of processes, function names."""
 
 from __future__ import annotations
 

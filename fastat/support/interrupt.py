@@ -6,9 +6,9 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Terminated(KeyboardInterrupt):
@@ -49,15 +49,21 @@ def interrupts_deferred(wanted: bool = True) -> Iterator[None]:
     def remember(number: int, frame: FrameType | None) -> None:
         seen.add(number)
 
-    for number in held:
-        signal.signal(number, remember)
-    try:
-        yield
-    finally:
+    with ExitStack() as restored:
         for number, before in held.items():
-            signal.signal(number, signal.SIG_DFL if before is None else before)
+            restored.callback(_restore, number, signal.SIG_DFL if before is None else before)
+            signal.signal(number, remember)
+        yield
     if seen:
         raise Terminated if signal.SIGTERM in seen else KeyboardInterrupt
+
+
+def _restore(number: int, handler: Any) -> None:
+    try:
+        signal.signal(number, handler)
+    except BaseException:  # of another signal, which came before this one's handler was set
+        signal.signal(number, handler)
+        raise
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -124,11 +125,7 @@ def batches(
         order = keyed_permutation(len(images.train_set), seed, number, _ORDER)
         rows = order[: per_pass * images.batch_size].view(per_pass, images.batch_size)[:, images.part]
         times = [len(list(same)) for _, same in groupby(in_pass, key=lambda step: step // replays)]
-        found = images.train_set.batches(
-            rows[first : first + len(times)].flatten(),
-            rows.shape[1],
-            replace(augmentation, epoch=number),
-            device=device,
-        )
-        for count, batch in zip(times, found, strict=True):
-            yield from [batch] * count
+        chosen, changes = rows[first : first + len(times)].flatten(), replace(augmentation, epoch=number)
+        with closing(images.train_set.batches(chosen, rows.shape[1], changes, device=device)) as found:
+            for count, batch in zip(times, found, strict=True):
+                yield from [batch] * count

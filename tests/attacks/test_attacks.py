@@ -334,7 +334,13 @@ def test_bounds_have_a_tolerance_and_none(model, batch):
         ({"normalization": (0.5, 0.0)}, ValueError, "std must be > 0, got 0.0"),
         ({"normalization": [0.5]}, TypeError, r"normalization must be a pair \(mean, std\), got \[0.5\]"),
         ({"normalization": 0.5}, TypeError, r"normalization must be a pair \(mean, std\), got 0.5"),
-        ({"normalization": (0.5, 10**400)}, TypeError, "std must be a finite number or 3 of them, got 1000"),
+        ({"normalization": (0.5, 10**400)}, ValueError, "std must be a finite number or 3 of them, got 1000"),
+        (
+            {"normalization": (10**5000, 1.0)},
+            ValueError,
+            "mean must be a finite.*got a number of too many digits",
+        ),
+        ({"normalization": (math.nan, 1.0)}, ValueError, "mean must be finite, got nan"),
         ({"normalization": (None, 1.0)}, TypeError, "mean must be a finite number or 3 of them, got None"),
         ({"model": lambda x: torch.zeros(2, 10)}, ValueError, "no gradient with respect to x"),
         (

@@ -3,13 +3,15 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 import torch
-from killing import is_alive
+from killing import is_alive, signal_as_workers_end
 from torch.utils.data import Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from fastat.data.workers import read_batches
 from fastat.support.interrupt import Terminated, termination_raises
@@ -31,8 +33,12 @@ class Numbers(Dataset):
 
 
 @pytest.fixture(autouse=True)
-def _alone() -> None:
+def _alone() -> Iterator[None]:
     assert not multiprocessing.active_children()
+    yield
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 def signal_workers(number: int) -> list[multiprocessing.process.BaseProcess]:
@@ -49,7 +55,9 @@ def test_workers_outlive_a_signal_as_long_as_they_are_needed(number):
     batches = read_batches(Numbers(), 2, 2, None)
     found = [next(batches)]
     workers = signal_workers(number)
-    time.sleep(3)  # more than twice the time after which they look
+    if number == signal.SIGTERM:
+        signal_workers(signal.SIGALRM)  # as later, while the main process is at work
+    time.sleep(1)
     assert all(worker.is_alive() for worker in workers)
     found += batches
     assert torch.cat(found).tolist() == list(range(40))
@@ -89,18 +97,36 @@ def test_workers_end_with_the_process_that_they_read_for():
         time.sleep(0.05)
 
 
+SCRIPT = """
+import faulthandler, signal, sys
+faulthandler.dump_traceback_later(60, exit=True)
+import fastat.data.workers as reading
+from test_workers import *
+class Loader(reading.DataLoader):
+    def __iter__(self):
+        found = super().__iter__()
+        if sys.argv[1] == "as they start":
+            signal.raise_signal(signal.SIGINT)
+        return found
+signal.signal(signal.SIGINT, signal.default_int_handler)
+reading.DataLoader = Loader
+batches = read_batches(Numbers(), 2, 2, None)
+next(batches)
+"""
+
+
+@pytest.mark.parametrize(("interrupted", "status"), [("never", 0), ("as they start", -signal.SIGINT)])
+def test_an_iterator_that_is_not_closed_keeps_no_process(interrupted, status):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, interrupted], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status, done.stderr
+
+
 def test_an_interrupt_while_the_workers_end_is_not_lost(monkeypatch):
-    """It comes in a method that is called as an object goes, whose exceptions Python drops."""
-    ends = _MultiProcessingDataLoaderIter._shutdown_workers
-
-    def interrupted(self) -> None:
-        signal.raise_signal(signal.SIGTERM)
-        ends(self)
-
     batches = read_batches(Numbers(), 2, 2, None)
     next(batches)
-    workers = multiprocessing.active_children()
-    monkeypatch.setattr(_MultiProcessingDataLoaderIter, "_shutdown_workers", interrupted)
+    signal_as_workers_end(monkeypatch)
     with termination_raises(), pytest.raises(Terminated):
         batches.close()
-    assert not any(worker.is_alive() for worker in workers)

@@ -69,9 +69,11 @@ def test_a_number_beside_a_tensor(norm, dtype):
 @pytest.mark.parametrize("dtype", HALVES)
 def test_a_box_without_a_half_number_in_it_gives_the_nearest(dtype):
     x = torch.full((1, 2), 0.3, dtype=dtype)
-    for ends in ((0.1, 0.1), (torch.tensor([0.1, 0.1]), torch.tensor([0.1, 0.1]))):
-        found = ops.project_(x.clone(), x, 1.0, "linf", *ends)
-        assert torch.equal(found, torch.full((1, 2), 0.1).to(dtype))
+    for end in (0.1, 0.2999):
+        several = torch.tensor([end, end])
+        for lower, upper in ((end, end), (several, several), (end, several), (several, end)):
+            found = ops.project_(x.clone(), x, 1.0, "linf", lower, upper)
+            assert torch.equal(found, torch.full((1, 2), end).to(dtype))
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from killing import Killed, assert_same_run, kill_at_step
+from killing import Killed, assert_same_run, kill_at_step, signal_as_workers_end
 from own_cases import Drawn, Wrapped, network, samples, short
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -19,7 +19,7 @@ from torch.utils.data import TensorDataset
 import fastat
 from fastat.cli import main
 from fastat.support.files import load_checkpoint
-from fastat.training import load_network
+from fastat.training import Terminated, load_network
 
 
 def test_a_module_is_trained_in_place(tmp_path):
@@ -262,6 +262,14 @@ def test_a_signal_to_all_processes_saves(tmp_path):
     assert "Terminated" in said and "DataLoader worker" not in said
     saved = load_checkpoint(tmp_path / "checkpoint.pt")
     assert saved["epoch"] > 0 or saved["step"] >= 3
+
+
+def test_a_signal_at_the_end_of_an_epoch_is_not_lost(tmp_path, monkeypatch):
+    signal_as_workers_end(monkeypatch)
+    with pytest.raises(Terminated):
+        short(tmp_path, given=Drawn(900), workers=2)
+    saved = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert (saved["epoch"], saved["step"]) == (0, 27)
 
 
 def test_a_longer_run_is_measured_anew(tmp_path, capsys):

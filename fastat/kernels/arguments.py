@@ -172,17 +172,17 @@ def box(lower: Size | None, upper: Size | None, x: Tensor) -> tuple[float, float
 def _inward(
     low: float, high: float, lows: Tensor | None, highs: Tensor | None, x: Tensor
 ) -> tuple[float, float, Tensor | None, Tensor | None]:
-    inner_low, inner_high = _number_inward(low, x.dtype, up=True), _number_inward(high, x.dtype, up=False)
     if lows is None and highs is None:
+        inner_low, inner_high = _number_inward(low, x.dtype, up=True), _number_inward(high, x.dtype, up=False)
         return (inner_low, inner_high, None, None) if inner_low <= inner_high else (low, high, None, None)
-    first, inner_first = _ends_inward(lows, highs, low, inner_low, x.dtype, up=True)
-    last, inner_last = _ends_inward(highs, lows, high, inner_high, x.dtype, up=False)
+    first, inner_first = _ends_inward(lows, highs, low, x.dtype, up=True)
+    last, inner_last = _ends_inward(highs, lows, high, x.dtype, up=False)
     some = inner_first <= inner_last
     return low, high, torch.where(some, inner_first, first), torch.where(some, inner_last, last)
 
 
 def _ends_inward(
-    ends: Tensor | None, others: Tensor | None, number: float, inner: float, dtype: torch.dtype, *, up: bool
+    ends: Tensor | None, others: Tensor | None, number: float, dtype: torch.dtype, *, up: bool
 ) -> tuple[Tensor, Tensor]:
     """One end of the box, as it is and moved inward; where it is a number, like the other end, a tensor."""
     if ends is not None:
@@ -190,7 +190,7 @@ def _ends_inward(
     assert others is not None
     most = torch.finfo(others.dtype).max
     near = number if math.isinf(number) else max(-most, min(most, number))
-    return torch.full_like(others, near), torch.full_like(others, inner)
+    return torch.full_like(others, near), torch.full_like(others, _number_inward(number, dtype, up=up))
 
 
 def _number_inward(end: float, dtype: torch.dtype, *, up: bool) -> float:

@@ -5,11 +5,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
-from killing import is_alive
+from killing import is_alive, wait_for
 from pictures import SIZE, files_of, loaded, plain
 
 from fastat import data
@@ -138,10 +137,3 @@ def test_no_process_is_left_and_one_line_is_said(folder, tmp_path, end):
     assert said[0] == "decoding 12 images" and len(said) == 1 + len(lines)
     assert all(text.startswith(line) for text, line in zip(said[1:], lines, strict=True))
     wait_for(lambda: not any(is_alive(process) for process in workers))
-
-
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + 100
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from killing import is_alive, signal_as_workers_end
+from killing import is_alive, signal_as_workers_end, wait_for
 from torch.utils.data import Dataset
 
 from fastat.data.workers import read_batches
@@ -91,10 +91,7 @@ def test_workers_end_with_the_process_that_they_read_for():
     workers = here.recv()
     main.kill()
     main.join()
-    end = time.monotonic() + 60
-    while any(is_alive(worker) for worker in workers):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    wait_for(lambda: not any(is_alive(worker) for worker in workers))
 
 
 SCRIPT = """

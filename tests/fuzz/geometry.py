@@ -28,7 +28,7 @@ def unit(x: Tensor) -> float:
 def spread(value: Any, x: Tensor, default: float = 0.0) -> Tensor:
     """A size in the precision that is computed in, to broadcast against ``x``."""
     if not isinstance(value, Tensor):
-        value = torch.as_tensor(default if value is None else _number(value), dtype=torch.float64)
+        value = _double(value, default)
     value = wide(value.to(torch.float64 if x.dtype == torch.float64 else torch.float32))
     per_sample = value.dim() == 1 and len(value) == len(x) != 1
     return value.view(-1, *[1] * (x.dim() - 1)) if per_sample else value
